@@ -1,0 +1,29 @@
+//! cmg: an open cloud management gateway.
+#![cfg_attr(not(feature = "shells"), forbid(unsafe_code))]
+
+pub mod limits;
+pub mod refusal;
+
+// Cores: bytes, values and `now` in; values out.
+pub mod auth;
+pub mod channel;
+pub mod dispatch;
+pub mod http;
+pub mod mapping;
+pub mod settings;
+
+// Shells: sockets, rings, clocks, files.
+#[cfg(feature = "shells")]
+pub mod admin;
+#[cfg(feature = "shells")]
+pub mod pki;
+#[cfg(feature = "shells")]
+pub mod shard;
+#[cfg(feature = "shells")]
+pub mod transport;
+
+// Roles.
+#[cfg(feature = "shells")]
+pub mod connector;
+#[cfg(feature = "shells")]
+pub mod gateway;

@@ -1,0 +1,167 @@
+//! Every bound of cmg, with its reason, in one place.
+//!
+//! Bounds that depend on one another are related by compile-time asserts, so that changing one meets
+//! the compiler. Durations are `Duration`; sizes are bytes; counts say what they count.
+
+use std::time::Duration;
+
+// ── HTTP heads ──────────────────────────────────────────────────────────────────────────────────
+
+/// Bytes in one request or response head, request line and final blank line included. IIS refuses
+/// request heads over 16,384 bytes, so nothing behind a connection point could take more; the rest
+/// of that size is what the OPEN frame adds around the head.
+pub const HEAD_SIZE_MAX: usize = 15_872;
+/// Fields in one head. Real clients send about 15; a browser with proxies in between about 30.
+pub const FIELD_COUNT_MAX: usize = 100;
+/// Bytes in one field name. The longest registered name has 35.
+pub const FIELD_NAME_SIZE_MAX: usize = 128;
+/// Bytes in a method. The longest in use here, `BITS_POST`, has 9.
+pub const METHOD_SIZE_MAX: usize = 32;
+/// Bytes in a request target; the default of http.sys (`UrlSegmentMaxLength` and friends) is far below.
+pub const TARGET_SIZE_MAX: usize = 8_192;
+/// Bytes of all trailer fields of one body together.
+pub const TRAILERS_SIZE_MAX: usize = 4_096;
+/// Bytes of one chunk-size line with its extensions (extensions are read over, never forwarded).
+pub const CHUNK_LINE_SIZE_MAX: usize = 256;
+/// Interim (1xx) answers passed on before the final one; a misbehaving origin could send for ever.
+pub const INTERIM_COUNT_MAX: usize = 8;
+
+// ── Channel ─────────────────────────────────────────────────────────────────────────────────────
+
+/// Bytes of a frame header: type, flags, payload length (u16), stream (u32).
+pub const FRAME_HEADER_SIZE: usize = 8;
+/// What one frame may carry, so that a frame always fits one TLS record (RFC 8446 5.1: 2^14).
+pub const FRAME_PAYLOAD_SIZE_MAX: usize = 16 * 1024 - FRAME_HEADER_SIZE;
+/// Bytes that an OPEN or HEAD payload adds at most to the head it carries (fixed part).
+pub const MESSAGE_FIXED_SIZE_MAX: usize = 64;
+/// Room for the field or two a hop sets itself (request id, status copy).
+pub const MESSAGE_ADDED_SIZE_MAX: usize = 256;
+/// A field costs 4 bytes of lengths on the channel and at least 3 (`:`, CR, LF) in text.
+const _: () = assert!(
+    HEAD_SIZE_MAX + FIELD_COUNT_MAX + MESSAGE_FIXED_SIZE_MAX + MESSAGE_ADDED_SIZE_MAX
+        <= FRAME_PAYLOAD_SIZE_MAX
+);
+const _: () = assert!(TRAILERS_SIZE_MAX + FIELD_COUNT_MAX <= FRAME_PAYLOAD_SIZE_MAX);
+
+/// Credit a stream starts with in each direction.
+pub const STREAM_WINDOW_INITIAL: usize = 64 * 1024;
+/// What a stream's window may grow to: 1 MiB carries 80 Mbit/s over 100 ms.
+pub const STREAM_WINDOW_MAX: usize = 1024 * 1024;
+/// Bytes in flight on one channel that the receiver has not yet moved into streams.
+pub const CHANNEL_WINDOW: usize = 4 * 1024 * 1024;
+/// What all windows of one channel together may have grown by beyond their initial size.
+pub const WINDOW_GROWTH_BUDGET: usize = 32 * 1024 * 1024;
+/// Plain bytes a channel holds ready to send before bulk senders must wait. Small, because a small
+/// answer stands in line behind them: 128 KiB are about 0.1 ms at 10 Gbit/s.
+pub const CHANNEL_OUT_SIZE_MAX: usize = 128 * 1024;
+/// Streams open at once on one channel. One held request for every client of a full shard.
+pub const STREAM_COUNT_MAX: usize = 32_768;
+/// Identities that one channel may hold: one for each client connection of a full shard.
+pub const IDENTITY_COUNT_MAX: usize = 32_768;
+/// Bytes of one IDENTITY: a certificate chain as far as it is forwarded, or claims.
+pub const IDENTITY_SIZE_MAX: usize = 8_192;
+/// Bytes of one publication (settings of a site with its trust anchors).
+pub const SETTINGS_SIZE_MAX: usize = 1024 * 1024;
+/// Silence on a channel after which a ping is sent.
+pub const PING_AFTER: Duration = Duration::from_secs(5);
+/// Silence after which a channel is lost: three pings unanswered.
+pub const CHANNEL_LOST_AFTER: Duration = Duration::from_secs(15);
+/// A channel's TLS handshake and hello together.
+pub const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// Channels that may stand between accept and hello at once, so that strangers cost little.
+pub const HELLO_COUNT_MAX: usize = 64;
+/// Reconnecting to an instance: first wait, and the longest; each is jittered by half.
+pub const RECONNECT_FIRST: Duration = Duration::from_millis(250);
+/// See [`RECONNECT_FIRST`]. The original checks its links once a minute; we stay below.
+pub const RECONNECT_LONGEST: Duration = Duration::from_secs(15);
+
+const _: () = assert!(STREAM_WINDOW_INITIAL >= 4 * FRAME_PAYLOAD_SIZE_MAX - 64);
+const _: () = assert!(CHANNEL_WINDOW >= STREAM_WINDOW_MAX);
+const _: () = assert!(IDENTITY_SIZE_MAX <= FRAME_PAYLOAD_SIZE_MAX);
+
+// ── Shard ───────────────────────────────────────────────────────────────────────────────────────
+
+/// Slots of a ring's direct-descriptor table; above the soft limit of open files it fails with EMFILE.
+pub const DIRECT_SLOTS_MAX: u32 = 19_000;
+/// Open files kept for everything that is not a direct descriptor.
+pub const OPEN_FILES_RESERVE: u32 = 500;
+/// Slots of a gateway shard kept for outgoing sockets: a full table makes the kernel accept a client
+/// and drop it (measured).
+pub const OUTGOING_SLOTS: u32 = 256;
+/// Completion queue entries of a ring.
+pub const COMPLETIONS: u32 = 32_768;
+/// Submission queue entries of a ring.
+pub const SUBMISSIONS: u32 = 4_096;
+/// Buffers that the shard's connections at rest share for receiving.
+pub const SHARED_BUFFER_COUNT: u16 = 1_024;
+/// Bytes of each of them.
+pub const SHARED_BUFFER_SIZE: usize = 4_096;
+/// Accepts armed at once on one shard, at most.
+pub const ACCEPTS_ARMED_MAX: usize = 64;
+/// Bytes a pooled transfer buffer holds: four full TLS records.
+pub const TRANSFER_BUFFER_SIZE: usize = 64 * 1024;
+/// Plaintext that a connection may hold while it waits for its turn (pipelined requests).
+pub const PIPELINE_SIZE_MAX: usize = 32 * 1024;
+/// Messages in one shard's inbox.
+pub const INBOX_MESSAGES: usize = 8_192;
+/// One turn of the deadline wheel.
+pub const WHEEL_TICK: Duration = Duration::from_millis(250);
+
+const _: () = assert!(PIPELINE_SIZE_MAX >= HEAD_SIZE_MAX);
+const _: () = assert!(TRANSFER_BUFFER_SIZE >= 2 * (16 * 1024 + 256 + 5));
+
+// ── Clients ─────────────────────────────────────────────────────────────────────────────────────
+
+/// From accept to a finished TLS handshake.
+pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(15);
+/// From the first byte of a head to its last.
+pub const HEAD_WITHIN: Duration = Duration::from_secs(20);
+/// Between two reads of a body that is expected, and between two writes that a client must take.
+pub const BODY_PROGRESS_WITHIN: Duration = Duration::from_secs(60);
+/// A connection without a request, before it is closed.
+pub const IDLE_FOR: Duration = Duration::from_secs(180);
+/// From a request to the head of its answer, unless the endpoint says otherwise. Client messages
+/// carry a 60 s timeout; the origin may use all of it.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+/// A published URL without a live connection point waits this long; always under the client's 60 s.
+pub const WAIT_FOR_CHANNEL: Duration = Duration::from_secs(10);
+/// Requests that may wait so on one shard.
+pub const WAITING_COUNT_MAX: usize = 4_096;
+/// Closing: bytes and time read over after an early refusal, so that the client sees the answer
+/// before a reset.
+pub const LINGER_SIZE_MAX: usize = 256 * 1024;
+/// See [`LINGER_SIZE_MAX`].
+pub const LINGER_FOR: Duration = Duration::from_secs(2);
+/// Bytes of a client's certificate chain, all certificates together.
+pub const CERTIFICATE_CHAIN_SIZE_MAX: usize = 32 * 1024;
+/// Intermediates a client may send.
+pub const INTERMEDIATE_COUNT_MAX: usize = 6;
+
+// ── Origins ─────────────────────────────────────────────────────────────────────────────────────
+
+/// Connections of one connector shard to one origin.
+pub const ORIGIN_CONNECTIONS_MAX: usize = 1_024;
+/// Requests waiting for one of them on one shard.
+pub const ORIGIN_WAITING_MAX: usize = 4_096;
+/// Waiting for a free connection to an origin.
+pub const ORIGIN_WAIT: Duration = Duration::from_secs(10);
+/// TCP connect and TLS handshake with an origin.
+pub const ORIGIN_CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// Keep-alive time an origin is assumed to have; IIS: 120 s, nginx: 75 s, Apache: 5 s.
+pub const ORIGIN_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// 100-continue: the connector starts the body after this long without an answer.
+pub const CONTINUE_WITHIN: Duration = Duration::from_secs(1);
+
+// ── Settings ────────────────────────────────────────────────────────────────────────────────────
+
+/// Roles of one site.
+pub const ROLE_COUNT_MAX: usize = 1_024;
+/// Publishing endpoints of one role.
+pub const ENDPOINT_COUNT_MAX: usize = 64;
+/// Sites on one gateway.
+pub const SITE_COUNT_MAX: usize = 256;
+/// Trust anchors and uploaded intermediates of one site.
+pub const TRUST_COUNT_MAX: usize = 256;
+/// Greatest request length of a standard endpoint unless written otherwise: client policy replies
+/// reach 32 MiB, inventory fragments and collected files more, package uploads most.
+pub const REQUEST_LENGTH_MAX_DEFAULT: u64 = 4 * 1024 * 1024 * 1024;
