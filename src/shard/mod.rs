@@ -1,1 +1,220 @@
-//! To come.
+//! A shard: one executor pinned to one CPU, one ring, its buffers, its deadlines, its place in the
+//! mesh. Shards share nothing; what crosses between them are messages.
+//!
+//! The executor is glommio's; sockets live on a ring of our own that a task inside the executor
+//! drives (`drive`). What a shard serves is a role's business.
+
+mod buffers;
+mod deadline;
+mod mesh;
+mod probe;
+mod ring;
+mod socket;
+
+pub use buffers::{Pool, SharedBuffer};
+pub use deadline::{Deadline, Wheel};
+pub use mesh::{Mesh, Port};
+pub use probe::{ProbeError, probe, raise_open_files};
+pub use ring::{Polled, Ring, RingCounts, Slots};
+pub use socket::{Listener, Socket};
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::os::fd::FromRawFd;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures_lite::FutureExt;
+use glommio::{LocalExecutorBuilder, Placement};
+
+use crate::limits;
+
+/// What the tasks of one shard hold in common.
+pub struct Shard {
+    /// Which shard of the process.
+    pub index: usize,
+    /// Sockets.
+    pub ring: Rc<Ring>,
+    /// Deadlines.
+    pub wheel: Rc<Wheel>,
+    stopped: Cell<bool>,
+    /// Tasks that panicked: each a mistake of ours.
+    pub panics: Cell<u64>,
+    next_id: Cell<u64>,
+}
+
+impl Shard {
+    /// The time of this turn of the loop.
+    pub fn now(&self) -> Instant {
+        self.ring.now()
+    }
+
+    /// A deadline that is not set.
+    pub fn deadline(&self) -> Deadline {
+        Deadline::new(&self.wheel)
+    }
+
+    /// A number this shard gives once.
+    pub fn next_id(&self) -> u64 {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        id
+    }
+
+    /// Starts a task that serves a peer. A panic in it ends that task alone and is counted.
+    pub fn spawn(self: &Rc<Self>, name: &'static str, task: impl Future<Output = ()> + 'static) {
+        let shard = self.clone();
+        glommio::spawn_local(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                shard.panics.set(shard.panics.get() + 1);
+                tracing::error!(shard = shard.index, task = name, "a task panicked; this is a bug of cmg");
+            }
+        })
+        .detach();
+    }
+
+    /// Ends the shard's driver; its thread ends when the main task does.
+    pub fn stop(&self) {
+        self.stopped.set(true);
+    }
+
+    /// Waits for `wait`, on the shard's wheel.
+    pub async fn sleep(&self, wait: Duration) {
+        let deadline = self.deadline();
+        deadline.set(self.now(), wait);
+        std::future::poll_fn(|context| {
+            if deadline.poll(context) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+    }
+}
+
+/// Where a shard runs and how large its table of direct descriptors is.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Which shard of the process.
+    pub index: usize,
+    /// The CPU it is pinned to.
+    pub cpu: usize,
+    /// Direct descriptors.
+    pub slots: u32,
+    /// Who chooses their slots.
+    pub owner: SlotOwner,
+}
+
+/// See [`Slots`].
+pub type SlotOwner = Slots;
+
+impl std::fmt::Debug for Slots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Slots::ByAccept => "by accept",
+            Slots::ByRing => "by ring",
+        })
+    }
+}
+
+/// Runs one shard in a thread of its own until `main`'s future ends. `main` gives, besides, what the
+/// driver does in each turn (taking messages from the inbox); it answers how many it found.
+///
+/// # Errors
+/// When the executor or the ring cannot be made.
+pub fn start<F, T, Fut>(place: Place, main: F) -> io::Result<std::thread::JoinHandle<io::Result<()>>>
+where
+    F: FnOnce(Rc<Shard>) -> (T, Fut) + Send + 'static,
+    T: FnMut() -> usize + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let name = format!("shard-{}", place.index);
+    std::thread::Builder::new().name(name).spawn(move || {
+        let executor = LocalExecutorBuilder::new(Placement::Fixed(place.cpu))
+            .io_memory(64 * 1024)
+            .preempt_timer(Duration::from_millis(2))
+            .make()
+            .map_err(|error| io::Error::other(format!("executor: {error}")))?;
+        executor.run(async move {
+            let ring = Ring::new(place.slots, place.owner)?;
+            let shard = Rc::new(Shard {
+                index: place.index,
+                wheel: Wheel::new(ring.now()),
+                ring,
+                stopped: Cell::new(false),
+                panics: Cell::new(0),
+                next_id: Cell::new(1),
+            });
+            let (turn, role) = main(shard.clone());
+            let driver = glommio::spawn_local(drive(shard.clone(), turn));
+            role.await;
+            shard.stop();
+            super::shard::ring::wake(shard.ring.wake_fd());
+            driver.await
+        })
+    })
+}
+
+/// Drives the shard's ring: submits, dispatches, and sleeps when there is nothing to do.
+async fn drive(shard: Rc<Shard>, mut turn: impl FnMut() -> usize) -> io::Result<()> {
+    let ring = shard.ring.clone();
+    // SAFETY: the descriptor is a duplicate that this file alone owns and closes.
+    let parked = unsafe {
+        let copy = libc::fcntl(ring.wake_fd(), libc::F_DUPFD_CLOEXEC, 0);
+        if copy < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        glommio::io::BufferedFile::from_raw_fd(copy)
+    };
+    ring.unpark();
+    let mut quiet = 0;
+    while !shard.stopped.get() {
+        let completed = ring.turn()?;
+        let messages = turn();
+        let passed = shard.wheel.advance(ring.now());
+        if completed + messages + passed > 0 || !ring.is_quiet() {
+            quiet = 0;
+        } else {
+            quiet += 1;
+        }
+        // The first quiet turn lets tasks run that others woke; only the second sleeps.
+        if quiet < 2 {
+            futures_lite::future::yield_now().await;
+            continue;
+        }
+        if let Some(next) = shard.wheel.next() {
+            ring.wake_at(next);
+            if ring.turn()? > 0 {
+                quiet = 0;
+                continue;
+            }
+        }
+        if !ring.park() {
+            quiet = 0;
+            continue;
+        }
+        // The eventfd counts: what is written to it before this read makes it return at once.
+        let read = parked.read_at(0, 8).await;
+        ring.unpark();
+        read.map_err(|error| io::Error::other(format!("eventfd: {error}")))?;
+        quiet = 0;
+    }
+    Ok(())
+}
+
+/// The CPUs this process may use, in order.
+pub fn allowed_cpus() -> Vec<usize> {
+    // SAFETY: cpu_set_t is plain old data and the size given is its own.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) != 0 {
+            return vec![0];
+        }
+        (0..libc::CPU_SETSIZE as usize).filter(|cpu| libc::CPU_ISSET(*cpu, &set)).collect()
+    }
+}
+
+/// Slots of a ring's table: what the hard limit of open files leaves, at most the bound.
+pub fn slots_for(open_files_hard: u64) -> u32 {
+    let room = open_files_hard.saturating_sub(u64::from(limits::OPEN_FILES_RESERVE));
+    u32::try_from(room).unwrap_or(u32::MAX).clamp(64, limits::DIRECT_SLOTS_MAX)
+}

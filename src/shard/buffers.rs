@@ -1,0 +1,171 @@
+//! Memory that the connections of a shard share: buffers the kernel picks from when a connection at
+//! rest receives, and a pool of vectors that are lent for as long as a message needs.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::types::BufRingEntry;
+
+use super::ring::Ring;
+use crate::limits;
+
+/// The buffer ring of a shard and the memory behind it.
+pub(super) struct SharedBuffers {
+    ring: *mut BufRingEntry,
+    memory: *mut u8,
+    count: u16,
+    size: usize,
+    tail: u16,
+    lent: u16,
+}
+
+impl SharedBuffers {
+    /// `count` must be a power of two.
+    pub(super) fn new(count: u16, size: usize) -> io::Result<SharedBuffers> {
+        assert!(count.is_power_of_two(), "the kernel masks positions with count - 1");
+        let (ring_layout, layout) = layouts(count, size);
+        // SAFETY: both layouts have a size above zero.
+        let (ring, memory) = unsafe { (alloc_zeroed(ring_layout), alloc_zeroed(layout)) };
+        if ring.is_null() || memory.is_null() {
+            return Err(io::Error::from(io::ErrorKind::OutOfMemory));
+        }
+        let mut buffers =
+            SharedBuffers { ring: ring.cast(), memory, count, size, tail: 0, lent: count };
+        for buffer in 0..count {
+            buffers.give_back(buffer);
+        }
+        Ok(buffers)
+    }
+
+    pub(super) fn ring_address(&self) -> u64 {
+        self.ring as u64
+    }
+
+    /// Buffers that the kernel may pick.
+    pub(super) fn free(&self) -> u16 {
+        self.count - self.lent
+    }
+
+    pub(super) fn lend(&mut self) {
+        self.lent += 1;
+    }
+
+    /// Gives a buffer back to the kernel.
+    pub(super) fn give_back(&mut self, buffer: u16) {
+        let at = usize::from(self.tail & (self.count - 1));
+        // SAFETY: `at` is below `count`, the entries of the ring; the buffer lies inside `memory`;
+        // the tail is published only after the entry is written.
+        unsafe {
+            let entry = &mut *self.ring.add(at);
+            entry.set_addr(self.memory.add(usize::from(buffer) * self.size) as u64);
+            entry.set_len(self.size as u32);
+            entry.set_bid(buffer);
+            self.tail = self.tail.wrapping_add(1);
+            let tail = BufRingEntry::tail(self.ring).cast::<AtomicU16>();
+            (*tail).store(self.tail, Ordering::Release);
+        }
+        self.lent = self.lent.saturating_sub(1);
+    }
+
+    fn bytes(&self, buffer: u16) -> *mut u8 {
+        // SAFETY: buffer numbers come from the kernel, which got them from `new`.
+        unsafe { self.memory.add(usize::from(buffer) * self.size) }
+    }
+}
+
+impl Drop for SharedBuffers {
+    fn drop(&mut self) {
+        let (ring_layout, layout) = layouts(self.count, self.size);
+        // SAFETY: allocated in `new` with the same layouts.
+        unsafe {
+            dealloc(self.ring.cast(), ring_layout);
+            dealloc(self.memory, layout);
+        }
+    }
+}
+
+fn layouts(count: u16, size: usize) -> (Layout, Layout) {
+    let page = 4096;
+    let ring = Layout::from_size_align(usize::from(count) * size_of::<BufRingEntry>(), page);
+    let memory = Layout::from_size_align(usize::from(count) * size, page);
+    (ring.expect("a small power of two"), memory.expect("a small power of two"))
+}
+
+/// Received bytes in a buffer of the shard; goes back to the kernel when dropped.
+pub struct SharedBuffer {
+    ring: Rc<Ring>,
+    buffer: u16,
+    bytes: *mut u8,
+    size: u16,
+}
+
+impl SharedBuffer {
+    pub(super) fn new(ring: Rc<Ring>, buffer: u16, size: u16) -> SharedBuffer {
+        let bytes = ring.shared.borrow().bytes(buffer);
+        SharedBuffer { ring, buffer, bytes, size }
+    }
+}
+
+impl Deref for SharedBuffer {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: until it is given back the buffer belongs to this value alone, and the kernel
+        // wrote `size` bytes of it.
+        unsafe { std::slice::from_raw_parts(self.bytes, usize::from(self.size)) }
+    }
+}
+
+impl DerefMut for SharedBuffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`.
+        unsafe { std::slice::from_raw_parts_mut(self.bytes, usize::from(self.size)) }
+    }
+}
+
+impl Drop for SharedBuffer {
+    fn drop(&mut self) {
+        self.ring.shared.borrow_mut().give_back(self.buffer);
+    }
+}
+
+/// Vectors lent for messages (a few KiB) and for transfers (64 KiB and more).
+#[derive(Default)]
+pub struct Pool {
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+}
+
+impl Pool {
+    /// An empty vector with room for a message.
+    pub fn small(&mut self) -> Vec<u8> {
+        self.small.pop().unwrap_or_else(|| Vec::with_capacity(SMALL))
+    }
+
+    /// An empty vector with room for a transfer.
+    pub fn large(&mut self) -> Vec<u8> {
+        self.large.pop().unwrap_or_else(|| Vec::with_capacity(limits::TRANSFER_BUFFER_SIZE))
+    }
+
+    /// Takes a vector back, as far as there is room to keep it.
+    pub fn give_back(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        match buffer.capacity() {
+            SMALL..=SMALL_TOP if self.small.len() < SMALL_KEPT => self.small.push(buffer),
+            limits::TRANSFER_BUFFER_SIZE..=LARGE_TOP if self.large.len() < LARGE_KEPT => self.large.push(buffer),
+            _ => {}
+        }
+    }
+}
+
+/// Holds a usual head or a small answer.
+const SMALL: usize = 2 * 1024;
+/// A small vector that grew beyond this is not kept among the small.
+const SMALL_TOP: usize = 8 * 1024;
+/// 1 MiB at rest: as many as are in use at once under load.
+const SMALL_KEPT: usize = 512;
+const LARGE_TOP: usize = 4 * limits::TRANSFER_BUFFER_SIZE;
+/// 1 MiB at rest at least, 4 MiB at most.
+const LARGE_KEPT: usize = 16;

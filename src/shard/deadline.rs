@@ -1,0 +1,223 @@
+//! Deadlines of a shard's connections: one coarse wheel instead of a timer each.
+//!
+//! Setting a deadline later than it was only writes a cell; the wheel notices when the old one
+//! comes round. So a request that moves its connection's deadline costs nothing.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use crate::limits::WHEEL_TICK;
+
+struct Entry {
+    /// Tick at which the deadline passes; `NONE` when there is none.
+    due: Cell<u64>,
+    /// Tick at which the wheel looks at this entry next; `NONE` when it does not.
+    queued: Cell<u64>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// The wheel of one shard.
+pub struct Wheel {
+    start: Instant,
+    /// Every tick up to this one has been looked at.
+    tick: Cell<u64>,
+    slots: RefCell<Vec<Vec<Rc<Entry>>>>,
+    entries: Cell<usize>,
+}
+
+impl Wheel {
+    /// An empty wheel.
+    pub fn new(now: Instant) -> Rc<Wheel> {
+        let slots = RefCell::new((0..SLOTS).map(|_| Vec::new()).collect());
+        Rc::new(Wheel { start: now, tick: Cell::new(0), slots, entries: Cell::new(0) })
+    }
+
+    fn tick_of(&self, at: Instant) -> u64 {
+        let ticks = at.saturating_duration_since(self.start).as_nanos() / WHEEL_TICK.as_nanos();
+        ticks as u64 + 1
+    }
+
+    /// Looks at every tick that passed; wakes the tasks whose deadline did. Gives how many.
+    pub fn advance(&self, now: Instant) -> usize {
+        let last = self.tick_of(now) - 1;
+        let mut woken = 0;
+        while self.tick.get() < last {
+            let tick = self.tick.get() + 1;
+            self.tick.set(tick);
+            let slot = (tick % SLOTS) as usize;
+            let mut due = std::mem::take(&mut self.slots.borrow_mut()[slot]);
+            self.entries.set(self.entries.get() - due.len());
+            for entry in due.drain(..) {
+                woken += usize::from(self.look(&entry, tick));
+            }
+            let mut slots = self.slots.borrow_mut();
+            if slots[slot].is_empty() && due.capacity() <= 64 {
+                slots[slot] = due;
+            }
+            if self.entries.get() == 0 {
+                self.tick.set(last);
+            }
+        }
+        woken
+    }
+
+    fn look(&self, entry: &Rc<Entry>, tick: u64) -> bool {
+        if entry.queued.get() != tick {
+            return false;
+        }
+        entry.queued.set(NONE);
+        match entry.due.get() {
+            NONE => false,
+            due if due <= tick => match entry.waker.take() {
+                Some(waker) => {
+                    waker.wake();
+                    true
+                }
+                None => false,
+            },
+            due => {
+                self.queue(entry, due);
+                false
+            }
+        }
+    }
+
+    fn queue(&self, entry: &Rc<Entry>, due: u64) {
+        let at = due.clamp(self.tick.get() + 1, self.tick.get() + SLOTS - 1);
+        entry.queued.set(at);
+        self.slots.borrow_mut()[(at % SLOTS) as usize].push(entry.clone());
+        self.entries.set(self.entries.get() + 1);
+    }
+
+    /// When to look next; `None` when nothing waits.
+    pub fn next(&self) -> Option<Instant> {
+        if self.entries.get() == 0 {
+            return None;
+        }
+        let slots = self.slots.borrow();
+        let from = self.tick.get();
+        let ahead = (1..=SLOTS).find(|ahead| !slots[((from + ahead) % SLOTS) as usize].is_empty())?;
+        Some(self.start + WHEEL_TICK * u32::try_from(from + ahead).unwrap_or(u32::MAX))
+    }
+}
+
+/// One connection's deadline on the wheel. Passes up to one tick late, never early.
+pub struct Deadline {
+    wheel: Rc<Wheel>,
+    entry: Rc<Entry>,
+}
+
+impl Deadline {
+    /// A deadline that is not set.
+    pub fn new(wheel: &Rc<Wheel>) -> Deadline {
+        let entry = Entry { due: Cell::new(NONE), queued: Cell::new(NONE), waker: RefCell::new(None) };
+        Deadline { wheel: wheel.clone(), entry: Rc::new(entry) }
+    }
+
+    /// Sets it to `wait` after `now`.
+    pub fn set(&self, now: Instant, wait: Duration) {
+        let due = self.wheel.tick_of(now + wait);
+        self.entry.due.set(due);
+        if self.entry.queued.get() > due {
+            self.wheel.queue(&self.entry, due);
+        }
+    }
+
+    /// Sets it to never.
+    pub fn clear(&self) {
+        self.entry.due.set(NONE);
+    }
+
+    /// Whether it passed; remembers the task to wake when it did not.
+    pub fn poll(&self, context: &Context<'_>) -> bool {
+        if self.has_passed() {
+            return true;
+        }
+        super::ring::remember(&mut self.entry.waker.borrow_mut(), context);
+        false
+    }
+
+    /// Whether it passed.
+    pub fn has_passed(&self) -> bool {
+        self.entry.due.get() <= self.wheel.tick.get()
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.entry.due.set(NONE);
+        self.entry.waker.take();
+    }
+}
+
+const NONE: u64 = u64::MAX;
+/// 256 s at 250 ms; what is later is looked at once more then.
+const SLOTS: u64 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn polled(deadline: &Deadline) -> Arc<Count> {
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(count.clone());
+        assert!(!deadline.poll(&Context::from_waker(&waker)));
+        count
+    }
+
+    #[test]
+    fn a_deadline_wakes_its_task_once_and_never_early() {
+        let start = Instant::now();
+        let wheel = Wheel::new(start);
+        let deadline = Deadline::new(&wheel);
+        deadline.set(start, Duration::from_secs(5));
+        let woken = polled(&deadline);
+        wheel.advance(start + Duration::from_millis(4_990));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
+        wheel.advance(start + Duration::from_millis(5_260));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert!(deadline.has_passed());
+        assert_eq!(wheel.next(), None);
+    }
+
+    #[test]
+    fn a_deadline_moved_later_passes_later_and_moved_earlier_passes_earlier() {
+        let start = Instant::now();
+        let wheel = Wheel::new(start);
+        let deadline = Deadline::new(&wheel);
+        deadline.set(start, Duration::from_secs(10));
+        deadline.set(start, Duration::from_secs(600));
+        let woken = polled(&deadline);
+        wheel.advance(start + Duration::from_secs(599));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
+        deadline.set(start + Duration::from_secs(599), Duration::from_millis(1));
+        wheel.advance(start + Duration::from_millis(599_600));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_dropped_or_cleared_deadline_wakes_nobody() {
+        let start = Instant::now();
+        let wheel = Wheel::new(start);
+        let (dropped, cleared) = (Deadline::new(&wheel), Deadline::new(&wheel));
+        dropped.set(start, Duration::from_secs(1));
+        cleared.set(start, Duration::from_secs(1));
+        let counts = [polled(&dropped), polled(&cleared)];
+        drop(dropped);
+        cleared.clear();
+        wheel.advance(start + Duration::from_secs(3));
+        assert!(counts.iter().all(|count| count.0.load(Ordering::Relaxed) == 0));
+    }
+}

@@ -1,0 +1,584 @@
+//! The shard's io_uring: what is in flight, and who is told when it ends.
+//!
+//! A ring belongs to one thread. Every operation owns the memory the kernel may touch (buffers,
+//! addresses) and keeps its socket alive until its last completion; so a task may drop a socket at
+//! any time, and the socket is closed only when nothing is in flight. What bytes mean belongs to
+//! `transport/`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::{Rc, Weak};
+use std::sync::atomic::{Ordering, fence};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use slab::Slab;
+
+use super::buffers::{Pool, SharedBuffers};
+use super::socket::{ListenerCore, SocketCore};
+use crate::limits;
+
+/// An operation in flight, with all memory that the kernel may touch until its last completion.
+pub(super) enum Op {
+    /// Receives again and again into shared buffers.
+    RecvShared { socket: Rc<SocketCore> },
+    /// Receives once into the spare room of a buffer.
+    RecvOwned { socket: Rc<SocketCore>, buffer: Vec<u8> },
+    /// Sends `buffer[at..]`.
+    Send { socket: Rc<SocketCore>, buffer: Vec<u8>, at: usize },
+    /// Accepts one connection.
+    Accept { listener: Rc<ListenerCore>, address: Box<Address> },
+    /// Connects a socket.
+    Connect { socket: Rc<SocketCore>, address: Box<Address> },
+    /// Shuts the sending side down.
+    Shutdown { socket: Rc<SocketCore> },
+    /// Wakes the driver for the deadline wheel.
+    Timeout { _at: Box<types::Timespec>, due: Instant },
+    /// Closes a direct descriptor; its slot is free afterwards.
+    CloseSlot { slot: u32 },
+    /// Cancels another operation; only the other one's completion matters.
+    Cancel,
+}
+
+/// A socket address as the kernel reads and writes it.
+pub(super) struct Address {
+    pub storage: libc::sockaddr_storage,
+    pub length: libc::socklen_t,
+}
+
+impl Address {
+    fn empty() -> Box<Address> {
+        // SAFETY: sockaddr_storage is plain old data; all zeros is a valid value.
+        let storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+        Box::new(Address { storage, length: size_of::<libc::sockaddr_storage>() as libc::socklen_t })
+    }
+
+    fn of(address: &SocketAddr) -> Box<Address> {
+        let from = socket2::SockAddr::from(*address);
+        let mut boxed = Address::empty();
+        boxed.length = from.len();
+        // SAFETY: both are at least `from.len()` bytes of plain old data and do not overlap.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                from.as_ptr().cast::<u8>(),
+                (&raw mut boxed.storage).cast::<u8>(),
+                from.len() as usize,
+            );
+        }
+        boxed
+    }
+
+    fn read(&self) -> Option<SocketAddr> {
+        // SAFETY: `storage` holds what the kernel wrote and its family says how to read it.
+        unsafe {
+            match i32::from(self.storage.ss_family) {
+                libc::AF_INET => {
+                    let v4 = &*(&raw const self.storage).cast::<libc::sockaddr_in>();
+                    let ip = u32::from_be(v4.sin_addr.s_addr);
+                    Some(SocketAddr::from((std::net::Ipv4Addr::from(ip), u16::from_be(v4.sin_port))))
+                }
+                libc::AF_INET6 => {
+                    let v6 = &*(&raw const self.storage).cast::<libc::sockaddr_in6>();
+                    let ip = std::net::Ipv6Addr::from(v6.sin6_addr.s6_addr);
+                    Some(SocketAddr::from((ip.to_canonical(), u16::from_be(v6.sin6_port))))
+                }
+                _ => None,
+            }
+        }
+    }
+}
+
+struct InFlight {
+    generation: u32,
+    op: Op,
+}
+
+/// Counts that the ring keeps for `/metrics` and benchmarks.
+#[derive(Default)]
+pub struct RingCounts {
+    /// Calls of io_uring_enter.
+    pub enters: Cell<u64>,
+    /// Completions dispatched.
+    pub completions: Cell<u64>,
+    /// Multishot receives that found no shared buffer.
+    pub starved: Cell<u64>,
+    /// Completions whose generation did not fit: a mistake of ours.
+    pub stale: Cell<u64>,
+}
+
+/// One io_uring and everything in flight on it.
+pub struct Ring {
+    uring: RefCell<IoUring>,
+    flight: RefCell<Slab<InFlight>>,
+    generation: Cell<u32>,
+    backlog: RefCell<VecDeque<squeue::Entry>>,
+    pub(super) shared: RefCell<SharedBuffers>,
+    /// Vectors for messages and transfers.
+    pub pool: RefCell<Pool>,
+    starved: RefCell<VecDeque<Weak<SocketCore>>>,
+    free_slots: RefCell<Vec<u32>>,
+    slots: u32,
+    slots_used: Cell<u32>,
+    wake: OwnedFd,
+    parked: Cell<bool>,
+    timeout_due: Cell<Option<Instant>>,
+    now: Cell<Instant>,
+    /// What happened so far.
+    pub counts: RingCounts,
+}
+
+/// Who chooses the slots of the direct-descriptor table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Slots {
+    /// The kernel, at each direct accept (a gateway).
+    ByAccept,
+    /// This ring, for sockets that it dials (a connector).
+    ByRing,
+}
+
+impl Ring {
+    /// Makes the ring of this thread with `slots` direct descriptors.
+    ///
+    /// # Errors
+    /// What the kernel says; `probe::explain` turns it into a remedy.
+    pub fn new(slots: u32, owner: Slots) -> io::Result<Rc<Ring>> {
+        let uring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .setup_cqsize(limits::COMPLETIONS)
+            .build(limits::SUBMISSIONS)?;
+        uring.submitter().register_files_sparse(slots)?;
+        let shared = SharedBuffers::new(limits::SHARED_BUFFER_COUNT, limits::SHARED_BUFFER_SIZE)?;
+        // SAFETY: the ring memory lives in `shared`, which `Ring` drops after `uring` is gone
+        // (see `Drop`), so it stays valid for as long as the kernel may use it.
+        unsafe {
+            uring.submitter().register_buf_ring_with_flags(
+                shared.ring_address(),
+                limits::SHARED_BUFFER_COUNT,
+                SHARED_GROUP,
+                0,
+            )?;
+        }
+        // SAFETY: eventfd gives a new descriptor that nobody else owns.
+        let wake = unsafe {
+            let fd = libc::eventfd(0, libc::EFD_CLOEXEC);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        uring.submitter().register_eventfd(wake.as_raw_fd())?;
+        let free_slots = match owner {
+            Slots::ByAccept => Vec::new(),
+            Slots::ByRing => (0..slots).rev().collect(),
+        };
+        Ok(Rc::new(Ring {
+            uring: RefCell::new(uring),
+            flight: RefCell::new(Slab::new()),
+            generation: Cell::new(0),
+            backlog: RefCell::new(VecDeque::new()),
+            shared: RefCell::new(shared),
+            pool: RefCell::new(Pool::default()),
+            starved: RefCell::new(VecDeque::new()),
+            free_slots: RefCell::new(free_slots),
+            slots,
+            slots_used: Cell::new(0),
+            wake,
+            parked: Cell::new(false),
+            timeout_due: Cell::new(None),
+            now: Cell::new(Instant::now()),
+            counts: RingCounts::default(),
+        }))
+    }
+
+    /// The time of this turn.
+    pub fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    /// Direct descriptors: used now, and in all.
+    pub fn slots(&self) -> (u32, u32) {
+        (self.slots_used.get(), self.slots)
+    }
+
+    /// The descriptor that wakes this ring's driver; the mesh writes to it.
+    pub fn wake_fd(&self) -> RawFd {
+        self.wake.as_raw_fd()
+    }
+
+    /// Operations in flight.
+    pub fn in_flight(&self) -> usize {
+        self.flight.borrow().len()
+    }
+
+    // ── submission ──────────────────────────────────────────────────────────────────────────────
+
+    pub(super) fn start(&self, op: Op, entry: squeue::Entry) -> u64 {
+        let generation = self.generation.get().wrapping_add(1);
+        self.generation.set(generation);
+        let key = self.flight.borrow_mut().insert(InFlight { generation, op });
+        let tag = tag(key, generation);
+        self.push(entry.user_data(tag));
+        tag
+    }
+
+    fn push(&self, entry: squeue::Entry) {
+        let mut uring = self.uring.borrow_mut();
+        let mut backlog = self.backlog.borrow_mut();
+        // SAFETY: the memory that `entry` names is owned by its `Op` until the last completion.
+        if !backlog.is_empty() || unsafe { uring.submission().push(&entry) }.is_err() {
+            backlog.push_back(entry);
+        }
+        if self.parked.replace(false) {
+            wake(self.wake.as_raw_fd());
+        }
+    }
+
+    pub(super) fn cancel(&self, tag: u64) {
+        self.start(Op::Cancel, opcode::AsyncCancel::new(tag).build());
+    }
+
+    pub(super) fn recv_shared(self: &Rc<Self>, socket: &Rc<SocketCore>) -> u64 {
+        let entry = match socket.descriptor() {
+            Descriptor::Slot(slot) => opcode::RecvMulti::new(types::Fixed(slot), SHARED_GROUP).build(),
+            Descriptor::File(fd) => opcode::RecvMulti::new(types::Fd(fd), SHARED_GROUP).build(),
+        };
+        self.start(Op::RecvShared { socket: socket.clone() }, entry)
+    }
+
+    pub(super) fn recv_owned(self: &Rc<Self>, socket: &Rc<SocketCore>, mut buffer: Vec<u8>) -> u64 {
+        let spare = buffer.spare_capacity_mut();
+        let (pointer, length) = (spare.as_mut_ptr().cast::<u8>(), spare.len() as u32);
+        let entry = match socket.descriptor() {
+            Descriptor::Slot(slot) => opcode::Recv::new(types::Fixed(slot), pointer, length).build(),
+            Descriptor::File(fd) => opcode::Recv::new(types::Fd(fd), pointer, length).build(),
+        };
+        self.start(Op::RecvOwned { socket: socket.clone(), buffer }, entry)
+    }
+
+    pub(super) fn send(self: &Rc<Self>, socket: &Rc<SocketCore>, buffer: Vec<u8>) -> u64 {
+        let entry = send_entry(socket.descriptor(), &buffer);
+        self.start(Op::Send { socket: socket.clone(), buffer, at: 0 }, entry)
+    }
+
+    pub(super) fn connect(self: &Rc<Self>, socket: &Rc<SocketCore>, to: &SocketAddr) -> u64 {
+        let address = Address::of(to);
+        let (pointer, length) = ((&raw const address.storage).cast(), address.length);
+        let entry = match socket.descriptor() {
+            Descriptor::Slot(slot) => opcode::Connect::new(types::Fixed(slot), pointer, length).build(),
+            Descriptor::File(fd) => opcode::Connect::new(types::Fd(fd), pointer, length).build(),
+        };
+        self.start(Op::Connect { socket: socket.clone(), address }, entry)
+    }
+
+    pub(super) fn accept(self: &Rc<Self>, listener: &Rc<ListenerCore>) -> u64 {
+        let mut address = Address::empty();
+        let (storage, length) = ((&raw mut address.storage).cast(), &raw mut address.length);
+        let accept = opcode::Accept::new(types::Fd(listener.fd()), storage, length);
+        let entry = if listener.is_direct() {
+            accept.file_index(Some(types::DestinationSlot::auto_target())).build()
+        } else {
+            accept.flags(libc::SOCK_CLOEXEC).build()
+        };
+        self.start(Op::Accept { listener: listener.clone(), address }, entry)
+    }
+
+    pub(super) fn shutdown(self: &Rc<Self>, socket: &Rc<SocketCore>) {
+        let how = libc::SHUT_WR;
+        let entry = match socket.descriptor() {
+            Descriptor::Slot(slot) => opcode::Shutdown::new(types::Fixed(slot), how).build(),
+            Descriptor::File(fd) => opcode::Shutdown::new(types::Fd(fd), how).build(),
+        };
+        self.start(Op::Shutdown { socket: socket.clone() }, entry);
+    }
+
+    /// Moves an ordinary descriptor into the table of direct ones and closes the ordinary one.
+    ///
+    /// # Errors
+    /// `ENFILE` when the table is full, else what the kernel says.
+    pub(super) fn adopt(&self, fd: OwnedFd) -> io::Result<u32> {
+        let slot =
+            self.free_slots.borrow_mut().pop().ok_or_else(|| io::Error::from_raw_os_error(libc::ENFILE))?;
+        let done = self.uring.borrow().submitter().register_files_update(slot, &[fd.as_raw_fd()]);
+        if let Err(error) = done {
+            self.free_slots.borrow_mut().push(slot);
+            return Err(error);
+        }
+        self.slots_used.set(self.slots_used.get() + 1);
+        Ok(slot)
+    }
+
+    pub(super) fn close_slot(&self, slot: u32) {
+        self.start(Op::CloseSlot { slot }, opcode::Close::new(types::Fixed(slot)).build());
+    }
+
+    // ── the driver's turn ───────────────────────────────────────────────────────────────────────
+
+    /// One turn: submits, runs deferred completions, tells who waited. Gives how many completions
+    /// there were.
+    ///
+    /// # Errors
+    /// Only what cannot be waited out: the ring is broken.
+    pub fn turn(self: &Rc<Self>) -> io::Result<usize> {
+        self.now.set(Instant::now());
+        self.submit()?;
+        let done = self.dispatch();
+        if done > 0 {
+            self.feed_starved();
+        }
+        Ok(done)
+    }
+
+    fn submit(&self) -> io::Result<()> {
+        let mut uring = self.uring.borrow_mut();
+        loop {
+            let mut backlog = self.backlog.borrow_mut();
+            let (queued, due) = {
+                let mut queue = uring.submission();
+                while let Some(entry) = backlog.front() {
+                    // SAFETY: as in `push`.
+                    if unsafe { queue.push(entry) }.is_err() {
+                        break;
+                    }
+                    backlog.pop_front();
+                }
+                queue.sync();
+                (queue.len(), queue.taskrun())
+            };
+            if queued == 0 && !due {
+                return Ok(());
+            }
+            self.counts.enters.set(self.counts.enters.get() + 1);
+            // SAFETY: no argument is passed; entries own their memory.
+            let entered = unsafe { uring.submitter().enter::<()>(queued as u32, 0, GET_EVENTS, None) };
+            match entered {
+                Ok(_) if backlog.is_empty() => return Ok(()),
+                Ok(_) => {}
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR | libc::EBUSY | libc::EAGAIN) => return Ok(()),
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn dispatch(self: &Rc<Self>) -> usize {
+        let mut done = 0;
+        loop {
+            let mut batch = [const { MaybeUninit::<cqueue::Entry>::uninit() }; 64];
+            let mut uring = self.uring.borrow_mut();
+            let batch = uring.completion().fill(&mut batch);
+            drop(uring);
+            let count = batch.len();
+            for completion in batch {
+                self.complete(completion.user_data(), completion.result(), completion.flags());
+            }
+            done += count;
+            if count < 64 {
+                break;
+            }
+        }
+        self.counts.completions.set(self.counts.completions.get() + done as u64);
+        done
+    }
+
+    fn complete(self: &Rc<Self>, tag: u64, result: i32, flags: u32) {
+        let key = (tag & u64::from(u32::MAX)) as usize;
+        let mut flight = self.flight.borrow_mut();
+        let fits = flight.get(key).is_some_and(|held| held.generation == (tag >> 32) as u32);
+        if !fits {
+            drop(flight);
+            self.counts.stale.set(self.counts.stale.get() + 1);
+            return;
+        }
+        let buffer = cqueue::buffer_select(flags);
+        if buffer.is_some() {
+            self.shared.borrow_mut().lend();
+        }
+        if cqueue::more(flags) {
+            if let Op::RecvShared { socket } = &flight[key].op {
+                let socket = socket.clone();
+                drop(flight);
+                socket.received_shared(result, buffer, true);
+            }
+            return;
+        }
+        if let Op::Send { socket, buffer, at } = &mut flight[key].op
+            && result > 0
+            && *at + (result as usize) < buffer.len()
+        {
+            // A short send goes on where it stopped, under the same tag.
+            *at += result as usize;
+            let entry = send_entry(socket.descriptor(), &buffer[*at..]).user_data(tag);
+            drop(flight);
+            self.push(entry);
+            return;
+        }
+        let op = flight.remove(key).op;
+        drop(flight);
+        self.ended(op, result, buffer);
+    }
+
+    fn ended(self: &Rc<Self>, op: Op, result: i32, buffer: Option<u16>) {
+        match op {
+            Op::RecvShared { socket } => {
+                if result == -libc::ENOBUFS {
+                    self.counts.starved.set(self.counts.starved.get() + 1);
+                    socket.starve();
+                    self.starved.borrow_mut().push_back(Rc::downgrade(&socket));
+                    return;
+                }
+                socket.received_shared(result, buffer, false);
+            }
+            Op::RecvOwned { socket, buffer: mut into } => {
+                if result > 0 {
+                    // SAFETY: the kernel wrote `result` bytes into the spare room it was given.
+                    unsafe { into.set_len(into.len() + result as usize) };
+                }
+                socket.received_owned(into, result);
+            }
+            Op::Send { socket, buffer: sent, .. } => socket.sent(sent, result),
+            Op::Connect { socket, address } => {
+                drop(address);
+                socket.connected(result);
+            }
+            Op::Accept { listener, address } => {
+                if result >= 0 && listener.is_direct() {
+                    self.slots_used.set(self.slots_used.get() + 1);
+                }
+                listener.accepted(self, result, address.read());
+            }
+            Op::Timeout { due, .. } => {
+                if self.timeout_due.get() == Some(due) {
+                    self.timeout_due.set(None);
+                }
+            }
+            Op::CloseSlot { slot } => {
+                self.slots_used.set(self.slots_used.get().saturating_sub(1));
+                let mut free = self.free_slots.borrow_mut();
+                if free.capacity() > 0 {
+                    free.push(slot);
+                }
+            }
+            Op::Shutdown { socket } => drop(socket),
+            Op::Cancel => {}
+        }
+    }
+
+    /// Lets receives go on that found no buffer, oldest first, as far as buffers came back.
+    fn feed_starved(self: &Rc<Self>) {
+        let mut free = self.shared.borrow().free();
+        while free > 0 {
+            let Some(socket) = self.starved.borrow_mut().pop_front() else { return };
+            if let Some(socket) = socket.upgrade() {
+                socket.unstarve();
+                free -= 1;
+            }
+        }
+    }
+
+    /// Asks to be woken at `due` even if nothing completes.
+    pub fn wake_at(&self, due: Instant) {
+        if self.timeout_due.get().is_some_and(|armed| armed <= due && armed > self.now()) {
+            return;
+        }
+        let wait = due.saturating_duration_since(self.now()).max(Duration::from_millis(1));
+        let at = Box::new(types::Timespec::from(wait));
+        let entry = opcode::Timeout::new(&raw const *at).build();
+        self.timeout_due.set(Some(due));
+        self.start(Op::Timeout { _at: at, due }, entry);
+    }
+
+    /// Whether the driver may sleep: nothing to submit and nothing that completed.
+    pub fn is_quiet(&self) -> bool {
+        let mut uring = self.uring.borrow_mut();
+        let submission = uring.submission();
+        let idle = submission.is_empty() && !submission.taskrun();
+        drop(submission);
+        idle && uring.completion().is_empty() && self.backlog.borrow().is_empty()
+    }
+
+    /// Says that the driver is about to sleep until the eventfd counts: from now on completions and
+    /// pushes write to it. False when something happened since, and the driver must not sleep.
+    pub fn park(&self) -> bool {
+        self.uring.borrow_mut().completion().enable_eventfd();
+        // The kernel marks its work first and looks at the flag then; we do it the other way round.
+        fence(Ordering::SeqCst);
+        if !self.is_quiet() {
+            self.unpark();
+            return false;
+        }
+        self.parked.set(true);
+        true
+    }
+
+    /// The driver is awake: the eventfd is left alone, which saves the kernel work.
+    pub fn unpark(&self) {
+        self.parked.set(false);
+        self.uring.borrow_mut().completion().disable_eventfd();
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The kernel ends what is in flight some time after the ring is closed: its memory is left
+        // to it. A ring is dropped once, when its process or test ends.
+        std::mem::forget(self.flight.take());
+        let _ = self.uring.borrow().submitter().unregister_buf_ring(SHARED_GROUP);
+    }
+}
+
+/// Which descriptor an operation names.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Descriptor {
+    /// A slot of the ring's table.
+    Slot(u32),
+    /// An ordinary descriptor of the process.
+    File(RawFd),
+}
+
+fn send_entry(to: Descriptor, bytes: &[u8]) -> squeue::Entry {
+    let (pointer, length) = (bytes.as_ptr(), bytes.len() as u32);
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+    match to {
+        Descriptor::Slot(slot) => opcode::Send::new(types::Fixed(slot), pointer, length).flags(flags).build(),
+        Descriptor::File(fd) => opcode::Send::new(types::Fd(fd), pointer, length).flags(flags).build(),
+    }
+}
+
+/// Adds one to an eventfd. A full counter already wakes.
+pub(super) fn wake(fd: RawFd) {
+    let one = 1u64;
+    // SAFETY: eight bytes of a local are written to a descriptor the caller owns.
+    unsafe { libc::write(fd, (&raw const one).cast(), 8) };
+}
+
+/// Remembers who waits, without a new reference when it is the same task.
+pub(super) fn remember(slot: &mut Option<Waker>, context: &Context<'_>) {
+    match slot {
+        Some(held) if held.will_wake(context.waker()) => {}
+        _ => *slot = Some(context.waker().clone()),
+    }
+}
+
+/// Turns a kernel result into an io result.
+pub(super) fn outcome(result: i32) -> io::Result<usize> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as usize) }
+}
+
+fn tag(key: usize, generation: u32) -> u64 {
+    u64::from(generation) << 32 | key as u64
+}
+
+/// Poll result of an operation on a socket.
+pub type Polled<T> = Poll<io::Result<T>>;
+
+const SHARED_GROUP: u16 = 0;
+const GET_EVENTS: u32 = 1;

@@ -1,0 +1,456 @@
+//! A TCP socket on the shard's ring, and a listener: what a task waits for, and what the ring
+//! answers.
+//!
+//! Receiving has two ways. At rest a socket receives by multishot into buffers that the whole shard
+//! shares; it holds no memory. In a transfer it receives once at a time into a buffer of its own,
+//! and not receiving is the back-pressure. At most one send is in flight.
+//!
+//! One task waits on a socket, so one waker serves both directions.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use super::buffers::SharedBuffer;
+use super::ring::{Descriptor, Polled, Ring, outcome, remember};
+use crate::limits;
+
+/// Off ── poll_recv_shared ──▶ Shared ── leave_shared ──▶ Leaving ── last completion ──▶ Off
+/// Off ── poll_recv_owned ──▶ Owned ── completion ──▶ Off
+/// Shared ── no buffer ──▶ Starved ── buffers came back ──▶ Shared
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Receiving {
+    Off,
+    Shared(u64),
+    Leaving,
+    Starved,
+    Owned(u64),
+}
+
+enum Sending {
+    Idle,
+    InFlight(u64),
+    Done(io::Result<()>),
+}
+
+struct State {
+    receiving: Receiving,
+    sending: Sending,
+    connecting: Option<(u64, Option<i32>)>,
+    /// Shared buffers that arrived and were not taken yet: (buffer, bytes).
+    arrived: VecDeque<(u16, u16)>,
+    /// The buffer of the last owned receive, and its result.
+    owned: Option<(Vec<u8>, i32)>,
+    /// End of file (0) or an errno (negative), once heard.
+    finished: Option<i32>,
+    waker: Option<Waker>,
+    abandoned: bool,
+}
+
+/// What the ring knows of a socket; operations in flight keep it alive.
+pub(super) struct SocketCore {
+    ring: Rc<Ring>,
+    descriptor: Descriptor,
+    state: RefCell<State>,
+}
+
+impl SocketCore {
+    pub(super) fn descriptor(&self) -> Descriptor {
+        self.descriptor
+    }
+
+    fn wake(state: &mut State) {
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn received_shared(&self, result: i32, buffer: Option<u16>, goes_on: bool) {
+        let mut state = self.state.borrow_mut();
+        if !goes_on {
+            state.receiving = Receiving::Off;
+        }
+        match (result, buffer) {
+            (1.., Some(buffer)) if state.abandoned => self.ring.shared.borrow_mut().give_back(buffer),
+            (1.., Some(buffer)) => state.arrived.push_back((buffer, result as u16)),
+            (result, Some(buffer)) => {
+                self.ring.shared.borrow_mut().give_back(buffer);
+                if result == 0 {
+                    state.finished = Some(0);
+                }
+            }
+            (result, None) if result == -libc::ECANCELED => {}
+            (result, None) => state.finished = Some(result.min(0)),
+        }
+        Self::wake(&mut state);
+    }
+
+    pub(super) fn received_owned(&self, buffer: Vec<u8>, result: i32) {
+        let mut state = self.state.borrow_mut();
+        state.receiving = Receiving::Off;
+        state.owned = Some((buffer, result));
+        Self::wake(&mut state);
+    }
+
+    pub(super) fn starve(&self) {
+        self.state.borrow_mut().receiving = Receiving::Starved;
+    }
+
+    pub(super) fn unstarve(self: &Rc<Self>) {
+        let mut state = self.state.borrow_mut();
+        if state.receiving == Receiving::Starved {
+            state.receiving = Receiving::Off;
+            if !state.abandoned {
+                state.receiving = Receiving::Shared(self.ring.recv_shared(self));
+            }
+        }
+    }
+
+    pub(super) fn sent(&self, buffer: Vec<u8>, result: i32) {
+        self.ring.pool.borrow_mut().give_back(buffer);
+        let mut state = self.state.borrow_mut();
+        state.sending = Sending::Done(outcome(result).map(drop));
+        Self::wake(&mut state);
+    }
+
+    pub(super) fn connected(&self, result: i32) {
+        let mut state = self.state.borrow_mut();
+        if let Some((_, answer)) = &mut state.connecting {
+            *answer = Some(result);
+        }
+        Self::wake(&mut state);
+    }
+}
+
+impl Drop for SocketCore {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        for (buffer, _) in state.arrived.drain(..) {
+            self.ring.shared.borrow_mut().give_back(buffer);
+        }
+        match self.descriptor {
+            Descriptor::Slot(slot) => self.ring.close_slot(slot),
+            // SAFETY: this core is the only owner of the descriptor.
+            Descriptor::File(fd) => drop(unsafe { OwnedFd::from_raw_fd(fd) }),
+        }
+    }
+}
+
+/// A connected TCP socket. Dropping it cancels what is in flight and then closes it.
+pub struct Socket(Rc<SocketCore>);
+
+impl Socket {
+    fn new(ring: &Rc<Ring>, descriptor: Descriptor) -> Socket {
+        Socket(Rc::new(SocketCore {
+            ring: ring.clone(),
+            descriptor,
+            state: RefCell::new(State {
+                receiving: Receiving::Off,
+                sending: Sending::Idle,
+                connecting: None,
+                arrived: VecDeque::new(),
+                owned: None,
+                finished: None,
+                waker: None,
+                abandoned: false,
+            }),
+        }))
+    }
+
+    /// Takes over an ordinary descriptor and keeps it one.
+    pub fn from_file(ring: &Rc<Ring>, fd: OwnedFd) -> Socket {
+        Socket::new(ring, Descriptor::File(fd.into_raw_fd()))
+    }
+
+    /// Moves an ordinary descriptor into the ring's table; the process no longer counts it as open.
+    ///
+    /// # Errors
+    /// `ENFILE` when the table is full.
+    pub fn adopt(ring: &Rc<Ring>, fd: OwnedFd) -> io::Result<Socket> {
+        Ok(Socket::new(ring, Descriptor::Slot(ring.adopt(fd)?)))
+    }
+
+    /// The ring that drives this socket.
+    pub fn ring(&self) -> &Rc<Ring> {
+        &self.0.ring
+    }
+
+    /// The ordinary descriptor under this socket, given up by it: for moving a connection to another
+    /// shard. `None` for a direct descriptor or while anything is in flight.
+    pub fn into_file(self) -> Option<OwnedFd> {
+        let Descriptor::File(fd) = self.0.descriptor else { return None };
+        {
+            let state = self.0.state.borrow();
+            let quiet = state.receiving == Receiving::Off && !matches!(state.sending, Sending::InFlight(_));
+            if !quiet || Rc::strong_count(&self.0) != 1 {
+                return None;
+            }
+        }
+        // SAFETY: the descriptor is open; the duplicate is ours alone.
+        let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
+        // SAFETY: as above; negative means that no descriptor was made.
+        (copy >= 0).then(|| unsafe { OwnedFd::from_raw_fd(copy) })
+    }
+
+    /// Waits until `to` is connected.
+    ///
+    /// # Errors
+    /// What `connect(2)` says.
+    pub async fn connect(&self, to: &SocketAddr) -> io::Result<()> {
+        let tag = self.0.ring.connect(&self.0, to);
+        self.0.state.borrow_mut().connecting = Some((tag, None));
+        std::future::poll_fn(|context| {
+            let mut state = self.0.state.borrow_mut();
+            match state.connecting {
+                Some((_, Some(result))) => {
+                    state.connecting = None;
+                    Poll::Ready(outcome(result).map(drop))
+                }
+                _ => {
+                    remember(&mut state.waker, context);
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// Waits for bytes in a buffer of the shard; arms the multishot receive when it is not armed.
+    /// `None` is the end of the stream.
+    pub fn poll_recv_shared(&self, context: &Context<'_>) -> Polled<Option<SharedBuffer>> {
+        let mut state = self.0.state.borrow_mut();
+        if let Some((buffer, size)) = state.arrived.pop_front() {
+            return Poll::Ready(Ok(Some(SharedBuffer::new(self.0.ring.clone(), buffer, size))));
+        }
+        if let Some(result) = state.finished {
+            return Poll::Ready(outcome(result).map(|_| None));
+        }
+        if state.receiving == Receiving::Off {
+            state.receiving = Receiving::Shared(self.0.ring.recv_shared(&self.0));
+        }
+        remember(&mut state.waker, context);
+        Poll::Pending
+    }
+
+    /// Waits for bytes behind what `buffer` holds; the buffer is away while the receive is in
+    /// flight and comes back with its answer. Gives the bytes added; 0 is the end of the stream.
+    /// A multishot receive is left first.
+    pub fn poll_recv_owned(&self, context: &Context<'_>, buffer: &mut Vec<u8>) -> Polled<usize> {
+        let mut state = self.0.state.borrow_mut();
+        if let Some((mut done, result)) = state.owned.take() {
+            debug_assert!(buffer.is_empty(), "the buffer was away");
+            std::mem::swap(buffer, &mut done);
+            if result <= 0 && result != -libc::ECANCELED {
+                state.finished = Some(result);
+            }
+            return Poll::Ready(outcome(result));
+        }
+        if let Some((shared, size)) = state.arrived.pop_front() {
+            drop(state);
+            let bytes = SharedBuffer::new(self.0.ring.clone(), shared, size);
+            buffer.extend_from_slice(&bytes);
+            return Poll::Ready(Ok(usize::from(size)));
+        }
+        if let Some(result) = state.finished {
+            return Poll::Ready(outcome(result));
+        }
+        match state.receiving {
+            Receiving::Off => {
+                if buffer.capacity() == buffer.len() {
+                    buffer.reserve(limits::TRANSFER_BUFFER_SIZE);
+                }
+                let tag = self.0.ring.recv_owned(&self.0, std::mem::take(buffer));
+                state.receiving = Receiving::Owned(tag);
+            }
+            Receiving::Shared(tag) => {
+                self.0.ring.cancel(tag);
+                state.receiving = Receiving::Leaving;
+            }
+            Receiving::Starved => {
+                // Nothing is in flight; the ring forgets it when its turn comes.
+                state.receiving = Receiving::Off;
+                drop(state);
+                return self.poll_recv_owned(context, buffer);
+            }
+            Receiving::Leaving | Receiving::Owned(_) => {}
+        }
+        remember(&mut state.waker, context);
+        Poll::Pending
+    }
+
+    /// Whether a buffer of the caller is away in an owned receive.
+    pub fn is_receiving_owned(&self) -> bool {
+        let state = self.0.state.borrow();
+        matches!(state.receiving, Receiving::Owned(_)) || state.owned.is_some()
+    }
+
+    /// Ends the multishot receive, so that a flooding peer fills its own window and no more of ours.
+    pub fn leave_shared(&self) {
+        let mut state = self.0.state.borrow_mut();
+        if let Receiving::Shared(tag) = state.receiving {
+            self.0.ring.cancel(tag);
+            state.receiving = Receiving::Leaving;
+        }
+    }
+
+    /// Starts to send `buffer`, which goes back to the shard's pool afterwards.
+    ///
+    /// # Panics
+    /// When a send is in flight: callers ask [`Socket::poll_sent`] first.
+    pub fn send(&self, buffer: Vec<u8>) {
+        let mut state = self.0.state.borrow_mut();
+        assert!(!matches!(state.sending, Sending::InFlight(_)), "one send at a time");
+        state.sending = Sending::InFlight(self.0.ring.send(&self.0, buffer));
+    }
+
+    /// Whether a send is in flight.
+    pub fn is_sending(&self) -> bool {
+        matches!(self.0.state.borrow().sending, Sending::InFlight(_))
+    }
+
+    /// Waits until no send is in flight.
+    pub fn poll_sent(&self, context: &Context<'_>) -> Polled<()> {
+        let mut state = self.0.state.borrow_mut();
+        match std::mem::replace(&mut state.sending, Sending::Idle) {
+            Sending::Idle => Poll::Ready(Ok(())),
+            Sending::Done(result) => Poll::Ready(result),
+            Sending::InFlight(tag) => {
+                state.sending = Sending::InFlight(tag);
+                remember(&mut state.waker, context);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Tells the peer that nothing more will be sent.
+    pub fn shutdown(&self) {
+        self.0.ring.shutdown(&self.0);
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let mut state = self.0.state.borrow_mut();
+        state.abandoned = true;
+        state.waker = None;
+        let receiving = match state.receiving {
+            Receiving::Shared(tag) | Receiving::Owned(tag) => Some(tag),
+            Receiving::Off | Receiving::Leaving | Receiving::Starved => None,
+        };
+        let sending = match state.sending {
+            Sending::InFlight(tag) => Some(tag),
+            Sending::Idle | Sending::Done(_) => None,
+        };
+        let connecting = match state.connecting {
+            Some((tag, None)) => Some(tag),
+            _ => None,
+        };
+        drop(state);
+        for tag in [receiving, sending, connecting].into_iter().flatten() {
+            self.0.ring.cancel(tag);
+        }
+    }
+}
+
+// ── listening ───────────────────────────────────────────────────────────────────────────────────
+
+struct Listening {
+    armed: usize,
+    accepted: VecDeque<(Socket, SocketAddr)>,
+    failed: Option<i32>,
+    waker: Option<Waker>,
+}
+
+/// What the ring knows of a listener.
+pub(super) struct ListenerCore {
+    fd: OwnedFd,
+    direct: bool,
+    state: RefCell<Listening>,
+    burst: Cell<usize>,
+}
+
+impl ListenerCore {
+    pub(super) fn fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    pub(super) fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    pub(super) fn accepted(&self, ring: &Rc<Ring>, result: i32, from: Option<SocketAddr>) {
+        let mut state = self.state.borrow_mut();
+        state.armed -= 1;
+        if result < 0 {
+            // A client that left before it was accepted is nobody's failure.
+            if !matches!(-result, libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::ECANCELED) {
+                state.failed = Some(result);
+            }
+        } else {
+            let descriptor = if self.direct {
+                Descriptor::Slot(result as u32)
+            } else {
+                Descriptor::File(result)
+            };
+            let socket = Socket::new(ring, descriptor);
+            if let Some(from) = from {
+                state.accepted.push_back((socket, from));
+            }
+        }
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// A listening socket with a number of accepts armed, each with room for the peer's address.
+pub struct Listener {
+    ring: Rc<Ring>,
+    core: Rc<ListenerCore>,
+}
+
+impl Listener {
+    /// Accepts on `fd`; `direct` gives direct descriptors.
+    pub fn new(ring: &Rc<Ring>, fd: OwnedFd, direct: bool) -> Listener {
+        let state = Listening { armed: 0, accepted: VecDeque::new(), failed: None, waker: None };
+        let core = Rc::new(ListenerCore { fd, direct, state: RefCell::new(state), burst: Cell::new(2) });
+        Listener { ring: ring.clone(), core }
+    }
+
+    /// Accepts armed and not answered yet.
+    pub fn armed(&self) -> usize {
+        self.core.state.borrow().armed
+    }
+
+    /// Arms one more accept.
+    pub fn arm(&self) {
+        self.core.state.borrow_mut().armed += 1;
+        self.ring.accept(&self.core);
+    }
+
+    /// How many accepts are worth arming: few at rest, so that the shards of a process take turns at
+    /// the one backlog; doubled while all that were armed are used up at once.
+    pub fn worth_arming(&self) -> usize {
+        let burst = self.core.burst.get();
+        let next = if self.armed() == 0 { (burst * 2).min(limits::ACCEPTS_ARMED_MAX) } else { 2 };
+        self.core.burst.set(next);
+        next
+    }
+
+    /// Waits for the next connection.
+    pub fn poll_accept(&self, context: &Context<'_>) -> Polled<(Socket, SocketAddr)> {
+        let mut state = self.core.state.borrow_mut();
+        if let Some(next) = state.accepted.pop_front() {
+            return Poll::Ready(Ok(next));
+        }
+        if let Some(failed) = state.failed.take() {
+            return Poll::Ready(Err(io::Error::from_raw_os_error(-failed)));
+        }
+        remember(&mut state.waker, context);
+        Poll::Pending
+    }
+}
