@@ -179,21 +179,19 @@ impl Socket {
         &self.0.ring
     }
 
-    /// The ordinary descriptor under this socket, given up by it: for moving a connection to another
-    /// shard. `None` for a direct descriptor or while anything is in flight.
-    pub fn into_file(self) -> Option<OwnedFd> {
+    /// A second descriptor of the connection under this socket: for moving it to another shard, after
+    /// which this one is dropped. `None` for a direct descriptor or while anything is in flight.
+    pub fn duplicate(&self) -> Option<OwnedFd> {
         let Descriptor::File(fd) = self.0.descriptor else { return None };
-        {
-            let state = self.0.state.borrow();
-            let quiet = state.receiving == Receiving::Off && !matches!(state.sending, Sending::InFlight(_));
-            if !quiet || Rc::strong_count(&self.0) != 1 {
-                return None;
-            }
+        let state = self.0.state.borrow();
+        if state.receiving != Receiving::Off || matches!(state.sending, Sending::InFlight(_)) {
+            return None;
         }
-        // SAFETY: the descriptor is open; the duplicate is ours alone.
-        let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
-        // SAFETY: as above; negative means that no descriptor was made.
-        (copy >= 0).then(|| unsafe { OwnedFd::from_raw_fd(copy) })
+        // SAFETY: the descriptor is open; the duplicate, if one was made, is ours alone.
+        unsafe {
+            let copy = libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0);
+            (copy >= 0).then(|| OwnedFd::from_raw_fd(copy))
+        }
     }
 
     /// Waits until `to` is connected.

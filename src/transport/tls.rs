@@ -1,0 +1,213 @@
+//! TLS over bytes: rustls without buffers of its own. Records are decrypted where they lie; what is
+//! to be sent is appended to the caller's buffer. Knows no socket; certificates and trust come with
+//! the configuration (`tls_config.rs`).
+
+use std::sync::Arc;
+
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
+use rustls::{ClientConfig, Error, ProtocolVersion, ServerConfig};
+
+/// One TLS connection, either side.
+pub struct Tls {
+    session: Session,
+    handshaken: bool,
+    peer_closed: bool,
+}
+
+enum Session {
+    Server(Box<UnbufferedServerConnection>),
+    Client(Box<UnbufferedClientConnection>),
+}
+
+/// Runs the same code on either kind of connection: their states differ in a type parameter only.
+macro_rules! either {
+    ($session:expr, $connection:ident => $body:expr) => {
+        match $session {
+            Session::Server($connection) => $body,
+            Session::Client($connection) => $body,
+        }
+    };
+}
+
+impl Tls {
+    /// The accepting side.
+    ///
+    /// # Errors
+    /// When the configuration cannot serve.
+    pub fn server(config: Arc<ServerConfig>) -> Result<Tls, Error> {
+        let session = Session::Server(Box::new(UnbufferedServerConnection::new(config)?));
+        Ok(Tls { session, handshaken: false, peer_closed: false })
+    }
+
+    /// The dialling side; the first `receive` with no bytes writes its hello.
+    ///
+    /// # Errors
+    /// When the configuration cannot serve.
+    pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Tls, Error> {
+        let session = Session::Client(Box::new(UnbufferedClientConnection::new(config, name)?));
+        Ok(Tls { session, handshaken: false, peer_closed: false })
+    }
+
+    /// Whether application data may be sent.
+    pub fn is_handshaken(&self) -> bool {
+        self.handshaken
+    }
+
+    /// Whether the peer said that it sends nothing more.
+    pub fn is_peer_closed(&self) -> bool {
+        self.peer_closed
+    }
+
+    /// The peer's chain, leaf first, once the handshake is done.
+    pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
+        either!(&self.session, connection => connection.peer_certificates())
+    }
+
+    /// The version agreed on.
+    pub fn version(&self) -> Option<ProtocolVersion> {
+        either!(&self.session, connection => connection.protocol_version())
+    }
+
+    /// The protocol agreed on by ALPN.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        either!(&self.session, connection => connection.alpn_protocol())
+    }
+
+    /// Reads ciphertext from the front of `bytes`, in place: decrypted records go to `plain`, what the
+    /// protocol answers is appended to `out`. Gives how many bytes it is done with; the rest is the
+    /// beginning of a record and comes again, with more behind it.
+    ///
+    /// # Errors
+    /// The peer broke the protocol; an alert that says so is in `out`.
+    pub fn receive(
+        &mut self,
+        bytes: &mut [u8],
+        out: &mut Vec<u8>,
+        plain: &mut impl FnMut(&[u8]),
+    ) -> Result<usize, Error> {
+        let Tls { session, handshaken, peer_closed } = self;
+        either!(session, connection => {
+            let mut at = 0;
+            loop {
+                let UnbufferedStatus { mut discard, state } = connection.process_tls_records(&mut bytes[at..]);
+                let mut waits = false;
+                match state {
+                    Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                        while let Some(record) = traffic.next_record() {
+                            let record = record?;
+                            discard += record.discard;
+                            plain(record.payload);
+                        }
+                    }
+                    Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, out)?,
+                    Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
+                    Ok(ConnectionState::WriteTraffic(_)) => {
+                        *handshaken = true;
+                        waits = true;
+                    }
+                    Ok(ConnectionState::PeerClosed) => *peer_closed = true,
+                    Ok(ConnectionState::Closed) => {
+                        *peer_closed = true;
+                        waits = true;
+                    }
+                    Ok(ConnectionState::BlockedHandshake) => waits = true,
+                    // Early data is never offered; a new state would be one this code cannot know.
+                    Ok(_) => return Err(Error::General("unexpected TLS state".into())),
+                    Err(error) => {
+                        // rustls has an alert ready that names the error to the peer.
+                        if let Ok(ConnectionState::EncodeTlsData(mut alert)) =
+                            connection.process_tls_records(&mut []).state
+                        {
+                            let _ = encode(&mut alert, out);
+                        }
+                        return Err(error);
+                    }
+                }
+                at += discard;
+                if waits {
+                    return Ok(at);
+                }
+            }
+        })
+    }
+
+    /// Encrypts `bytes` and appends the records to `out`.
+    ///
+    /// # Errors
+    /// Before the handshake is done, or after the keys are used up.
+    pub fn send(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        either!(&mut self.session, connection => loop {
+            match connection.process_tls_records(&mut []).state? {
+                ConnectionState::WriteTraffic(mut traffic) => {
+                    let start = out.len();
+                    let records = bytes.len() / RECORD_PAYLOAD + 1;
+                    out.resize(start + bytes.len() + records * RECORD_OVERHEAD, 0);
+                    let size = traffic.encrypt(bytes, &mut out[start..]).map_err(exhausted)?;
+                    out.truncate(start + size);
+                    return Ok(());
+                }
+                ConnectionState::EncodeTlsData(mut data) => encode(&mut data, out)?,
+                ConnectionState::TransmitTlsData(sent) => sent.done(),
+                ConnectionState::PeerClosed => self.peer_closed = true,
+                _ => return Err(Error::HandshakeNotComplete),
+            }
+        })
+    }
+
+    /// Appends a closing alert to `out`, so that the peer can tell an end from a cut.
+    pub fn close(&mut self, out: &mut Vec<u8>) {
+        either!(&mut self.session, connection => loop {
+            match connection.process_tls_records(&mut []).state {
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                    let start = out.len();
+                    out.resize(start + RECORD_OVERHEAD * 2, 0);
+                    let size = traffic.queue_close_notify(&mut out[start..]).unwrap_or(0);
+                    out.truncate(start + size);
+                    return;
+                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    if encode(&mut data, out).is_err() {
+                        return;
+                    }
+                }
+                Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
+                Ok(ConnectionState::PeerClosed) => self.peer_closed = true,
+                _ => return,
+            }
+        });
+    }
+}
+
+fn encode<D>(data: &mut EncodeTlsData<'_, D>, out: &mut Vec<u8>) -> Result<(), Error> {
+    let start = out.len();
+    let mut room = 1024;
+    loop {
+        out.resize(start + room, 0);
+        match data.encode(&mut out[start..]) {
+            Ok(size) => {
+                out.truncate(start + size);
+                return Ok(());
+            }
+            Err(EncodeError::InsufficientSize(needed)) => room = needed.required_size,
+            Err(EncodeError::AlreadyEncoded) => {
+                out.truncate(start);
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn exhausted(error: EncryptError) -> Error {
+    match error {
+        EncryptError::EncryptExhausted => Error::EncryptError,
+        EncryptError::InsufficientSize(_) => Error::General("a record larger than its bound".into()),
+    }
+}
+
+/// RFC 8446 5.1.
+const RECORD_PAYLOAD: usize = 16 * 1024;
+/// Header 5, explicit nonce 8 (TLS 1.2), content type 1 (TLS 1.3), tag 16; rounded up.
+const RECORD_OVERHEAD: usize = 40;

@@ -1,0 +1,344 @@
+//! What rustls is told: for clients of the gateway, for channels, and for HTTPS origins.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::rand::{SecureRandom, SystemRandom};
+use ring::{digest, hmac};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
+
+use crate::limits;
+
+/// ALPN of a channel.
+pub const CHANNEL_ALPN: &[u8] = b"cmg-channel/1";
+
+/// A certificate chain with its key.
+pub struct Credential {
+    /// Leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The key of the leaf.
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl Clone for Credential {
+    fn clone(&self) -> Credential {
+        Credential { chain: self.chain.clone(), key: self.key.clone_key() }
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// For the gateway's listeners: TLS 1.2 and 1.3, a certificate asked for and never required, one
+/// ticket, no early data. ALPN is http/1.1 alone, because the reason phrase lives there.
+///
+/// # Errors
+/// When a key does not belong to its certificate.
+pub fn for_clients(resolver: Arc<dyn ResolvesServerCert>, tickets: Arc<Tickets>) -> Result<Arc<ServerConfig>, Error> {
+    let provider = provider();
+    let proof = Arc::new(ProofOnly { algorithms: provider.signature_verification_algorithms });
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(proof)
+        .with_cert_resolver(resolver);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = tickets;
+    config.send_tls13_tickets = 1;
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+/// For the gateway's channel listeners: TLS 1.3, a certificate of the internal CA required.
+///
+/// # Errors
+/// When a key does not belong to its certificate or the CA cannot be an anchor.
+pub fn for_channels(ca: &[CertificateDer<'static>], own: Credential) -> Result<Arc<ServerConfig>, Error> {
+    let roots = Arc::new(roots(ca)?);
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .build()
+        .map_err(|error| Error::General(error.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(own.chain, own.key)?;
+    config.alpn_protocols = vec![CHANNEL_ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// For a connection point that dials an instance.
+///
+/// # Errors
+/// As [`for_channels`].
+pub fn for_dialling(ca: &[CertificateDer<'static>], own: Credential) -> Result<Arc<ClientConfig>, Error> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots(ca)?)
+        .with_client_auth_cert(own.chain, own.key)?;
+    config.alpn_protocols = vec![CHANNEL_ALPN.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// Whom a connection point believes behind an https URL.
+pub enum OriginTrust {
+    /// Chains to one of these, for the name in the URL.
+    Roots(Vec<CertificateDer<'static>>),
+    /// SHA-256 of the certificate itself, whatever it says.
+    Thumbprint([u8; 32]),
+}
+
+/// For a connection point that dials an HTTPS origin; its own certificate is offered in the first
+/// handshake, because rustls refuses a later request.
+///
+/// # Errors
+/// As [`for_channels`].
+pub fn for_origin(trust: OriginTrust, own: Option<Credential>) -> Result<Arc<ClientConfig>, Error> {
+    let builder =
+        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let builder = match trust {
+        OriginTrust::Roots(ca) => builder.with_root_certificates(roots(&ca)?),
+        OriginTrust::Thumbprint(sha256) => {
+            let algorithms = provider().signature_verification_algorithms;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Pinned { sha256, algorithms }))
+        }
+    };
+    let mut config = match own {
+        Some(own) => builder.with_client_auth_cert(own.chain, own.key)?,
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn roots(ca: &[CertificateDer<'static>]) -> Result<RootCertStore, Error> {
+    let mut store = RootCertStore::empty();
+    for certificate in ca {
+        store.add(certificate.clone())?;
+    }
+    Ok(store)
+}
+
+/// Proves in the handshake that the client holds the key of the certificate it shows, and nothing
+/// else: who it is, is judged per request (`auth`), against the trust of the site the URL names.
+#[derive(Debug)]
+struct ProofOnly {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ClientCertVerifier for ProofOnly {
+    fn offer_client_auth(&self) -> bool {
+        true
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let size = leaf.len() + intermediates.iter().map(|certificate| certificate.len()).sum::<usize>();
+        let bounded =
+            intermediates.len() <= limits::INTERMEDIATE_COUNT_MAX && size <= limits::CERTIFICATE_CHAIN_SIZE_MAX;
+        if bounded { Ok(ClientCertVerified::assertion()) } else { Err(CertificateError::BadEncoding.into()) }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Believes one certificate, by its SHA-256; the handshake still proves its key.
+#[derive(Debug)]
+struct Pinned {
+    sha256: [u8; 32],
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if digest::digest(&digest::SHA256, leaf).as_ref() == self.sha256 {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(CertificateError::ApplicationVerificationFailure.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Session tickets under keys derived from one secret, a new key each epoch; the epoch before is
+/// still read. Stateless, so shards and instances that hold the same secret read each other's.
+pub struct Tickets {
+    secret: hmac::Key,
+    random: SystemRandom,
+}
+
+impl Tickets {
+    /// Tickets under `secret`.
+    pub fn new(secret: &[u8; 32]) -> Arc<Tickets> {
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        Arc::new(Tickets { secret, random: SystemRandom::new() })
+    }
+
+    /// Tickets that die with this process.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn of_this_process() -> Result<Arc<Tickets>, ring::error::Unspecified> {
+        let mut secret = [0; 32];
+        SystemRandom::new().fill(&mut secret)?;
+        Ok(Tickets::new(&secret))
+    }
+
+    fn epoch() -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / TICKET_EPOCH_SECS)
+    }
+
+    fn key(&self, epoch: u64) -> Option<LessSafeKey> {
+        let derived = hmac::sign(&self.secret, &epoch.to_be_bytes());
+        UnboundKey::new(&AES_256_GCM, derived.as_ref()).ok().map(LessSafeKey::new)
+    }
+
+    fn open(&self, ticket: &[u8], now: u64) -> Option<Vec<u8>> {
+        let (epoch_bytes, rest) = ticket.split_first_chunk::<8>()?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
+        let epoch = u64::from_be_bytes(*epoch_bytes);
+        if epoch != now && epoch.checked_add(1)? != now {
+            return None;
+        }
+        let mut bytes = sealed.to_vec();
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let size = self.key(epoch)?.open_in_place(nonce, Aad::from(epoch_bytes), &mut bytes).ok()?.len();
+        bytes.truncate(size);
+        Some(bytes)
+    }
+}
+
+impl std::fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tickets")
+    }
+}
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        TICKET_EPOCH_SECS as u32
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        let epoch = Tickets::epoch().to_be_bytes();
+        let mut nonce = [0; NONCE_LEN];
+        self.random.fill(&mut nonce).ok()?;
+        let mut sealed = plain.to_vec();
+        let key = self.key(u64::from_be_bytes(epoch))?;
+        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(&epoch), &mut sealed).ok()?;
+        Some([epoch.as_slice(), &nonce, &sealed].concat())
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        self.open(ticket, Tickets::epoch())
+    }
+}
+
+/// Six hours: with the epoch before, a ticket is read for at most twelve.
+const TICKET_EPOCH_SECS: u64 = 6 * 60 * 60;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_is_read_in_its_epoch_and_the_next_and_never_by_another_secret() {
+        let tickets = Tickets::new(&[7; 32]);
+        let ticket = tickets.encrypt(b"session").expect("sealed");
+        let epoch = u64::from_be_bytes(ticket[..8].try_into().expect("eight bytes"));
+        for (now, read) in [(epoch, true), (epoch + 1, true), (epoch + 2, false), (epoch - 1, false)] {
+            assert_eq!(tickets.open(&ticket, now).is_some(), read, "epoch {now}");
+        }
+        assert_eq!(tickets.open(&ticket, epoch).as_deref(), Some(b"session".as_slice()));
+        assert!(Tickets::new(&[8; 32]).open(&ticket, epoch).is_none());
+    }
+
+    #[test]
+    fn a_damaged_ticket_is_not_read() {
+        let tickets = Tickets::new(&[7; 32]);
+        let ticket = tickets.encrypt(b"session").expect("sealed");
+        let epoch = u64::from_be_bytes(ticket[..8].try_into().expect("eight bytes"));
+        for at in 0..ticket.len() {
+            let mut damaged = ticket.clone();
+            damaged[at] ^= 1;
+            assert!(tickets.open(&damaged, epoch).is_none(), "byte {at}");
+            assert!(tickets.open(&ticket[..at], epoch).is_none(), "cut at {at}");
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! A wire: one TCP connection with or without TLS, as a task reads and writes it.
+//!
+//! Plain bytes in, plain bytes out, and three buffers that are empty at rest: what was decrypted and
+//! not consumed, the beginning of a record, and what is to be sent. A wire at rest receives into the
+//! shard's shared buffers; one in a transfer (`use_own_buffer`) receives into its own, and not
+//! reading it is the back-pressure.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::tls::Tls;
+use crate::limits;
+use crate::shard::{Polled, Ring, Socket};
+
+/// One TCP connection with or without TLS.
+pub struct Wire {
+    socket: Socket,
+    tls: Option<Tls>,
+    plain: Vec<u8>,
+    /// Where the unconsumed part of `plain` begins.
+    at: usize,
+    cipher: Vec<u8>,
+    out: Vec<u8>,
+    own_buffer: bool,
+    read_closed: bool,
+}
+
+/// What is left of a wire that moves to another shard.
+pub struct Parts {
+    /// The connection.
+    pub fd: OwnedFd,
+    /// Its TLS state.
+    pub tls: Option<Tls>,
+    /// Decrypted and not consumed.
+    pub plain: Vec<u8>,
+    /// The beginning of a record.
+    pub cipher: Vec<u8>,
+}
+
+impl Wire {
+    /// A wire over a connected socket.
+    pub fn new(socket: Socket, tls: Option<Tls>) -> Wire {
+        let (plain, cipher, out) = (Vec::new(), Vec::new(), Vec::new());
+        Wire { socket, tls, plain, at: 0, cipher, out, own_buffer: false, read_closed: false }
+    }
+
+    /// A wire that was begun on another shard.
+    pub fn from_parts(ring: &Rc<Ring>, parts: Parts) -> Wire {
+        let mut wire = Wire::new(Socket::from_file(ring, parts.fd), parts.tls);
+        wire.plain = parts.plain;
+        wire.cipher = parts.cipher;
+        wire
+    }
+
+    /// Takes the wire apart, to go on elsewhere; `None` while anything is in flight.
+    pub fn into_parts(mut self) -> Option<Parts> {
+        let plain = self.plain.split_off(self.at);
+        let (tls, cipher) = (self.tls.take(), std::mem::take(&mut self.cipher));
+        let fd = self.socket.duplicate()?;
+        Some(Parts { fd, tls, plain, cipher })
+    }
+
+    /// The TLS state, if there is one.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// The ring under this wire.
+    pub fn ring(&self) -> &Rc<Ring> {
+        self.socket.ring()
+    }
+
+    // ── reading ─────────────────────────────────────────────────────────────────────────────────
+
+    /// Plain bytes received and not consumed.
+    pub fn received(&self) -> &[u8] {
+        &self.plain[self.at..]
+    }
+
+    /// Whether the peer sends nothing more (end of file or closing alert).
+    pub fn is_read_closed(&self) -> bool {
+        self.read_closed
+    }
+
+    /// Marks `size` bytes of [`Wire::received`] as done with.
+    pub fn consume(&mut self, size: usize) {
+        self.at += size;
+        debug_assert!(self.at <= self.plain.len());
+        if self.at == self.plain.len() {
+            self.at = 0;
+            if self.plain.capacity() > 0 {
+                self.socket.ring().pool.borrow_mut().give_back(std::mem::take(&mut self.plain));
+            }
+        }
+    }
+
+    /// Receives into a buffer of its own from now on (true), or into the shard's (false).
+    pub fn use_own_buffer(&mut self, own: bool) {
+        self.own_buffer = own;
+    }
+
+    /// Stops receiving until the next [`Wire::poll_fill`]: what the peer sends stays with it.
+    pub fn pause(&self) {
+        self.socket.leave_shared();
+    }
+
+    /// Waits for plain bytes and adds them to [`Wire::received`]. False is the end of the stream;
+    /// so is an end without TLS's closing alert, which callers that read until the end must ask
+    /// [`Wire::is_cleanly_closed`] about.
+    pub fn poll_fill(&mut self, context: &Context<'_>) -> Polled<bool> {
+        if self.read_closed {
+            return Poll::Ready(Ok(false));
+        }
+        let before = self.plain.len();
+        loop {
+            if self.tls.as_ref().is_some_and(Tls::is_peer_closed) {
+                self.read_closed = true;
+                return Poll::Ready(Ok(false));
+            }
+            let more = if self.own_buffer || self.socket.is_receiving_owned() {
+                self.poll_own(context)
+            } else {
+                self.poll_shared(context)
+            };
+            if !std::task::ready!(more)? {
+                self.read_closed = true;
+                return Poll::Ready(Ok(false));
+            }
+            if self.plain.len() > before {
+                return Poll::Ready(Ok(true));
+            }
+            // A message of TLS itself; what answers it must leave.
+            self.start_send()?;
+        }
+    }
+
+    /// Whether the stream ended by TLS's closing alert (or needs none).
+    pub fn is_cleanly_closed(&self) -> bool {
+        self.tls.as_ref().is_none_or(Tls::is_peer_closed)
+    }
+
+    fn poll_shared(&mut self, context: &Context<'_>) -> Polled<bool> {
+        let Some(mut bytes) = std::task::ready!(self.socket.poll_recv_shared(context))? else {
+            return Poll::Ready(Ok(false));
+        };
+        if self.cipher.is_empty() {
+            let used = self.decrypt(&mut bytes)?;
+            if used < bytes.len() {
+                self.cipher = self.socket.ring().pool.borrow_mut().large();
+                self.cipher.extend_from_slice(&bytes[used..]);
+            }
+        } else {
+            self.cipher.extend_from_slice(&bytes);
+            drop(bytes);
+            self.decrypt_own()?;
+        }
+        Poll::Ready(Ok(true))
+    }
+
+    fn poll_own(&mut self, context: &Context<'_>) -> Polled<bool> {
+        if self.tls.is_none() {
+            if self.plain.capacity() == 0 && !self.socket.is_receiving_owned() {
+                self.plain = self.socket.ring().pool.borrow_mut().large();
+            }
+            let size = std::task::ready!(self.socket.poll_recv_owned(context, &mut self.plain))?;
+            return Poll::Ready(Ok(size > 0));
+        }
+        if self.cipher.capacity() == 0 && !self.socket.is_receiving_owned() {
+            self.cipher = self.socket.ring().pool.borrow_mut().large();
+        }
+        let size = std::task::ready!(self.socket.poll_recv_owned(context, &mut self.cipher))?;
+        if size > 0 {
+            self.decrypt_own()?;
+        }
+        Poll::Ready(Ok(size > 0))
+    }
+
+    fn decrypt_own(&mut self) -> io::Result<()> {
+        let mut cipher = std::mem::take(&mut self.cipher);
+        let used = self.decrypt(&mut cipher);
+        if let Ok(used) = used {
+            let rest = cipher.len() - used;
+            cipher.copy_within(used.., 0);
+            cipher.truncate(rest);
+        }
+        if cipher.is_empty() {
+            self.socket.ring().pool.borrow_mut().give_back(cipher);
+        } else {
+            self.cipher = cipher;
+        }
+        used.map(drop)
+    }
+
+    fn decrypt(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let Wire { tls, plain, out, socket, .. } = self;
+        let mut take = |record: &[u8]| {
+            if plain.capacity() == 0 {
+                let mut pool = socket.ring().pool.borrow_mut();
+                *plain = if record.len() <= 2048 { pool.small() } else { pool.large() };
+            }
+            plain.extend_from_slice(record);
+        };
+        let Some(tls) = tls else {
+            take(bytes);
+            return Ok(bytes.len());
+        };
+        if out.capacity() == 0 && !tls.is_handshaken() {
+            *out = socket.ring().pool.borrow_mut().small();
+        }
+        let used = tls.receive(bytes, out, &mut take);
+        if out.is_empty() && out.capacity() > 0 {
+            socket.ring().pool.borrow_mut().give_back(std::mem::take(out));
+        }
+        used.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    // ── writing ─────────────────────────────────────────────────────────────────────────────────
+
+    /// Bytes written and not yet given to the kernel.
+    pub fn unsent(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Whether the writer should go on: false while a send is in flight and as much again waits.
+    pub fn has_room(&self) -> bool {
+        self.out.len() < limits::TRANSFER_BUFFER_SIZE
+    }
+
+    /// Adds bytes to what is to be sent, encrypted where there is TLS.
+    ///
+    /// # Errors
+    /// When TLS cannot send.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.out.capacity() == 0 {
+            let mut pool = self.socket.ring().pool.borrow_mut();
+            self.out = if bytes.len() <= 1536 { pool.small() } else { pool.large() };
+        }
+        match &mut self.tls {
+            None => self.out.extend_from_slice(bytes),
+            Some(tls) => tls.send(bytes, &mut self.out).map_err(io::Error::other)?,
+        }
+        Ok(())
+    }
+
+    /// Gives to the kernel what waits, unless a send is in flight.
+    ///
+    /// # Errors
+    /// What the last send said.
+    pub fn start_send(&mut self) -> io::Result<()> {
+        if !self.out.is_empty() && !self.socket.is_sending() {
+            // The result of a send that ended is taken by a poll; none waits here.
+            let context = Context::from_waker(std::task::Waker::noop());
+            if let Poll::Ready(result) = self.socket.poll_sent(&context) {
+                result?;
+            }
+            self.socket.send(std::mem::take(&mut self.out));
+        }
+        Ok(())
+    }
+
+    /// Waits until everything written is with the kernel.
+    pub fn poll_flush(&mut self, context: &Context<'_>) -> Polled<()> {
+        loop {
+            std::task::ready!(self.socket.poll_sent(context))?;
+            if self.out.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.socket.send(std::mem::take(&mut self.out));
+        }
+    }
+
+    /// Sends what can be sent without waiting for it, and asks to be woken when a send ends.
+    /// Gives whether there is room to write more.
+    pub fn poll_room(&mut self, context: &Context<'_>) -> Polled<()> {
+        match self.socket.poll_sent(context) {
+            Poll::Ready(result) => {
+                result?;
+                if !self.out.is_empty() {
+                    self.socket.send(std::mem::take(&mut self.out));
+                    // Asks again, so that the end of this send wakes the task.
+                    let _ = self.socket.poll_sent(context);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending if self.has_room() => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Whether everything written is with the kernel and its sends have ended.
+    pub fn is_flushed(&self) -> bool {
+        self.out.is_empty() && !self.socket.is_sending()
+    }
+
+    /// Waits for everything written.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|context| self.poll_flush(context)).await
+    }
+
+    /// Carries the handshake through.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the peer left; `InvalidData` with rustls's error when it broke the
+    /// protocol (its alert has been sent).
+    pub async fn handshake(&mut self) -> io::Result<()> {
+        if self.tls.is_none() {
+            return Ok(());
+        }
+        self.decrypt(&mut [])?;
+        while self.tls.as_ref().is_some_and(|tls| !tls.is_handshaken()) {
+            self.start_send()?;
+            match std::future::poll_fn(|context| self.poll_fill_handshake(context)).await {
+                Ok(true) => {}
+                Ok(false) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) => {
+                    let _ = self.flush().await;
+                    return Err(error);
+                }
+            }
+        }
+        self.flush().await
+    }
+
+    /// One receive, whether or not it brought plain bytes.
+    fn poll_fill_handshake(&mut self, context: &Context<'_>) -> Polled<bool> {
+        let more = if self.own_buffer { self.poll_own(context) } else { self.poll_shared(context) };
+        if let Poll::Ready(Ok(_)) = more {
+            self.start_send()?;
+        }
+        more
+    }
+
+    /// Tells the peer that nothing more comes, by TLS and by TCP.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn finish(&mut self) -> io::Result<()> {
+        if let Some(tls) = &mut self.tls
+            && tls.is_handshaken()
+        {
+            tls.close(&mut self.out);
+        }
+        self.flush().await?;
+        self.socket.shutdown();
+        Ok(())
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let ring = self.socket.ring().clone();
+        let mut pool = ring.pool.borrow_mut();
+        for buffer in [&mut self.plain, &mut self.cipher, &mut self.out] {
+            if buffer.capacity() > 0 {
+                pool.give_back(std::mem::take(buffer));
+            }
+        }
+    }
+}
