@@ -324,6 +324,11 @@ impl Socket {
         }
     }
 
+    /// Asks to be woken at whatever happens next.
+    pub fn watch(&self, context: &Context<'_>) {
+        remember(&mut self.0.state.borrow_mut().waker, context);
+    }
+
     /// Tells the peer that nothing more will be sent.
     pub fn shutdown(&self) {
         self.0.ring.shutdown(&self.0);

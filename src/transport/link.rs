@@ -1,1 +1,570 @@
+//! A link: a channel that is driven. It passes bytes between the wire and the channel's core, and
+//! what the core says to the tasks that wait for it.
+//!
+//! What a request means is the role's business (`LinkEvents`); what frames mean, the core's.
 
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use slab::Slab;
+
+use super::cross::Crossing;
+use super::mailbox::{Broken, Mailbox};
+use super::wire::Wire;
+use crate::channel::{
+    Acknowledgement, Busy, Channel, ChannelError, CloseCode, Event, Publication, ResetCode, RevisionTag, Side,
+    StreamId, Verdict,
+};
+use crate::limits;
+use crate::shard::{Deadline, Shard};
+
+/// What a link tells its role. Called from the link's task; must not wait.
+pub trait LinkEvents {
+    /// Connector: a request came.
+    fn opened(&self, link: &Rc<Link>, stream: Stream, message: &[u8]);
+    /// Gateway: settings came.
+    fn settings(&self, link: &Rc<Link>, publication: Publication);
+    /// Connector: what became of the settings.
+    fn acknowledged(&self, link: &Rc<Link>, acknowledgement: Acknowledgement);
+    /// Connector: a client's identity.
+    fn identity(&self, link: &Rc<Link>, number: u32, bytes: &[u8]);
+    /// Connector: no further request names it.
+    fn identity_gone(&self, link: &Rc<Link>, number: u32);
+    /// The other side opens or takes no further stream.
+    fn draining(&self, link: &Rc<Link>);
+}
+
+/// Who hears what arrives for a stream.
+#[derive(Clone)]
+pub(super) enum Sink {
+    /// A task of this shard.
+    Here(Rc<Mailbox>),
+    /// A task of another shard, by the number it gave the exchange.
+    There { shard: usize, exchange: u64 },
+}
+
+/// Why a link ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// The connection ended or failed.
+    #[error("the connection was lost: {0}")]
+    Wire(std::io::Error),
+    /// The connection ended without a word.
+    #[error("the other side closed the connection")]
+    Eof,
+    /// The other side broke the protocol, or was silent.
+    #[error("{0}")]
+    Protocol(ChannelError),
+    /// The other side said goodbye.
+    #[error("closed by the other side: {0:?} {1}")]
+    Closed(CloseCode, String),
+    /// We said goodbye.
+    #[error("closed by this side")]
+    Left,
+}
+
+/// See the file's head.
+pub struct Link {
+    /// Unique in its shard.
+    pub id: u64,
+    shard: Rc<Shard>,
+    channel: RefCell<Channel>,
+    sinks: RefCell<Slab<Sink>>,
+    /// Streams that found no room to send, in the order they asked.
+    no_room: RefCell<VecDeque<u32>>,
+    /// Streams that found no credit of the channel.
+    no_credit: RefCell<VecDeque<u32>>,
+    waker: RefCell<Option<Waker>>,
+    lost: Cell<bool>,
+    next_identity: Cell<u32>,
+    crossing: Option<Rc<Crossing>>,
+    /// Bytes sent and received on the channel, plain.
+    pub traffic: (Cell<u64>, Cell<u64>),
+}
+
+impl Link {
+    /// A link whose hello is done. `crossing` is how streams of other shards are answered.
+    pub fn new(shard: &Rc<Shard>, side: Side, crossing: Option<Rc<Crossing>>) -> Rc<Link> {
+        Rc::new(Link {
+            id: shard.next_id(),
+            shard: shard.clone(),
+            channel: RefCell::new(Channel::new(side, shard.now())),
+            sinks: RefCell::default(),
+            no_room: RefCell::default(),
+            no_credit: RefCell::default(),
+            waker: RefCell::default(),
+            lost: Cell::new(false),
+            next_identity: Cell::new(0),
+            crossing,
+            traffic: Default::default(),
+        })
+    }
+
+    /// Whether new streams can be opened.
+    pub fn is_open(&self) -> bool {
+        let channel = self.channel.borrow();
+        !self.lost.get() && !channel.is_draining() && !channel.is_closed()
+    }
+
+    /// Smoothed round trip.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.channel.borrow().round_trip()
+    }
+
+    /// Streams in use.
+    pub fn stream_count(&self) -> usize {
+        self.channel.borrow().stream_count()
+    }
+
+    /// Opens a stream whose events go to `mailbox`.
+    ///
+    /// # Errors
+    /// Nothing was sent: another link may be tried.
+    pub fn open(self: &Rc<Self>, message: &[u8], mailbox: Rc<Mailbox>) -> Result<Stream, Busy> {
+        let (id, token) = self.open_for(message, Sink::Here(mailbox.clone()))?;
+        let place = Place::Here { link: self.clone(), id, token };
+        Ok(Stream { mailbox, place, sent_end: Cell::new(false) })
+    }
+
+    pub(super) fn open_for(&self, message: &[u8], sink: Sink) -> Result<(StreamId, u32), Busy> {
+        if self.lost.get() {
+            return Err(Busy::Closed);
+        }
+        let token = self.sinks.borrow_mut().insert(sink) as u32;
+        match self.channel.borrow_mut().open(message, token) {
+            Ok(id) => {
+                self.kick();
+                Ok((id, token))
+            }
+            Err(busy) => {
+                self.sinks.borrow_mut().remove(token as usize);
+                Err(busy)
+            }
+        }
+    }
+
+    /// Announces an identity; its number is valid on this link until [`Link::identity_gone`].
+    ///
+    /// # Errors
+    /// When the link takes none.
+    pub fn identity(&self, bytes: &[u8]) -> Result<u32, Busy> {
+        let number = self.next_identity.get().wrapping_add(1).max(1);
+        self.channel.borrow_mut().identity(number, bytes)?;
+        self.next_identity.set(number);
+        self.kick();
+        Ok(number)
+    }
+
+    /// No further stream names this identity.
+    pub fn identity_gone(&self, number: u32) {
+        if !self.lost.get() {
+            self.channel.borrow_mut().identity_gone(number);
+            self.kick();
+        }
+    }
+
+    /// Connector: publishes settings.
+    pub fn publish(&self, revision: RevisionTag, bytes: &[u8]) {
+        self.channel.borrow_mut().publish(revision, bytes);
+        self.kick();
+    }
+
+    /// Gateway: says what became of settings.
+    pub fn acknowledge(&self, revision: RevisionTag, verdict: Verdict, text: &str) {
+        self.channel.borrow_mut().acknowledge(revision, verdict, text);
+        self.kick();
+    }
+
+    /// Opens or takes no further stream; those that live go on.
+    pub fn drain(&self) {
+        self.channel.borrow_mut().drain();
+        self.kick();
+    }
+
+    /// Says goodbye; the link ends when that is sent.
+    pub fn close(&self, code: CloseCode, text: &str) {
+        self.channel.borrow_mut().close(code, text);
+        self.kick();
+    }
+
+    fn kick(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    // ── streams of this link ────────────────────────────────────────────────────────────────────
+
+    pub(super) fn send(&self, id: StreamId, token: u32, bytes: &[u8]) -> usize {
+        let mut channel = self.channel.borrow_mut();
+        let sent = channel.data(id, bytes);
+        if sent < bytes.len() && !channel.is_starved(id) {
+            let queue = if channel.has_room_for_bulk() { &self.no_credit } else { &self.no_room };
+            let mut queue = queue.borrow_mut();
+            if !queue.contains(&token) {
+                queue.push_back(token);
+            }
+        }
+        drop(channel);
+        if sent > 0 {
+            self.kick();
+        }
+        sent
+    }
+
+    pub(super) fn end(&self, id: StreamId, trailers: &[u8]) {
+        self.channel.borrow_mut().end(id, trailers);
+        self.kick();
+    }
+
+    pub(super) fn reset(&self, id: StreamId, code: ResetCode) {
+        self.channel.borrow_mut().reset(id, code);
+        self.kick();
+    }
+
+    pub(super) fn consumed(&self, id: StreamId, size: usize) {
+        let mut channel = self.channel.borrow_mut();
+        let before = channel.transmit_len();
+        channel.consumed(id, size);
+        let grew = channel.transmit_len() != before;
+        drop(channel);
+        if grew {
+            self.kick();
+        }
+    }
+
+    pub(super) fn release(&self, token: u32) {
+        let mut sinks = self.sinks.borrow_mut();
+        if sinks.contains(token as usize) {
+            sinks.remove(token as usize);
+        }
+    }
+
+    fn tell(&self, token: u32, here: impl FnOnce(&Mailbox), there: impl FnOnce(&Crossing, usize, u64)) {
+        let sink = self.sinks.borrow().get(token as usize).cloned();
+        match sink {
+            Some(Sink::Here(mailbox)) => here(&mailbox),
+            Some(Sink::There { shard, exchange }) => {
+                if let Some(crossing) = &self.crossing {
+                    there(crossing, shard, exchange);
+                }
+            }
+            // The task let go of the stream in this very turn.
+            None => {}
+        }
+    }
+
+    // ── driving ─────────────────────────────────────────────────────────────────────────────────
+
+    /// Drives the link until it ends; then every stream on it has broken off.
+    pub async fn drive(self: Rc<Self>, mut wire: Wire, events: Rc<dyn LinkEvents>) -> Cause {
+        wire.use_own_buffer(true);
+        let deadline = self.shard.deadline();
+        let cause = std::future::poll_fn(|context| self.poll_drive(context, &mut wire, &deadline, &events)).await;
+        self.lost.set(true);
+        let sinks = std::mem::take(&mut *self.sinks.borrow_mut());
+        for (_, sink) in sinks {
+            match sink {
+                Sink::Here(mailbox) => mailbox.put_broken(Broken::Lost { not_taken: false }),
+                Sink::There { shard, exchange } => {
+                    if let Some(crossing) = &self.crossing {
+                        crossing.broke(shard, exchange, Broken::Lost { not_taken: false });
+                    }
+                }
+            }
+        }
+        if let Cause::Protocol(error) = &cause {
+            let mut channel = self.channel.borrow_mut();
+            if !channel.is_closed() {
+                channel.close(error.close_code(), &error.to_string());
+                let _ = wire.write(channel.transmit());
+            }
+            drop(channel);
+            let _ = wire.start_send();
+        }
+        if matches!(cause, Cause::Left) {
+            let _ = wire.finish().await;
+        }
+        cause
+    }
+
+    fn poll_drive(
+        self: &Rc<Self>,
+        context: &mut Context<'_>,
+        wire: &mut Wire,
+        deadline: &Deadline,
+        events: &Rc<dyn LinkEvents>,
+    ) -> Poll<Cause> {
+        *self.waker.borrow_mut() = Some(context.waker().clone());
+        match self.read(context, wire, events) {
+            Ok(None) => {}
+            Ok(Some(cause)) => return Poll::Ready(cause),
+            Err(error) => return Poll::Ready(Cause::Protocol(error)),
+        }
+        let now = self.shard.now();
+        if self.channel.borrow().poll_timeout().is_some_and(|due| due <= now)
+            && let Err(error) = self.channel.borrow_mut().handle_timeout(now)
+        {
+            return Poll::Ready(Cause::Protocol(error));
+        }
+        if let Err(error) = self.write(context, wire) {
+            return Poll::Ready(Cause::Wire(error));
+        }
+        self.invite(context);
+        let channel = self.channel.borrow();
+        if channel.is_closed() && channel.transmit_len() == 0 && wire.is_flushed() {
+            return Poll::Ready(Cause::Left);
+        }
+        if let Some(due) = channel.poll_timeout() {
+            deadline.set(now, due.saturating_duration_since(now));
+            if deadline.poll(context) {
+                context.waker().wake_by_ref();
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Reads what there is, up to a share of the turn that leaves the other tasks theirs.
+    fn read(
+        self: &Rc<Self>,
+        context: &mut Context<'_>,
+        wire: &mut Wire,
+        events: &Rc<dyn LinkEvents>,
+    ) -> Result<Option<Cause>, ChannelError> {
+        if let Some(cause) = self.take_frames(wire, events)? {
+            return Ok(Some(cause));
+        }
+        for _ in 0..READS_PER_TURN {
+            match wire.poll_fill(context) {
+                Poll::Ready(Ok(true)) => {
+                    if let Some(cause) = self.take_frames(wire, events)? {
+                        return Ok(Some(cause));
+                    }
+                }
+                Poll::Ready(Ok(false)) => return Ok(Some(Cause::Eof)),
+                Poll::Ready(Err(error)) => return Ok(Some(Cause::Wire(error))),
+                Poll::Pending => return Ok(None),
+            }
+        }
+        context.waker().wake_by_ref();
+        Ok(None)
+    }
+
+    fn take_frames(
+        self: &Rc<Self>,
+        wire: &mut Wire,
+        events: &Rc<dyn LinkEvents>,
+    ) -> Result<Option<Cause>, ChannelError> {
+        let now = self.shard.now();
+        let bytes = wire.received();
+        let mut used = 0;
+        let mut cause = None;
+        loop {
+            let frame = self.channel.borrow_mut().handle_frame(&bytes[used..], now)?;
+            let Some((size, event)) = frame else { break };
+            used += size;
+            cause = self.deliver(event, events);
+            if cause.is_some() {
+                break;
+            }
+        }
+        self.traffic.1.set(self.traffic.1.get() + used as u64);
+        wire.consume(used);
+        Ok(cause)
+    }
+
+    fn deliver(self: &Rc<Self>, event: Event<'_>, events: &Rc<dyn LinkEvents>) -> Option<Cause> {
+        match event {
+            Event::None | Event::Pong | Event::Status { .. } => {}
+            Event::Opened { stream, message } => {
+                let mailbox = Mailbox::new(&self.shard.ring);
+                let token = self.sinks.borrow_mut().insert(Sink::Here(mailbox.clone())) as u32;
+                self.channel.borrow_mut().set_token(stream, token);
+                let place = Place::Here { link: self.clone(), id: stream, token };
+                events.opened(self, Stream { mailbox, place, sent_end: Cell::new(false) }, message);
+            }
+            Event::Head { token, message, .. } => self.tell(
+                token,
+                |mailbox| mailbox.put_head(message),
+                |crossing, shard, exchange| crossing.head(shard, exchange, message),
+            ),
+            Event::Data { token, data, .. } => self.tell(
+                token,
+                |mailbox| mailbox.put_data(data),
+                |crossing, shard, exchange| crossing.data(shard, exchange, data),
+            ),
+            Event::End { token, trailers, .. } => self.tell(
+                token,
+                |mailbox| mailbox.put_end(trailers),
+                |crossing, shard, exchange| crossing.ended(shard, exchange, trailers),
+            ),
+            Event::Reset { token, code, .. } => self.tell(
+                token,
+                |mailbox| mailbox.put_broken(Broken::Reset(code)),
+                |crossing, shard, exchange| crossing.broke(shard, exchange, Broken::Reset(code)),
+            ),
+            Event::Writable { token, .. } => self.wake_sender(token),
+            Event::Room => {
+                for token in std::mem::take(&mut *self.no_credit.borrow_mut()) {
+                    self.wake_sender(token);
+                }
+            }
+            Event::Settings(publication) => events.settings(self, *publication),
+            Event::SettingsAck(acknowledgement) => events.acknowledged(self, *acknowledgement),
+            Event::Identity { number, bytes } => events.identity(self, number, bytes),
+            Event::IdentityGone { number } => events.identity_gone(self, number),
+            Event::Drain => events.draining(self),
+            Event::Close { code, text } => return Some(Cause::Closed(code, text.to_owned())),
+        }
+        None
+    }
+
+    fn wake_sender(&self, token: u32) {
+        self.tell(token, Mailbox::wake, |crossing, shard, exchange| crossing.room(shard, exchange));
+    }
+
+    fn write(&self, context: &mut Context<'_>, wire: &mut Wire) -> std::io::Result<()> {
+        let mut channel = self.channel.borrow_mut();
+        while channel.transmit_len() > 0 {
+            match wire.poll_room(context) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => return Ok(()),
+            }
+            let size = channel.transmit_len().min(limits::TRANSFER_BUFFER_SIZE);
+            wire.write(&channel.transmit()[..size])?;
+            channel.transmitted(size);
+            self.traffic.0.set(self.traffic.0.get() + size as u64);
+        }
+        wire.start_send()?;
+        wire.watch(context);
+        Ok(())
+    }
+
+    /// Lets senders go on that found no room: as many as the room is likely to hold, oldest first.
+    fn invite(&self, context: &Context<'_>) {
+        if !self.channel.borrow().has_room_for_bulk() {
+            return;
+        }
+        for _ in 0..SENDERS_PER_TURN {
+            let next = self.no_room.borrow_mut().pop_front();
+            let Some(token) = next else { return };
+            self.wake_sender(token);
+        }
+        // Those invited may have nothing left to send; then the next ones must not wait for ever.
+        context.waker().wake_by_ref();
+    }
+}
+
+enum Place {
+    /// On a link of this shard.
+    Here { link: Rc<Link>, id: StreamId, token: u32 },
+    /// On a link of another shard.
+    There { crossing: Rc<Crossing>, shard: usize, exchange: u64 },
+}
+
+/// One exchange, as the task that serves it holds it. Dropped before both directions ended, it is
+/// reset.
+pub struct Stream {
+    mailbox: Rc<Mailbox>,
+    place: Place,
+    sent_end: Cell<bool>,
+}
+
+impl Stream {
+    pub(super) fn there(mailbox: Rc<Mailbox>, crossing: Rc<Crossing>, shard: usize, exchange: u64) -> Stream {
+        Stream { mailbox, place: Place::There { crossing, shard, exchange }, sent_end: Cell::new(false) }
+    }
+
+    /// What arrived.
+    pub fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    /// Bytes that arrived for this exchange.
+    pub fn data(&self) -> Ref<'_, [u8]> {
+        self.mailbox.data()
+    }
+
+    /// Marks `size` of [`Stream::data`] as taken: the other hop may send as many anew.
+    pub fn consume(&self, size: usize) {
+        if size == 0 {
+            return;
+        }
+        self.mailbox.consume(size);
+        match &self.place {
+            Place::Here { link, id, .. } => link.consumed(*id, size),
+            Place::There { crossing, shard, exchange } => crossing.consumed(*shard, *exchange, size),
+        }
+    }
+
+    /// Sends body bytes: as many as are taken now. The task is woken when more may be.
+    pub fn send(&self, bytes: &[u8]) -> usize {
+        match &self.place {
+            Place::Here { link, id, token } => link.send(*id, *token, bytes),
+            Place::There { crossing, shard, exchange } => crossing.send(*shard, *exchange, bytes),
+        }
+    }
+
+    /// Connector: sends a head of the answer.
+    ///
+    /// # Errors
+    /// When it must wait, or is one interim head too many.
+    pub fn head(&self, message: &[u8]) -> Result<(), Busy> {
+        match &self.place {
+            Place::Here { link, id, .. } => {
+                link.channel.borrow_mut().head(*id, message)?;
+                link.kick();
+                Ok(())
+            }
+            Place::There { .. } => Err(Busy::Closed),
+        }
+    }
+
+    /// Ends our direction.
+    pub fn end(&self, trailers: &[u8]) {
+        if self.sent_end.replace(true) {
+            return;
+        }
+        match &self.place {
+            Place::Here { link, id, .. } => link.end(*id, trailers),
+            Place::There { crossing, shard, exchange } => crossing.end(*shard, *exchange, trailers),
+        }
+    }
+
+    /// Our direction ended with the head.
+    pub fn has_no_body(&self) {
+        self.sent_end.set(true);
+    }
+
+    /// Breaks the exchange off.
+    pub fn reset(&self, code: ResetCode) {
+        match &self.place {
+            Place::Here { link, id, .. } => link.reset(*id, code),
+            Place::There { crossing, shard, exchange } => crossing.reset(*shard, *exchange, code),
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let over = self.sent_end.get() && self.mailbox.has_end();
+        // The other shard keeps a guest until it hears that nobody waits for it.
+        let must_tell = !over || matches!(self.place, Place::There { .. });
+        if must_tell && self.mailbox.broken().is_none() {
+            self.reset(ResetCode::Cancelled);
+        }
+        match &self.place {
+            Place::Here { link, token, .. } => link.release(*token),
+            Place::There { crossing, exchange, .. } => crossing.release(*exchange),
+        }
+    }
+}
+
+/// What one poll may read: 8 buffers of 64 KiB are about 0.2 ms of decryption.
+const READS_PER_TURN: usize = 8;
+/// A sender offers up to 64 KiB; two fill a channel's send buffer.
+const SENDERS_PER_TURN: usize = 2;
+const _: () = assert!(SENDERS_PER_TURN * limits::TRANSFER_BUFFER_SIZE <= limits::CHANNEL_OUT_SIZE_MAX);

@@ -1,12 +1,16 @@
 //! Listeners, TLS over the ring, and the link that drives a channel. Roles stand above.
 
 pub mod listen;
+mod cross;
 mod link;
+mod mailbox;
 mod tls;
 pub mod tls_config;
 mod wire;
 
-//pub use link::{Cause, Link, LinkEvents, Stream, StreamEnd};
+pub use link::{Cause, Link, LinkEvents, Stream};
+pub use cross::{CrossMessage, Crossing};
+pub use mailbox::{Broken, Mailbox};
 pub use tls::Tls;
 pub use wire::{Parts, Wire};
 

@@ -113,6 +113,12 @@ impl Wire {
         if self.read_closed {
             return Poll::Ready(Ok(false));
         }
+        if self.at > 0 {
+            // What is left is the beginning of something; more goes behind it.
+            self.plain.copy_within(self.at.., 0);
+            self.plain.truncate(self.plain.len() - self.at);
+            self.at = 0;
+        }
         let before = self.plain.len();
         loop {
             if self.tls.as_ref().is_some_and(Tls::is_peer_closed) {
@@ -292,6 +298,11 @@ impl Wire {
     /// Whether everything written is with the kernel and its sends have ended.
     pub fn is_flushed(&self) -> bool {
         self.out.is_empty() && !self.socket.is_sending()
+    }
+
+    /// Asks to be woken at whatever happens on the socket next.
+    pub fn watch(&self, context: &Context<'_>) {
+        self.socket.watch(context);
     }
 
     /// Waits for everything written.
