@@ -8,11 +8,14 @@
 mod body;
 mod connection;
 mod fields;
+mod fuzz;
 mod head;
 mod host;
 mod request;
 mod response;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use body::{BodyError, BodyReader, Step};
@@ -21,6 +24,7 @@ pub use fields::{
     forwarded_request_fields, forwarded_response_fields, forwarded_trailer_fields,
     is_forwarded_request_field, is_forwarded_response_field, is_forwarded_trailer_field,
 };
+pub use fuzz::fuzz;
 pub use head::{Field, FieldScratch, Fields, Framing, HeadError, Parsed, ResponseFraming, Version};
 pub use host::is_host;
 pub use request::{RequestHead, parse_request};

@@ -1,7 +1,7 @@
 //! Looking at bytes before anything is made of them: where a head ends, and which octets may stand where.
 
 use super::head::HeadError;
-use crate::limits::HEAD_SIZE_MAX;
+use crate::limits::{FIELD_COUNT_MAX, HEAD_SIZE_MAX};
 
 const TOKEN: u8 = 1;
 const VALUE: u8 = 2;
@@ -86,19 +86,23 @@ pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
 /// Size of the head at the front of `bytes`, its empty line included; `None` while that is not there.
 ///
 /// Looks only at line ends, so that a head still arriving costs little; yet what can never become one
-/// is refused with the first octets that show it.
+/// is refused with the first octets that show it. The count of lines bounds what a byte by byte
+/// arrival can cost.
 pub(super) fn head_size(bytes: &[u8]) -> Result<Option<usize>, HeadError> {
     if bytes.first().is_some_and(|byte| CLASSES[usize::from(*byte)] & TOKEN == 0) {
         return Err(HeadError::StartLine); // A leading blank line, or TLS, or another protocol.
     }
     let seen = &bytes[..bytes.len().min(HEAD_SIZE_MAX)];
     let mut line = 0;
-    for feed in memchr::memchr_iter(b'\n', seen) {
+    for (count, feed) in memchr::memchr_iter(b'\n', seen).enumerate() {
         if feed == line || seen[feed - 1] != b'\r' {
             return Err(HeadError::LineEnd);
         }
         if feed - line == 1 {
             return Ok(Some(feed + 1));
+        }
+        if count > FIELD_COUNT_MAX {
+            return Err(HeadError::TooManyFields); // The start line is line 0.
         }
         line = feed + 1;
     }
