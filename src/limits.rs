@@ -165,3 +165,14 @@ pub const TRUST_COUNT_MAX: usize = 256;
 /// Greatest request length of a standard endpoint unless written otherwise: client policy replies
 /// reach 32 MiB, inventory fragments and collected files more, package uploads most.
 pub const REQUEST_LENGTH_MAX_DEFAULT: u64 = 4 * 1024 * 1024 * 1024;
+
+// ── http ────────────────────────────────────────────────────────────────────────────────────────
+
+/// Bytes of `Host`: the longest DNS name (253) with `:65535`.
+pub const HOST_SIZE_MAX: usize = 253 + 6;
+/// Field names that `Connection` may declare hop-by-hop besides the well-known ones. Every field is
+/// compared with each of them, so the count bounds the work; real clients name none.
+pub const CONNECTION_TOKEN_COUNT_MAX: usize = 8;
+/// Framing bytes by which a chunked body may outrun its data (as in Go after CVE-2023-39326): one-byte
+/// chunks with long extensions would otherwise cost a hundred times what they carry.
+pub const CHUNK_OVERHEAD_SIZE_MAX: u64 = 16 * 1024;
