@@ -176,3 +176,27 @@ pub const CONNECTION_TOKEN_COUNT_MAX: usize = 8;
 /// Framing bytes by which a chunked body may outrun its data (as in Go after CVE-2023-39326): one-byte
 /// chunks with long extensions would otherwise cost a hundred times what they carry.
 pub const CHUNK_OVERHEAD_SIZE_MAX: u64 = 16 * 1024;
+
+// ── channel core ────────────────────────────────────────────────────────────────────────────────
+
+/// Bytes a channel holds ready to send before new streams and heads must wait too. Above
+/// [`CHANNEL_OUT_SIZE_MAX`], so that a small exchange never waits for bulk.
+pub const CHANNEL_OUT_SIZE_HARD_MAX: usize = 1024 * 1024;
+/// Bytes ready to send above which the peer plainly does not read: the channel ends. Only END, RESET,
+/// CREDIT and PONG can pass [`CHANNEL_OUT_SIZE_HARD_MAX`]; those of all streams together stay below.
+pub const CHANNEL_OUT_STALLED_SIZE: usize = 16 * 1024 * 1024;
+/// PONGs that may stand in the send buffer at once; an honest peer has one PING unanswered.
+pub const PONG_COUNT_MAX: u32 = 16;
+/// The round trip is measured at least this often, so that windows grow by a figure of today.
+pub const ROUND_TRIP_EVERY: Duration = Duration::from_secs(30);
+/// Settings pieces are queued while less than this waits to be sent, so that answers do not stand
+/// behind a whole publication.
+pub const SETTINGS_FEED_SIZE: usize = 32 * 1024;
+/// Instances a hello reply may list.
+pub const INSTANCE_COUNT_MAX: usize = 32;
+/// Bytes of a name, an address or a text that travels with a one-byte length.
+pub const CHANNEL_TEXT_SIZE_MAX: usize = 255;
+
+const _: () = assert!((INSTANCE_COUNT_MAX + 3) * (1 + CHANNEL_TEXT_SIZE_MAX) <= FRAME_PAYLOAD_SIZE_MAX);
+const _: () = assert!(CHANNEL_OUT_SIZE_HARD_MAX > CHANNEL_OUT_SIZE_MAX + FRAME_PAYLOAD_SIZE_MAX);
+const _: () = assert!(CHANNEL_OUT_STALLED_SIZE > CHANNEL_OUT_SIZE_HARD_MAX + STREAM_COUNT_MAX * 64);

@@ -1,0 +1,4 @@
+//! Entry for fuzzers.
+
+/// To come.
+pub fn fuzz(_bytes: &[u8]) {}

@@ -1,0 +1,401 @@
+//! One channel: what it is, what its shell wants from it, and what to send next.
+//!
+//! What the peer's frames do to it is in `receive.rs`.
+
+use std::collections::HashSet;
+use std::hash::BuildHasherDefault;
+use std::time::{Duration, Instant};
+
+use super::credit::{ChannelWindow, Pace, ReceiveWindow, SendCredit};
+use super::error::{ChannelError, CloseCode};
+use super::frame::FrameKind;
+use super::message;
+use super::out::OutBuffer;
+use super::publication::{self, Acknowledgement, Incoming, Outgoing, Publication, RevisionTag, Verdict};
+use super::pulse::Pulse;
+use super::stream::{Half, NumberHasher, Stream, StreamId, Streams};
+use super::{Busy, ResetCode, Side};
+use crate::limits::{
+    CHANNEL_OUT_SIZE_HARD_MAX, CHANNEL_OUT_SIZE_MAX, CHANNEL_WINDOW, FRAME_PAYLOAD_SIZE_MAX,
+    IDENTITY_COUNT_MAX, IDENTITY_SIZE_MAX, INTERIM_COUNT_MAX, SETTINGS_FEED_SIZE, STREAM_COUNT_MAX,
+    STREAM_WINDOW_INITIAL, WINDOW_GROWTH_BUDGET,
+};
+
+/// One end of a channel, after its hello.
+#[derive(Debug)]
+pub struct Channel {
+    pub(super) side: Side,
+    pub(super) streams: Streams,
+    pub(super) out: OutBuffer,
+    pub(super) pulse: Pulse,
+    /// Number of the latest stream, ours or the peer's; 0 before the first.
+    pub(super) last_wire: u32,
+    /// Stream numbers passed their greatest value: every number was in use once.
+    pub(super) has_wrapped: bool,
+    /// What we may send on the channel.
+    pub(super) credit: SendCredit,
+    /// What the peer may send on the channel.
+    pub(super) window: ChannelWindow,
+    /// What stream windows may still grow by.
+    pub(super) growth_left: u32,
+    pub(super) identities: HashSet<u32, BuildHasherDefault<NumberHasher>>,
+    pub(super) incoming: Incoming,
+    outgoing: Option<Outgoing>,
+    pub(super) draining: bool,
+    /// The latest stream that a draining peer took.
+    pub(super) peer_drained_at: Option<u32>,
+    pub(super) closed: bool,
+    pub(super) peer_closed: bool,
+    /// PONGs queued since the first of them, which stands at `pongs_from` of all bytes ever queued.
+    pub(super) pongs: u32,
+    pub(super) pongs_from: u64,
+}
+
+// What the channel looks like.
+impl Channel {
+    /// A channel whose hello is done. `poll_timeout` is due at once: the first ping measures the way.
+    pub fn new(side: Side, now: Instant) -> Channel {
+        Channel {
+            side,
+            streams: Streams::default(),
+            out: OutBuffer::default(),
+            pulse: Pulse::new(now),
+            last_wire: 0,
+            has_wrapped: false,
+            credit: SendCredit::new(CHANNEL_WINDOW as u32),
+            window: ChannelWindow::new(),
+            growth_left: WINDOW_GROWTH_BUDGET as u32,
+            identities: HashSet::default(),
+            incoming: Incoming::default(),
+            outgoing: None,
+            draining: false,
+            peer_drained_at: None,
+            closed: false,
+            peer_closed: false,
+            pongs: 0,
+            pongs_from: 0,
+        }
+    }
+
+    /// Either side drains: no stream is opened any more.
+    pub fn is_draining(&self) -> bool {
+        self.draining || self.peer_drained_at.is_some()
+    }
+
+    /// Either side said CLOSE.
+    pub fn is_closed(&self) -> bool {
+        self.closed || self.peer_closed
+    }
+
+    /// Streams that have not ended in both directions.
+    pub fn stream_count(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Smoothed round trip, once one was measured.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.pulse.round_trip()
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn transmit_len(&self) -> usize {
+        self.out.len()
+    }
+
+    /// `data` has room for more than it holds.
+    pub fn has_room_for_bulk(&self) -> bool {
+        self.out.len() < CHANNEL_OUT_SIZE_MAX
+    }
+
+    /// The peer's DRAIN says that it never took this stream: even if the channel is lost before its
+    /// RESET, the request may be sent elsewhere.
+    pub fn is_excluded(&self, stream: StreamId) -> bool {
+        let Some(taken) = self.peer_drained_at else { return false };
+        stream.wire.wrapping_sub(taken).wrapping_sub(1) < self.last_wire.wrapping_sub(taken)
+    }
+
+    /// When `handle_timeout` wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        (!self.is_closed()).then(|| self.pulse.due())
+    }
+}
+
+// What its shell wants.
+impl Channel {
+    /// Time passed: pings a silent peer.
+    ///
+    /// # Errors
+    /// `ChannelError::Lost` when it was silent for `limits::CHANNEL_LOST_AFTER`.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ChannelError> {
+        if self.is_closed() {
+            return Ok(());
+        }
+        if let Some(payload) = self.pulse.look(now, self.out.total())? {
+            self.put(FrameKind::Ping, 0, &payload);
+        }
+        Ok(())
+    }
+
+    /// Gateway: opens a stream with a message written by [`super::RequestWriter`]; `token` comes back
+    /// with its events.
+    pub fn open(&mut self, message: &[u8], token: u32) -> Result<StreamId, Busy> {
+        assert_eq!(self.side, Side::Gateway, "only a gateway opens streams");
+        let facts = message::open_facts(message).expect("written by RequestWriter");
+        assert!(self.knows_identity(facts.identity), "an identity is sent before a stream names it");
+        self.admit_stream()?;
+        let wire = self.next_wire();
+        let sending = if facts.has_body { Half::Body } else { Half::Ended };
+        let stream = Stream {
+            wire,
+            token,
+            sending,
+            receiving: Half::Head,
+            interims: 0,
+            credit: SendCredit::new(STREAM_WINDOW_INITIAL as u32),
+            window: ReceiveWindow::new(facts.window, self.pulse.now()),
+        };
+        self.put(FrameKind::Open, wire, message);
+        Ok(self.streams.insert(stream))
+    }
+
+    fn admit_stream(&self) -> Result<(), Busy> {
+        if self.is_closed() {
+            return Err(Busy::Closed);
+        }
+        if self.is_draining() {
+            return Err(Busy::Draining);
+        }
+        if self.streams.len() >= STREAM_COUNT_MAX {
+            return Err(Busy::Full);
+        }
+        if self.has_backlog() { Err(Busy::Backlog) } else { Ok(()) }
+    }
+
+    fn next_wire(&mut self) -> u32 {
+        loop {
+            self.last_wire = self.last_wire.wrapping_add(1);
+            self.has_wrapped |= self.last_wire == 0;
+            let is_taken = self.last_wire == 0 || (self.has_wrapped && self.streams.contains(self.last_wire));
+            if !is_taken {
+                return self.last_wire;
+            }
+        }
+    }
+
+    /// What the shell calls a stream from now on.
+    pub fn set_token(&mut self, stream: StreamId, token: u32) {
+        if let Some(stream) = self.streams.get(stream) {
+            stream.token = token;
+        }
+    }
+
+    /// Connector: sends a head of an answer, written by [`super::ResponseWriter`]. Interim heads may
+    /// come before the final one. A forgotten stream: nothing happens.
+    ///
+    /// # Errors
+    /// `Busy::Backlog`; `Busy::Full` for more interim heads than allowed (drop it).
+    pub fn head(&mut self, stream: StreamId, message: &[u8]) -> Result<(), Busy> {
+        let is_interim = message::is_interim(message).expect("written by ResponseWriter");
+        let has_backlog = self.has_backlog();
+        let Some(entry) = self.streams.get(stream) else { return Ok(()) };
+        assert_eq!(entry.sending, Half::Head, "one final head, from the connector, before any body");
+        if has_backlog {
+            return Err(Busy::Backlog);
+        }
+        if is_interim && usize::from(entry.interims) >= INTERIM_COUNT_MAX {
+            return Err(Busy::Full);
+        }
+        if is_interim {
+            entry.interims += 1;
+        } else {
+            entry.sending = Half::Body;
+        }
+        self.put(FrameKind::Head, stream.wire, message);
+        Ok(())
+    }
+
+    /// Sends bytes of a body or tunnel: as many as stream, channel and send buffer have room for now,
+    /// possibly 0. Offer the rest after `Event::Writable`, `Event::Room` or `transmitted`. A forgotten
+    /// stream takes nothing.
+    pub fn data(&mut self, stream: StreamId, bytes: &[u8]) -> usize {
+        if self.closed {
+            return 0;
+        }
+        let room = CHANNEL_OUT_SIZE_MAX.saturating_sub(self.out.len());
+        let Some(entry) = self.streams.get(stream) else { return 0 };
+        assert_eq!(entry.sending, Half::Body, "body bytes come between head and end");
+        entry.credit.note_wanted(bytes.len());
+        let wanted = bytes.len().min(entry.credit.left()).min(room);
+        self.credit.note_wanted(wanted);
+        let accepted = wanted.min(self.credit.left());
+        entry.credit.spend(accepted);
+        self.credit.spend(accepted);
+        for piece in bytes[..accepted].chunks(FRAME_PAYLOAD_SIZE_MAX) {
+            self.out.frame(FrameKind::Data, stream.wire, piece);
+        }
+        accepted
+    }
+
+    /// Ends our direction; `trailers` as written by [`super::TrailersWriter`], or empty. A forgotten
+    /// stream: nothing happens.
+    pub fn end(&mut self, stream: StreamId, trailers: &[u8]) {
+        let Some(entry) = self.streams.get(stream) else { return };
+        assert_eq!(entry.sending, Half::Body, "a direction ends once, and after its head");
+        entry.sending = Half::Ended;
+        let is_over = entry.is_over();
+        self.put(FrameKind::End, stream.wire, trailers);
+        if is_over {
+            self.forget(stream);
+        }
+    }
+
+    /// Breaks a stream off in both directions and forgets it.
+    pub fn reset(&mut self, stream: StreamId, code: impl Into<ResetCode>) {
+        if self.forget(stream) {
+            self.put(FrameKind::Reset, stream.wire, &[code.into().to_byte()]);
+        }
+    }
+
+    /// The consumer of a stream took `count` bytes that came as `Event::Data`: the peer may send as many
+    /// anew, and more when the window is what holds it back.
+    pub fn consumed(&mut self, stream: StreamId, count: usize) {
+        let Some(entry) = self.streams.get(stream) else { return };
+        let count = u32::try_from(count).expect("a window is less than 4 GiB");
+        let pace = Pace {
+            now: self.pulse.now(),
+            round_trip: self.pulse.round_trip(),
+            budget: &mut self.growth_left,
+        };
+        let grant = entry.window.consume(count, pace);
+        let may_send = entry.receiving != Half::Ended;
+        if let Some(grant) = grant.filter(|_| may_send) {
+            self.put(FrameKind::Credit, stream.wire, &grant.to_be_bytes());
+        }
+    }
+
+    /// Gateway: tells an identity under a number that is not 0 and not in use.
+    ///
+    /// # Errors
+    /// `Busy::Full` with as many as allowed; `Busy::Backlog`; `Busy::Closed`.
+    pub fn identity(&mut self, number: u32, bytes: &[u8]) -> Result<(), Busy> {
+        assert_eq!(self.side, Side::Gateway, "only a gateway knows clients");
+        assert!(bytes.len() <= IDENTITY_SIZE_MAX && number != 0, "identities are bounded when they are made");
+        if self.is_closed() {
+            return Err(Busy::Closed);
+        }
+        if self.identities.len() >= IDENTITY_COUNT_MAX {
+            return Err(Busy::Full);
+        }
+        if self.has_backlog() {
+            return Err(Busy::Backlog);
+        }
+        assert!(self.identities.insert(number), "a number names one identity at a time");
+        self.put(FrameKind::Identity, number, bytes);
+        Ok(())
+    }
+
+    /// Gateway: no further stream names this identity. Streams that do may go on. Unknown: nothing
+    /// happens.
+    pub fn identity_gone(&mut self, number: u32) {
+        if self.identities.remove(&number) {
+            self.put(FrameKind::IdentityGone, number, &[]);
+        }
+    }
+
+    /// Connector: publishes settings; they leave in pieces between answers. What was being published
+    /// before is given up.
+    pub fn publish(&mut self, revision: RevisionTag, bytes: &[u8]) {
+        assert_eq!(self.side, Side::Connector, "only a connection point publishes");
+        self.outgoing = Some(Outgoing::new(Publication { revision, bytes: bytes.to_vec() }));
+        self.feed();
+    }
+
+    /// Gateway: says what became of settings. A text longer than 255 bytes is cut.
+    pub fn acknowledge(&mut self, revision: RevisionTag, verdict: Verdict, text: &str) {
+        assert_eq!(self.side, Side::Gateway, "only a gateway acknowledges settings");
+        self.put(FrameKind::SettingsAck, 0, &Acknowledgement::encode(revision, verdict, text));
+    }
+
+    /// Opens (gateway) or takes (connector) no further stream; those that live go on. Streams that
+    /// arrive nevertheless are answered with `ResetCode::NotBegun` here.
+    pub fn drain(&mut self) {
+        if !std::mem::replace(&mut self.draining, true) {
+            self.put(FrameKind::Drain, 0, &self.last_wire.to_be_bytes());
+        }
+    }
+
+    /// Sends a report, JSON of at most `limits::FRAME_PAYLOAD_SIZE_MAX` bytes.
+    ///
+    /// # Errors
+    /// `Busy::Backlog`: reports wait for better times.
+    pub fn status(&mut self, bytes: &[u8]) -> Result<(), Busy> {
+        assert!(bytes.len() <= FRAME_PAYLOAD_SIZE_MAX, "reports are bounded when they are made");
+        if !self.has_room_for_bulk() {
+            return Err(Busy::Backlog);
+        }
+        self.put(FrameKind::Status, 0, bytes);
+        Ok(())
+    }
+
+    /// Says the last word: nothing is queued behind it. A text longer than 255 bytes is cut.
+    pub fn close(&mut self, code: CloseCode, text: &str) {
+        let text = publication::close_text(text);
+        let mut payload = Vec::with_capacity(1 + text.len());
+        payload.push(code as u8);
+        payload.extend_from_slice(text.as_bytes());
+        self.put(FrameKind::Close, 0, &payload);
+        self.closed = true;
+        self.outgoing = None;
+    }
+}
+
+// What to do next.
+impl Channel {
+    /// What waits to be sent, in one piece. Take as much from its front as there is room for, then call
+    /// `transmitted`.
+    pub fn transmit(&self) -> &[u8] {
+        self.out.as_slice()
+    }
+
+    /// The first `count` bytes of `transmit` are on their way.
+    pub fn transmitted(&mut self, count: usize) {
+        self.out.consume(count);
+        if self.outgoing.is_some() {
+            self.feed();
+        }
+    }
+
+    /// Queues settings while little else waits.
+    fn feed(&mut self) {
+        while self.out.len() < SETTINGS_FEED_SIZE {
+            let Some(outgoing) = &mut self.outgoing else { return };
+            let (piece, is_last) = outgoing.next_piece();
+            self.put(FrameKind::Settings, 0, &piece);
+            if is_last {
+                self.outgoing = None;
+            }
+        }
+    }
+
+    pub(super) fn has_backlog(&self) -> bool {
+        self.out.len() >= CHANNEL_OUT_SIZE_HARD_MAX
+    }
+
+    pub(super) fn knows_identity(&self, number: u32) -> bool {
+        number == 0 || self.identities.contains(&number)
+    }
+
+    /// Queues a frame, unless the last word was said.
+    pub(super) fn put(&mut self, kind: FrameKind, stream: u32, payload: &[u8]) {
+        if !self.closed {
+            self.out.frame(kind, stream, payload);
+        }
+    }
+
+    /// Forgets a stream; whether there was one.
+    pub(super) fn forget(&mut self, stream: StreamId) -> bool {
+        let Some(stream) = self.streams.remove(stream) else { return false };
+        self.growth_left += stream.window.grown();
+        true
+    }
+}

@@ -1,0 +1,91 @@
+//! Whether the peer lives, and how far away it is.
+//!
+//! Each side sees to it that it says something and hears something every few seconds: so a link whose
+//! one direction is busy for long is not mistaken for a dead one.
+
+use std::time::{Duration, Instant};
+
+use super::error::ChannelError;
+use crate::limits::{CHANNEL_LOST_AFTER, PING_AFTER, ROUND_TRIP_EVERY};
+
+/// Silence, pings and the round trip of one channel.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    born: Instant,
+    now: Instant,
+    heard: Instant,
+    /// When to look again.
+    check_at: Instant,
+    /// Bytes queued when we last looked.
+    queued: u64,
+    pinged: Option<Instant>,
+    /// Pings without their pong.
+    unanswered: u32,
+    round_trip: Option<Duration>,
+}
+
+impl Pulse {
+    pub fn new(now: Instant) -> Pulse {
+        Pulse {
+            born: now,
+            now,
+            heard: now,
+            check_at: now,
+            queued: 0,
+            pinged: None,
+            unanswered: 0,
+            round_trip: None,
+        }
+    }
+
+    /// The latest time this channel was told.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+
+    pub fn due(&self) -> Instant {
+        self.check_at.min(self.heard + CHANNEL_LOST_AFTER)
+    }
+
+    pub fn hear(&mut self, now: Instant) {
+        self.now = now;
+        self.heard = now;
+    }
+
+    /// Time passed; `queued`: bytes ever queued to the peer. Gives the payload of a ping to send.
+    pub fn look(&mut self, now: Instant, queued: u64) -> Result<Option<[u8; 8]>, ChannelError> {
+        self.now = now;
+        if now >= self.heard + CHANNEL_LOST_AFTER {
+            return Err(ChannelError::Lost);
+        }
+        if now < self.check_at {
+            return Ok(None);
+        }
+        let is_stale = self.pinged.is_none_or(|pinged| now >= pinged + ROUND_TRIP_EVERY);
+        let is_quiet = now >= self.heard + PING_AFTER || queued == self.queued;
+        self.queued = queued;
+        if !is_stale && !is_quiet {
+            self.check_at = self.heard + PING_AFTER;
+            return Ok(None);
+        }
+        self.check_at = now + PING_AFTER;
+        self.pinged = Some(now);
+        self.unanswered += 1;
+        let age = now.saturating_duration_since(self.born).as_nanos() as u64;
+        Ok(Some(age.to_be_bytes()))
+    }
+
+    /// A pong came with the payload of its ping.
+    pub fn hear_pong(&mut self, payload: [u8; 8], now: Instant) -> Result<(), ChannelError> {
+        self.unanswered = self.unanswered.checked_sub(1).ok_or(ChannelError::UnaskedPong)?;
+        let sent = Duration::from_nanos(u64::from_be_bytes(payload));
+        let age = now.saturating_duration_since(self.born);
+        let sample = age.checked_sub(sent).ok_or(ChannelError::UnaskedPong)?;
+        self.round_trip = Some(self.round_trip.map_or(sample, |before| (3 * before + sample) / 4));
+        Ok(())
+    }
+}
