@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::value::is_site_code;
+use crate::auth::is_site_code;
 use crate::limits::{ENDPOINT_COUNT_MAX, ROLE_COUNT_MAX, SETTINGS_SIZE_MAX, TRUST_COUNT_MAX};
 use crate::mapping::{METHOD_COUNT_MAX, Role};
 

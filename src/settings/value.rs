@@ -8,10 +8,8 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::document::Expected;
+use crate::auth::{is_name, is_site_code};
 use crate::mapping::{EndpointPath, Family, InternalUrl, Method, is_host, split_authority};
-
-/// Octets of any name that an operator gives.
-const NAME_SIZE_MAX: usize = 63;
 
 type Read<T> = Result<T, Expected>;
 
@@ -100,23 +98,10 @@ pub(super) fn name(value: &DeValue<'_>) -> Read<String> {
     parsed(value, expected, |text| is_name(text).then(|| text.to_owned()))
 }
 
-/// See [`name`].
-pub(super) fn is_name(text: &str) -> bool {
-    let is_inner = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
-    text.len() <= NAME_SIZE_MAX
-        && text.bytes().all(is_inner)
-        && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
-}
-
 /// A site code.
 pub(super) fn site_code(value: &DeValue<'_>) -> Read<String> {
     let expected = "a site code: three letters or digits, upper case, like \"PS1\"";
     parsed(value, expected, |text| is_site_code(text).then(|| text.to_owned()))
-}
-
-/// See [`site_code`].
-pub(super) fn is_site_code(text: &str) -> bool {
-    text.len() == 3 && text.bytes().all(|octet| octet.is_ascii_uppercase() || octet.is_ascii_digit())
 }
 
 /// Address and port to listen on.
