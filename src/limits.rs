@@ -200,3 +200,8 @@ pub const CHANNEL_TEXT_SIZE_MAX: usize = 255;
 const _: () = assert!((INSTANCE_COUNT_MAX + 3) * (1 + CHANNEL_TEXT_SIZE_MAX) <= FRAME_PAYLOAD_SIZE_MAX);
 const _: () = assert!(CHANNEL_OUT_SIZE_HARD_MAX > CHANNEL_OUT_SIZE_MAX + FRAME_PAYLOAD_SIZE_MAX);
 const _: () = assert!(CHANNEL_OUT_STALLED_SIZE > CHANNEL_OUT_SIZE_HARD_MAX + STREAM_COUNT_MAX * 64);
+
+// ── settings and mapping ────────────────────────────────────────────────────────────────────────
+
+/// Shards of one process: hello counts them, and no machine in sight has more CPUs to give.
+pub const SHARD_COUNT_MAX: u16 = 256;
