@@ -97,6 +97,11 @@ impl Channel {
         self.pulse.round_trip()
     }
 
+    /// This stream has no credit of its own left; `Event::Writable` tells when it has.
+    pub fn is_starved(&mut self, stream: StreamId) -> bool {
+        self.streams.get(stream).is_none_or(|entry| entry.credit.left() == 0)
+    }
+
     /// Bytes that wait to be sent.
     pub fn transmit_len(&self) -> usize {
         self.out.len()
