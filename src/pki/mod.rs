@@ -13,6 +13,7 @@
 mod authority;
 mod files;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 use std::io;
