@@ -165,3 +165,8 @@ pub const TRUST_COUNT_MAX: usize = 256;
 /// Greatest request length of a standard endpoint unless written otherwise: client policy replies
 /// reach 32 MiB, inventory fragments and collected files more, package uploads most.
 pub const REQUEST_LENGTH_MAX_DEFAULT: u64 = 4 * 1024 * 1024 * 1024;
+
+// ── settings and mapping ────────────────────────────────────────────────────────────────────────
+
+/// Shards of one process: hello counts them, and no machine in sight has more CPUs to give.
+pub const SHARD_COUNT_MAX: u16 = 256;

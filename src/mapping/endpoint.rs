@@ -1,0 +1,331 @@
+//! Publishing endpoints: what is offered under a role id, to which URL family, with which bounds.
+//!
+//! [`STANDARD`] is the one table that says which family reaches which endpoint of a management point
+//! or software update point (IIS application names of those roles; facts of the original product).
+//! What is not in it (`*_WindowsAuth`, `AdminService`, `/`, reporting and console paths) is published
+//! only when an operator writes it as an endpoint of his own.
+
+use serde::{Deserialize, Serialize};
+
+use super::path;
+use crate::limits::{METHOD_SIZE_MAX, REQUEST_LENGTH_MAX_DEFAULT};
+use crate::refusal::Refusal;
+
+/// Bytes in the path of an endpoint; the longest standard one has 20.
+pub const ENDPOINT_PATH_SIZE_MAX: usize = 256;
+/// Methods that one endpoint may list.
+pub const METHOD_COUNT_MAX: usize = 32;
+
+/// First segment of an external URL: how the client proves who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// With a client certificate.
+    MutualAuth,
+    /// With a token.
+    ServerAuth,
+}
+
+impl Family {
+    /// Both of them.
+    pub const ALL: [Family; 2] = [Family::MutualAuth, Family::ServerAuth];
+
+    /// The segment as the original spells it; matched without regard to case.
+    pub const fn segment(self) -> &'static str {
+        match self {
+            Family::MutualAuth => "CCM_Proxy_MutualAuth",
+            Family::ServerAuth => "CCM_Proxy_ServerAuth",
+        }
+    }
+}
+
+/// Which families reach an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<Family>", into = "Vec<Family>")]
+pub struct Families {
+    mutual_auth: bool,
+    server_auth: bool,
+}
+
+impl Families {
+    /// Both families.
+    pub const BOTH: Families = Families { mutual_auth: true, server_auth: true };
+    /// With a certificate only.
+    pub const MUTUAL_AUTH: Families = Families { mutual_auth: true, server_auth: false };
+    /// With a token only.
+    pub const SERVER_AUTH: Families = Families { mutual_auth: false, server_auth: true };
+
+    /// Whether `family` is one of them.
+    pub const fn contains(self, family: Family) -> bool {
+        match family {
+            Family::MutualAuth => self.mutual_auth,
+            Family::ServerAuth => self.server_auth,
+        }
+    }
+
+    /// Whether no family is.
+    pub const fn is_empty(self) -> bool {
+        !self.mutual_auth && !self.server_auth
+    }
+
+    /// Whether a family is in both sets.
+    pub const fn overlaps(self, other: Families) -> bool {
+        self.mutual_auth && other.mutual_auth || self.server_auth && other.server_auth
+    }
+}
+
+impl From<Vec<Family>> for Families {
+    fn from(list: Vec<Family>) -> Families {
+        Families {
+            mutual_auth: list.contains(&Family::MutualAuth),
+            server_auth: list.contains(&Family::ServerAuth),
+        }
+    }
+}
+
+impl From<Families> for Vec<Family> {
+    fn from(families: Families) -> Vec<Family> {
+        Family::ALL.into_iter().filter(|family| families.contains(*family)).collect()
+    }
+}
+
+/// What a role id stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleKind {
+    /// Policy, inventory, status, locations, client notification.
+    ManagementPoint,
+    /// Update scans (WSUS).
+    SoftwareUpdatePoint,
+    /// Whatever the operator wrote as endpoints.
+    Own,
+}
+
+/// Path of an endpoint below `/family/role-id`: segments without the slash before or after; empty is
+/// the whole role. Printable ASCII that needs no percent-encoding, so that it has one spelling.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EndpointPath(Box<str>);
+
+impl EndpointPath {
+    /// The path `text` names; one slash before and after is read over.
+    ///
+    /// # Errors
+    /// What is wrong, as a phrase, when it could alias another path or escape its own.
+    pub fn parse(text: &str) -> Result<EndpointPath, &'static str> {
+        let text = text.strip_prefix('/').unwrap_or(text);
+        let text = text.strip_suffix('/').unwrap_or(text);
+        if text.len() > ENDPOINT_PATH_SIZE_MAX {
+            return Err("longer than 256 octets");
+        }
+        if text.bytes().any(|octet| matches!(octet, b'%' | b'?')) {
+            return Err("percent-encoded or with a query");
+        }
+        let is_canonical = text.is_empty() || text.starts_with('/') || path::is_canonical(text.as_bytes());
+        if !is_canonical || text.starts_with('/') {
+            return Err("not a canonical path");
+        }
+        Ok(EndpointPath(text.into()))
+    }
+
+    /// The path as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// How many octets of `path` (as received: empty, or from its first slash on) the endpoint takes;
+    /// the next one is a slash or the end. `None`: another path.
+    #[inline]
+    pub(super) fn take(&self, path: &[u8], is_plain: bool) -> Option<usize> {
+        if self.0.is_empty() {
+            return Some(0);
+        }
+        if is_plain { self.take_plain(path) } else { self.take_encoded(path) }
+    }
+
+    #[inline]
+    fn take_plain(&self, path: &[u8]) -> Option<usize> {
+        let end = self.0.len() + 1;
+        let is_whole_segment = path.get(end).is_none_or(|octet| *octet == b'/');
+        let same = path.get(1..end)?;
+        (is_whole_segment && same.eq_ignore_ascii_case(self.0.as_bytes())).then_some(end)
+    }
+
+    fn take_encoded(&self, path: &[u8]) -> Option<usize> {
+        let mut at = 1;
+        for expected in self.0.bytes() {
+            let (octet, size) = path::octet_at(path, at)?;
+            if !octet.eq_ignore_ascii_case(&expected) {
+                return None;
+            }
+            at += size;
+        }
+        path.get(at).is_none_or(|octet| *octet == b'/').then_some(at)
+    }
+}
+
+impl TryFrom<String> for EndpointPath {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<EndpointPath, &'static str> {
+        EndpointPath::parse(&text)
+    }
+}
+
+impl From<EndpointPath> for String {
+    fn from(path: EndpointPath) -> String {
+        path.0.into_string()
+    }
+}
+
+/// A method: any token (`CCM_POST`), compared octet by octet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Method(Box<str>);
+
+impl Method {
+    /// The method `text` names.
+    ///
+    /// # Errors
+    /// What is wrong, as a phrase.
+    pub fn parse(text: &str) -> Result<Method, &'static str> {
+        let is_token =
+            text.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet));
+        if text.is_empty() || text.len() > METHOD_SIZE_MAX || !is_token {
+            return Err("not a method");
+        }
+        Ok(Method(text.into()))
+    }
+
+    /// The method as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Method {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Method, &'static str> {
+        Method::parse(&text)
+    }
+}
+
+impl From<Method> for String {
+    fn from(method: Method) -> String {
+        method.0.into_string()
+    }
+}
+
+/// A publishing endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// Below `/family/role-id`.
+    pub path: EndpointPath,
+    /// Who may come.
+    pub families: Families,
+    /// Methods it takes; empty is any, save those that only serve to spy on a proxy.
+    pub methods: Vec<Method>,
+    /// Bytes of the longest request body.
+    pub request_length_max: u64,
+    /// Never repeat a request here, not even a GET.
+    pub once: bool,
+    /// `Upgrade` may turn the exchange into a tunnel.
+    pub tunnel: bool,
+    /// The origin is told who the client is, so the gateway must say it to the connection point.
+    pub forward_identity: bool,
+}
+
+impl Endpoint {
+    /// Whether the endpoint takes this request; `length` is `None` for a body of unknown length,
+    /// whose octets the caller compares with `request_length_max` as they come.
+    ///
+    /// # Errors
+    /// `MethodNotAllowed`, `ContentTooLarge`.
+    #[inline]
+    pub fn admit(&self, method: &[u8], length: Option<u64>) -> Result<(), Refusal> {
+        let is_taken = match self.methods.as_slice() {
+            [] => !matches!(method, b"TRACE" | b"TRACK" | b"CONNECT"),
+            listed => listed.iter().any(|one| one.0.as_bytes() == method),
+        };
+        if !is_taken {
+            return Err(Refusal::MethodNotAllowed);
+        }
+        if length.is_some_and(|length| length > self.request_length_max) {
+            return Err(Refusal::ContentTooLarge);
+        }
+        Ok(())
+    }
+}
+
+/// One row of [`STANDARD`].
+#[derive(Clone, Copy, Debug)]
+pub struct StandardEndpoint {
+    /// Of which role.
+    pub kind: RoleKind,
+    /// Its path.
+    pub path: &'static str,
+    /// Who may come.
+    pub families: Families,
+    /// See [`Endpoint::once`].
+    pub once: bool,
+    /// Whether it is published without being asked for.
+    pub by_default: bool,
+}
+
+const fn row(kind: RoleKind, path: &'static str, families: Families) -> StandardEndpoint {
+    StandardEndpoint { kind, path, families, once: false, by_default: true }
+}
+
+const fn once(row: StandardEndpoint) -> StandardEndpoint {
+    StandardEndpoint { once: true, ..row }
+}
+
+const fn on_request(row: StandardEndpoint) -> StandardEndpoint {
+    StandardEndpoint { by_default: false, ..row }
+}
+
+const MP: RoleKind = RoleKind::ManagementPoint;
+const SUP: RoleKind = RoleKind::SoftwareUpdatePoint;
+
+/// Which family reaches which standard endpoint. The plain messaging endpoints trust the certificate
+/// that the gateway checked and are never reached with a token; `*_TokenAuth` asks for no certificate
+/// at the origin, so only the family whose tokens the gateway checks may reach it. A log-in for client
+/// notification, and a service call of Software Center, is not repeated.
+pub const STANDARD: &[StandardEndpoint] = &[
+    row(MP, "CCM_System", Families::MUTUAL_AUTH),
+    row(MP, "CCM_System_AltAuth", Families::MUTUAL_AUTH),
+    row(MP, "CCM_System_TokenAuth", Families::SERVER_AUTH),
+    row(MP, "SMS_MP", Families::MUTUAL_AUTH),
+    row(MP, "SMS_MP_AltAuth", Families::MUTUAL_AUTH),
+    row(MP, "SMS_MP_TokenAuth", Families::SERVER_AUTH),
+    row(MP, "CCM_Incoming", Families::MUTUAL_AUTH),
+    once(row(MP, "BGB", Families::MUTUAL_AUTH)),
+    row(MP, "CCM_Client", Families::BOTH),
+    row(MP, "CCM_STS", Families::BOTH),
+    once(row(MP, "CMUserService", Families::BOTH)),
+    row(SUP, "ClientWebService", Families::BOTH),
+    row(SUP, "SimpleAuthWebService", Families::BOTH),
+    row(SUP, "ReportingWebService", Families::BOTH),
+    on_request(row(SUP, "Content", Families::BOTH)),
+    on_request(row(SUP, "SelfUpdate", Families::BOTH)),
+];
+
+impl StandardEndpoint {
+    /// The rows of one kind of role.
+    pub fn of(kind: RoleKind) -> impl Iterator<Item = &'static StandardEndpoint> {
+        STANDARD.iter().filter(move |row| row.kind == kind)
+    }
+
+    /// The endpoint this row yields, with the default bounds.
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            path: EndpointPath(self.path.into()),
+            families: self.families,
+            methods: Vec::new(),
+            request_length_max: REQUEST_LENGTH_MAX_DEFAULT,
+            once: self.once,
+            tunnel: false,
+            forward_identity: false,
+        }
+    }
+}

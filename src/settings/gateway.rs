@@ -1,0 +1,205 @@
+//! `gateway.toml`
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::document::{Section, read_document};
+use super::report::{Report, SettingsErrors};
+use super::shared::{InternalFiles, KeyPair, LogSettings, admin, internal, log, shards};
+use super::value;
+use crate::limits;
+use crate::mapping::RoleIds;
+
+/// Clients of one instance unless written otherwise: below what one shard's table of descriptors
+/// holds, less its outgoing sockets.
+const CLIENTS_MAX_DEFAULT: u32 = 18_000;
+/// Clients of one instance at most, over all its shards.
+const CLIENTS_MAX: u64 = 10_000_000;
+const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9140);
+
+/// A server certificate that clients are shown.
+pub type ServerCertificate = KeyPair;
+
+/// What a site may do here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteRights {
+    /// Three letters or digits.
+    pub code: String,
+    /// Roles it may publish.
+    pub role_ids: RoleIds,
+}
+
+/// Deadlines of a gateway; defaults are those of [`limits`](crate::limits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GatewayLimits {
+    /// From accept to a finished TLS handshake.
+    pub handshake: Duration,
+    /// From the first byte of a head to its last.
+    pub head: Duration,
+    /// Between two steps of a body.
+    pub body: Duration,
+    /// A connection without a request.
+    pub idle: Duration,
+    /// From a request to the head of its answer.
+    pub answer: Duration,
+    /// Waiting for a live connection point.
+    pub wait: Duration,
+}
+
+impl Default for GatewayLimits {
+    fn default() -> GatewayLimits {
+        GatewayLimits {
+            handshake: limits::HANDSHAKE_WITHIN,
+            head: limits::HEAD_WITHIN,
+            body: limits::BODY_PROGRESS_WITHIN,
+            idle: limits::IDLE_FOR,
+            answer: limits::ANSWER_WITHIN,
+            wait: limits::WAIT_FOR_CHANNEL,
+        }
+    }
+}
+
+/// One instance of the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewaySettings {
+    /// TLS name of the service, lower case.
+    pub name: String,
+    /// Name of this instance; its internal certificate says the same.
+    pub instance: String,
+    /// Executors; `None`: one for each CPU allowed.
+    pub shards: Option<u16>,
+    /// Clients connected at once, over all shards.
+    pub clients_max: u32,
+    /// Folder for what must outlive the process.
+    pub state_dir: PathBuf,
+    /// File with the keys of session tickets; `None`: made at start, for this process alone.
+    pub ticket_keys: Option<PathBuf>,
+    /// Where clients come in; at least one.
+    pub listeners: Vec<SocketAddr>,
+    /// Shown to clients; at least one.
+    pub server_certificates: Vec<ServerCertificate>,
+    /// Whom to believe on channels, and who we are there.
+    pub internal: InternalFiles,
+    /// Where connection points come in; at least one.
+    pub internal_listeners: Vec<SocketAddr>,
+    /// Deadlines.
+    pub limits: GatewayLimits,
+    /// What is logged.
+    pub log: LogSettings,
+    /// Admin listener, on loopback.
+    pub admin: SocketAddr,
+    /// Sites that may attach; at least one, codes unique.
+    pub sites: Vec<SiteRights>,
+}
+
+impl GatewaySettings {
+    /// Reads `gateway.toml`; `file` is what errors call it.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn parse(text: &str, file: &str) -> Result<GatewaySettings, SettingsErrors> {
+        read_document(text, file, read)
+    }
+}
+
+fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<GatewaySettings> {
+    let mut gateway = root.section(report, "gateway");
+    let name = gateway.required(report, "name", value::host_name);
+    let instance = gateway.required(report, "instance", value::name);
+    let shards = shards(&mut gateway, report);
+    let clients_max = gateway.optional(report, "clients_max", value::number(1..=CLIENTS_MAX));
+    let state_dir = gateway.optional(report, "state_dir", value::folder).unwrap_or_else(|| "state".into());
+    let ticket_keys = gateway.optional(report, "ticket_keys", value::path);
+    gateway.finish(report);
+
+    let mut internal_section = root.section(report, "internal");
+    let internal = internal(&mut internal_section, report);
+    let internal_listeners = listeners(&mut internal_section, report);
+    internal_section.finish(report);
+
+    let listeners = listeners(root, report);
+    let server_certificates = server_certificates(root, report);
+    let limits = gateway_limits(root, report);
+    let log = log(root, report);
+    let admin = admin(root, report, ADMIN_DEFAULT);
+    let sites = sites(root, report);
+    Some(GatewaySettings {
+        name: name?,
+        instance: instance?,
+        shards,
+        clients_max: clients_max.and_then(|clients| clients.try_into().ok()).unwrap_or(CLIENTS_MAX_DEFAULT),
+        state_dir,
+        ticket_keys,
+        listeners,
+        server_certificates,
+        internal: internal?,
+        internal_listeners,
+        limits,
+        log,
+        admin,
+        sites,
+    })
+}
+
+fn listeners(parent: &mut Section<'_, '_>, report: &mut Report<'_>) -> Vec<SocketAddr> {
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for mut section in parent.some_sections(report, "listener") {
+        let address = section.required(report, "address", value::listen_address);
+        section.finish(report);
+        match address {
+            Some(address) if addresses.contains(&address) && address.port() != 0 => {
+                report.add(section.key("address"), section.place("address"), "an address twice", "each once");
+            }
+            address => addresses.extend(address),
+        }
+    }
+    addresses
+}
+
+fn server_certificates(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Vec<ServerCertificate> {
+    let mut certificates = Vec::new();
+    for mut section in root.some_sections(report, "server_certificate") {
+        let chain = section.required(report, "chain", value::path);
+        let key = section.required(report, "key", value::path);
+        section.finish(report);
+        certificates.extend(chain.zip(key).map(|(chain, key)| KeyPair { chain, key }));
+    }
+    certificates
+}
+
+fn gateway_limits(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> GatewayLimits {
+    let mut section = root.section(report, "limits");
+    let default = GatewayLimits::default();
+    let mut seconds = |key, default| section.optional(report, key, value::seconds).unwrap_or(default);
+    let limits = GatewayLimits {
+        handshake: seconds("handshake_secs", default.handshake),
+        head: seconds("head_secs", default.head),
+        body: seconds("body_secs", default.body),
+        idle: seconds("idle_secs", default.idle),
+        answer: seconds("answer_secs", default.answer),
+        wait: seconds("wait_secs", default.wait),
+    };
+    section.finish(report);
+    limits
+}
+
+fn sites(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Vec<SiteRights> {
+    let mut sites: Vec<SiteRights> = Vec::new();
+    for mut section in root.some_sections(report, "site") {
+        let code = section.required(report, "code", value::site_code);
+        if !section.has("role_ids") {
+            let expected = "the role ids it may publish, like [\"100-199\", \"8\"]";
+            report.add(section.key("role_ids"), section.place("role_ids"), "nothing", expected);
+        }
+        let role_ids = RoleIds::new(section.list(report, "role_ids", value::role_ids));
+        section.finish(report);
+        let Some(code) = code else { continue };
+        if sites.len() == limits::SITE_COUNT_MAX || sites.iter().any(|site| site.code == code) {
+            let expected = format!("each site once, {} at most", limits::SITE_COUNT_MAX);
+            report.add(section.key("code"), section.place("code"), format!("\"{code}\" again"), expected);
+        }
+        sites.push(SiteRights { code, role_ids });
+    }
+    sites
+}

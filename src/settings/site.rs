@@ -1,0 +1,321 @@
+//! `site.toml`: the site's roles, where they are inside, and whom it trusts.
+//!
+//! A management point or software update point yields its standard publishing endpoints by itself;
+//! `[[endpoint]]` adds one of the operator's own, to a role id of its own or to one of those.
+
+use std::path::PathBuf;
+
+use super::document::{Section, read_document};
+use super::published::{PublishedSettings, PublishedTrust};
+use super::report::{Report, SettingsErrors};
+use super::shared::KeyPair;
+use super::value;
+use crate::limits::{
+    ENDPOINT_COUNT_MAX, ORIGIN_CONNECTIONS_MAX, REQUEST_LENGTH_MAX_DEFAULT, ROLE_COUNT_MAX, TRUST_COUNT_MAX,
+};
+use crate::mapping::{
+    Endpoint, EndpointPath, Families, InternalUrl, METHOD_COUNT_MAX, MappedEndpoint, MappedRole,
+    OriginAddress, Role, RoleKind, Scheme, StandardEndpoint, UrlMapping,
+};
+
+/// How an origin's certificate is judged.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum OriginTrust {
+    /// No TLS, nothing to judge.
+    Plain,
+    /// By chain to the certificates of a PEM file, and by name.
+    Ca(PathBuf),
+    /// By the SHA-256 of the leaf alone.
+    Thumbprint([u8; 32]),
+}
+
+/// An origin: a server inside and how to speak to it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OriginSettings {
+    /// Where it is.
+    pub address: OriginAddress,
+    /// How its certificate is judged; `Plain` exactly where the scheme is `Http`.
+    pub trust: OriginTrust,
+    /// What the connection point shows of itself; never where the scheme is `Http`.
+    pub client_certificate: Option<KeyPair>,
+    /// Connections of one shard.
+    pub connections_max: usize,
+}
+
+/// Whose client certificates the site takes, PEM files of one or more certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustFiles {
+    /// Trust anchors.
+    pub roots: Vec<PathBuf>,
+    /// Issuing CAs that clients need not send.
+    pub intermediates: Vec<PathBuf>,
+}
+
+/// A site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteSettings {
+    /// Three letters or digits.
+    pub code: String,
+    /// Raised with each change; a lower one is ignored by gateways.
+    pub serial: u64,
+    /// Ids unique; in no endpoint list do two endpoints meet in path and family.
+    pub roles: Vec<MappedRole>,
+    /// [`MappedEndpoint::origin`] counts in here; no two are the same.
+    pub origins: Vec<OriginSettings>,
+    /// For client certificates.
+    pub trust: TrustFiles,
+}
+
+impl SiteSettings {
+    /// Reads `site.toml`; `file` is what errors call it.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn parse(text: &str, file: &str) -> Result<SiteSettings, SettingsErrors> {
+        read_document(text, file, read)
+    }
+
+    /// How the connection point maps URLs.
+    pub fn url_mapping(&self) -> UrlMapping {
+        let origins: Vec<_> = self.origins.iter().map(|origin| origin.address.clone()).collect();
+        UrlMapping::new(&self.roles, &origins)
+    }
+
+    /// What gateways get to know, with the certificates that `trust` names.
+    pub fn publish(&self, trust: PublishedTrust) -> PublishedSettings {
+        let published = |role: &MappedRole| Role {
+            id: role.id,
+            kind: role.kind,
+            endpoints: role.endpoints.iter().map(|mapped| mapped.endpoint.clone()).collect(),
+        };
+        let roles = self.roles.iter().map(published).collect();
+        PublishedSettings { site: self.code.clone(), serial: self.serial, roles, trust }
+    }
+}
+
+fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<SiteSettings> {
+    let code = root.required(report, "code", value::site_code);
+    let serial = root.required(report, "serial", value::number(1..=i64::MAX as u64));
+    let trust = trust(root, report);
+    let mut site = Site::default();
+    for section in root.sections(report, "management_point") {
+        site.add_standard(section, report, RoleKind::ManagementPoint);
+    }
+    for section in root.sections(report, "software_update_point") {
+        site.add_standard(section, report, RoleKind::SoftwareUpdatePoint);
+    }
+    for section in root.sections(report, "endpoint") {
+        site.add_own(section, report);
+    }
+    let Site { roles, origins } = site;
+    Some(SiteSettings { code: code?, serial: serial?, roles, origins, trust })
+}
+
+fn trust(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> TrustFiles {
+    let mut section = root.section(report, "trust");
+    let roots = section.list(report, "roots", value::path);
+    let intermediates = section.list(report, "intermediates", value::path);
+    section.finish(report);
+    for (key, files) in [("roots", &roots), ("intermediates", &intermediates)] {
+        if files.len() > TRUST_COUNT_MAX {
+            let found = format!("{} files", files.len());
+            report.add(section.key(key), section.place(key), found, format!("{TRUST_COUNT_MAX} at most"));
+        }
+    }
+    TrustFiles { roots, intermediates }
+}
+
+/// Roles and origins as they come together.
+#[derive(Default)]
+struct Site {
+    roles: Vec<MappedRole>,
+    origins: Vec<OriginSettings>,
+}
+
+impl Site {
+    fn add_standard(&mut self, mut section: Section<'_, '_>, report: &mut Report<'_>, kind: RoleKind) {
+        let id = section.required(report, "id", value::role_id);
+        let target = self.target(&mut section, report);
+        let forward_identity = section.optional(report, "forward_identity", value::boolean).unwrap_or(false);
+        let request_length_max = request_length_max(&mut section, report);
+        let chosen = chosen(&mut section, report, kind);
+        section.finish(report);
+        let Some((id, (origin, prefix))) = id.zip(target) else { return };
+        let endpoints = chosen.into_iter().map(|row| MappedEndpoint {
+            endpoint: Endpoint { forward_identity, request_length_max, ..row.endpoint() },
+            origin,
+            prefix: prefix.clone(),
+            replaces_path: false,
+        });
+        let endpoints = endpoints.collect();
+        if self.roles.iter().any(|role| role.id == id) {
+            report.add(section.key("id"), section.place("id"), format!("role {id} again"), "each role once");
+        }
+        self.add_role(&section, report, MappedRole { id, kind, endpoints });
+    }
+
+    fn add_own(&mut self, mut section: Section<'_, '_>, report: &mut Report<'_>) {
+        let id = section.required(report, "id", value::role_id);
+        let path = section.required(report, "path", value::endpoint_path);
+        let target = self.target(&mut section, report);
+        let families = families(&mut section, report);
+        let methods = section.list(report, "methods", value::method);
+        let request_length_max = request_length_max(&mut section, report);
+        let mut flag = |key, default| section.optional(report, key, value::boolean).unwrap_or(default);
+        let (once, tunnel) = (flag("once", false), flag("tunnel", false));
+        let forward_identity = flag("forward_identity", true);
+        section.finish(report);
+        if methods.len() > METHOD_COUNT_MAX {
+            let expected = format!("{METHOD_COUNT_MAX} at most, or none for any");
+            report.add(section.key("methods"), section.place("methods"), "too many methods", expected);
+        }
+        let (Some(id), Some(path), Some((origin, prefix))) = (id, path, target) else { return };
+        let endpoint =
+            Endpoint { path, families, methods, request_length_max, once, tunnel, forward_identity };
+        let mapped = MappedEndpoint { endpoint, origin, prefix, replaces_path: true };
+        match self.roles.iter().position(|role| role.id == id) {
+            Some(place) => self.extend_role(place, &section, report, mapped),
+            None => {
+                let role = MappedRole { id, kind: RoleKind::Own, endpoints: vec![mapped] };
+                self.add_role(&section, report, role);
+            }
+        }
+    }
+
+    fn add_role(&mut self, section: &Section<'_, '_>, report: &mut Report<'_>, role: MappedRole) {
+        if self.roles.len() == ROLE_COUNT_MAX {
+            report.add(
+                section.key("id"),
+                section.place("id"),
+                "one role more",
+                format!("{ROLE_COUNT_MAX} at most"),
+            );
+        } else {
+            self.roles.push(role);
+        }
+    }
+
+    fn extend_role(
+        &mut self,
+        place: usize,
+        section: &Section<'_, '_>,
+        report: &mut Report<'_>,
+        mapped: MappedEndpoint,
+    ) {
+        let endpoints = &mut self.roles[place].endpoints;
+        let is_taken = endpoints.iter().any(|other| mapped.endpoint.meets(&other.endpoint));
+        if is_taken || endpoints.len() == ENDPOINT_COUNT_MAX {
+            let found = format!("\"{}\" again", mapped.endpoint.path.as_str());
+            let expected =
+                format!("each path once for each family of a role, {ENDPOINT_COUNT_MAX} paths at most");
+            report.add(section.key("path"), section.place("path"), found, expected);
+        } else {
+            endpoints.push(mapped);
+        }
+    }
+
+    /// Reads `url` and how to speak to its origin: the origin's number, and the path there.
+    fn target(&mut self, section: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<(usize, String)> {
+        let url = section.required(report, "url", value::internal_url);
+        let chain = section.optional(report, "certificate", value::path);
+        let key = section.optional(report, "key", value::path);
+        let ca = section.optional(report, "ca", value::path);
+        let thumbprint = section.optional(report, "thumbprint_sha256", value::thumbprint);
+        let connections_bounds = 1..=ORIGIN_CONNECTIONS_MAX as u64;
+        let connections_max = section.optional(report, "connections_max", value::number(connections_bounds));
+        let InternalUrl { address, prefix } = url?;
+        let is_plain = address.scheme == Scheme::Http;
+        for key in ["certificate", "key", "ca", "thumbprint_sha256"] {
+            if is_plain && section.has(key) {
+                report.add(section.key(key), section.place(key), "TLS for an http URL", "an https URL");
+            }
+        }
+        if chain.is_some() != key.is_some() {
+            report.add(
+                section.key(""),
+                section.place("certificate"),
+                "half a pair",
+                "both certificate and key",
+            );
+        }
+        let trust = match (ca, thumbprint) {
+            (None, None) if is_plain => OriginTrust::Plain,
+            (Some(ca), None) => OriginTrust::Ca(ca),
+            (None, Some(thumbprint)) => OriginTrust::Thumbprint(thumbprint),
+            (ca, _) => {
+                let is_written = section.has("ca") || section.has("thumbprint_sha256");
+                if ca.is_some() || !is_written {
+                    let found = if ca.is_some() { "both" } else { "neither" };
+                    let expected =
+                        "ca (a PEM file) or thumbprint_sha256, by which an https origin is trusted";
+                    report.add(section.key("ca"), section.place("ca"), found, expected);
+                }
+                return None;
+            }
+        };
+        let client_certificate = chain.zip(key).map(|(chain, key)| KeyPair { chain, key });
+        let connections_max = connections_max.map_or(ORIGIN_CONNECTIONS_MAX, |count| count as usize);
+        let origin = OriginSettings { address, trust, client_certificate, connections_max };
+        Some((self.origin(origin), prefix))
+    }
+
+    fn origin(&mut self, origin: OriginSettings) -> usize {
+        if let Some(place) = self.origins.iter().position(|other| *other == origin) {
+            return place;
+        }
+        self.origins.push(origin);
+        self.origins.len() - 1
+    }
+}
+
+fn request_length_max(section: &mut Section<'_, '_>, report: &mut Report<'_>) -> u64 {
+    let read = value::number(0..=i64::MAX as u64);
+    section.optional(report, "request_length_max", read).unwrap_or(REQUEST_LENGTH_MAX_DEFAULT)
+}
+
+fn families(section: &mut Section<'_, '_>, report: &mut Report<'_>) -> Families {
+    let list = section.list(report, "families", value::family);
+    match (section.has("families"), list.is_empty()) {
+        (false, _) => Families::BOTH,
+        (true, false) => Families::from(list),
+        (true, true) => {
+            let expected = "at least one family, or no such line for both";
+            report.add(section.key("families"), section.place("families"), "no family", expected);
+            Families::BOTH
+        }
+    }
+}
+
+/// The standard endpoints of a role less `exclude`, with those that are only published on request.
+fn chosen(
+    section: &mut Section<'_, '_>,
+    report: &mut Report<'_>,
+    kind: RoleKind,
+) -> Vec<&'static StandardEndpoint> {
+    let names: Vec<&str> = StandardEndpoint::of(kind).map(|row| row.path).collect();
+    let excluded = section.list(report, "exclude", |value| {
+        let name =
+            value.as_str().and_then(|name| names.iter().find(|known| known.eq_ignore_ascii_case(name)));
+        name.copied().ok_or_else(|| format!("one of {}", names.join(", ")).into())
+    });
+    let mut requested = Vec::new();
+    if kind == RoleKind::SoftwareUpdatePoint {
+        for (key, path) in [("content", "Content"), ("self_update", "SelfUpdate")] {
+            if section.optional(report, key, value::boolean).unwrap_or(false) {
+                requested.push(path);
+            }
+        }
+    }
+    let is_chosen = |row: &&StandardEndpoint| {
+        (row.by_default || requested.contains(&row.path)) && !excluded.contains(&row.path)
+    };
+    StandardEndpoint::of(kind).filter(is_chosen).collect()
+}
+
+impl Endpoint {
+    /// Whether a request could be for both of them.
+    pub(super) fn meets(&self, other: &Endpoint) -> bool {
+        let text = EndpointPath::as_str;
+        text(&self.path).eq_ignore_ascii_case(text(&other.path)) && self.families.overlaps(other.families)
+    }
+}

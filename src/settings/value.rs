@@ -1,0 +1,165 @@
+//! Readers of single values: what is there becomes a type, or the reader says what it expected.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::document::Expected;
+use crate::auth::{is_name, is_site_code};
+use crate::mapping::{EndpointPath, Family, InternalUrl, Method, is_host, split_authority};
+
+type Read<T> = Result<T, Expected>;
+
+fn text<'v>(value: &'v DeValue<'_>, expected: &'static str) -> Result<&'v str, Expected> {
+    value.as_str().ok_or(Expected::Borrowed(expected))
+}
+
+fn parsed<T>(value: &DeValue<'_>, expected: &'static str, parse: impl Fn(&str) -> Option<T>) -> Read<T> {
+    parse(text(value, expected)?).ok_or(Expected::Borrowed(expected))
+}
+
+/// Any u64: an integer, or the same in quotes.
+fn whole(value: &DeValue<'_>) -> Option<u64> {
+    match value {
+        DeValue::Integer(integer) => u64::from_str_radix(integer.as_str(), integer.radix()).ok(),
+        DeValue::String(digits) => decimal(digits),
+        _ => None,
+    }
+}
+
+fn decimal(digits: &str) -> Option<u64> {
+    let is_digits = digits.bytes().all(|digit| digit.is_ascii_digit());
+    is_digits.then(|| digits.parse().ok()).flatten()
+}
+
+/// A whole number within bounds.
+pub(super) fn number(bounds: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Read<u64> {
+    move |value| {
+        let found = matches!(value, DeValue::Integer(_)).then(|| whole(value)).flatten();
+        let (from, to) = (bounds.start(), bounds.end());
+        let expected = || Expected::Owned(format!("a whole number from {from} to {to}"));
+        found.filter(|found| bounds.contains(found)).ok_or_else(expected)
+    }
+}
+
+/// Whole seconds, from one to a day.
+pub(super) fn seconds(value: &DeValue<'_>) -> Read<Duration> {
+    number(1..=86_400)(value).map(Duration::from_secs).map_err(|_| "whole seconds from 1 to 86400".into())
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(value: &DeValue<'_>) -> Read<bool> {
+    value.as_bool().ok_or("true or false".into())
+}
+
+/// A role id.
+pub(super) fn role_id(value: &DeValue<'_>) -> Read<u64> {
+    whole(value).ok_or("a role id: a whole number below 2^64".into())
+}
+
+/// `"8"`, `8` or `"100-199"`.
+pub(super) fn role_ids(value: &DeValue<'_>) -> Read<RangeInclusive<u64>> {
+    let range = match value {
+        DeValue::String(text) => match text.split_once('-') {
+            Some((from, to)) => decimal(from.trim()).zip(decimal(to.trim())),
+            None => decimal(text).map(|id| (id, id)),
+        },
+        value => whole(value).map(|id| (id, id)),
+    };
+    let range = range.filter(|(from, to)| from <= to).map(|(from, to)| from..=to);
+    range.ok_or("a role id or a range of them like \"100-199\"".into())
+}
+
+/// A path; any text but the empty one.
+pub(super) fn path(value: &DeValue<'_>) -> Read<PathBuf> {
+    parsed(value, "the path of a file", |text| {
+        (!text.is_empty() && !text.contains('\0')).then(|| text.into())
+    })
+}
+
+/// The path of a folder.
+pub(super) fn folder(value: &DeValue<'_>) -> Read<PathBuf> {
+    path(value).map_err(|_| "the path of a folder".into())
+}
+
+/// A TLS name.
+pub(super) fn host_name(value: &DeValue<'_>) -> Read<String> {
+    parsed(value, "a host name like \"cmg.example.org\"", |text| {
+        is_host(text).then(|| text.to_ascii_lowercase())
+    })
+}
+
+/// An identity or instance name: part of a URI and of a file name.
+pub(super) fn name(value: &DeValue<'_>) -> Read<String> {
+    let expected = "a name of up to 63 letters, digits, '-', '_' or '.', the first a letter or digit";
+    parsed(value, expected, |text| is_name(text).then(|| text.to_owned()))
+}
+
+/// A site code.
+pub(super) fn site_code(value: &DeValue<'_>) -> Read<String> {
+    let expected = "a site code: three letters or digits, upper case, like \"PS1\"";
+    parsed(value, expected, |text| is_site_code(text).then(|| text.to_owned()))
+}
+
+/// Address and port to listen on.
+pub(super) fn listen_address(value: &DeValue<'_>) -> Read<SocketAddr> {
+    let expected = "an address and port like \"0.0.0.0:443\" or \"[::]:443\"";
+    parsed(value, expected, |text| text.parse().ok())
+}
+
+/// Address and port that only this machine reaches.
+pub(super) fn loopback_address(value: &DeValue<'_>) -> Read<SocketAddr> {
+    let expected = "a loopback address and port like \"127.0.0.1:9140\"";
+    parsed(value, expected, |text| {
+        text.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback())
+    })
+}
+
+/// Host (IPv6 without brackets) and port to dial.
+pub(super) fn dial_address(value: &DeValue<'_>) -> Read<(String, u16)> {
+    parsed(value, "host and port like \"cmg.example.org:10140\"", |text| {
+        let (host, port) = split_authority(text)?;
+        Some((host, port?))
+    })
+}
+
+/// An internal URL.
+pub(super) fn internal_url(value: &DeValue<'_>) -> Read<InternalUrl> {
+    InternalUrl::parse(value.as_str().unwrap_or_default()).map_err(Expected::Borrowed)
+}
+
+/// Path of an endpoint of one's own.
+pub(super) fn endpoint_path(value: &DeValue<'_>) -> Read<EndpointPath> {
+    let expected = "a path like \"reports/upload\", or \"/\" for all of the role: plain ASCII, no dot or empty \
+                    segments, no query";
+    parsed(value, expected, |text| EndpointPath::parse(text).ok())
+}
+
+/// A method.
+pub(super) fn method(value: &DeValue<'_>) -> Read<Method> {
+    parsed(value, "a method like \"GET\" or \"CCM_POST\"", |text| Method::parse(text).ok())
+}
+
+/// A URL family.
+pub(super) fn family(value: &DeValue<'_>) -> Read<Family> {
+    parsed(value, "\"mutual_auth\" or \"server_auth\"", |text| match text {
+        "mutual_auth" => Some(Family::MutualAuth),
+        "server_auth" => Some(Family::ServerAuth),
+        _ => None,
+    })
+}
+
+/// SHA-256 in hexadecimal digits; colons and blanks between them are read over.
+pub(super) fn thumbprint(value: &DeValue<'_>) -> Read<[u8; 32]> {
+    parsed(value, "a SHA-256 thumbprint: 64 hexadecimal digits", |text| {
+        let digits = text.chars().filter(|sign| !matches!(sign, ':' | ' '));
+        let digits: Vec<u8> =
+            digits.map(|sign| sign.to_digit(16).map(|digit| digit as u8)).collect::<Option<_>>()?;
+        let octets: Vec<u8> =
+            digits.chunks(2).map(|pair| pair.iter().fold(0, |high, low| high << 4 | low)).collect();
+        (digits.len() == 64).then(|| octets.try_into().ok()).flatten()
+    })
+}
