@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -26,8 +27,9 @@ pub struct Arguments {
     listen: SocketAddr,
 }
 
-/// What one piece of a long answer carries.
-const PIECE_SIZE: usize = 64 * 1024;
+/// Times the alphabet in one piece of a long answer: about 64 KiB.
+const ALPHABETS: usize = 2_520;
+static PIECE: LazyLock<Bytes> = LazyLock::new(|| (b'a'..=b'z').cycle().take(26 * ALPHABETS).collect());
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     serve(arguments.listen).map_err(|error| Failure::Broken(format!("{}: {error}", arguments.listen)))
@@ -58,7 +60,7 @@ fn asked_bytes(query: &str) -> Option<Result<u64, std::num::ParseIntError>> {
 
 /// `size` bytes, the alphabet over and over, so that a missing or doubled piece shows in a checksum.
 fn bytes(size: u64) -> Response {
-    let piece: Bytes = (b'a'..=b'z').cycle().take(PIECE_SIZE - PIECE_SIZE % 26).collect::<Vec<u8>>().into();
+    let piece = PIECE.clone();
     let pieces = stream::unfold(size, move |left| {
         let part = piece.slice(..piece.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
         async move { (left > 0).then(|| (io::Result::Ok(part.clone()), left - part.len() as u64)) }

@@ -1,9 +1,13 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::process::Command;
 use std::time::Duration;
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+
 use super::*;
+use crate::auth::internal_identity;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -15,16 +19,17 @@ fn bytes(path: &Path) -> Vec<u8> {
     fs::read(path).expect("a file")
 }
 
-/// `openssl verify`, or nothing where openssl is not installed.
-fn openssl_verifies(ca: &Path, purpose: &str, certificate: &Path) -> Option<bool> {
-    let mut command = Command::new("openssl");
-    command.args(["verify", "-x509_strict", "-purpose", purpose, "-CAfile"]).arg(ca).arg(certificate);
-    command.output().ok().map(|output| output.status.success())
+fn der(path: &Path) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(path).expect("a certificate")
 }
 
-fn openssl_text(certificate: &Path) -> Option<String> {
-    let output = Command::new("openssl").args(["x509", "-noout", "-text", "-in"]).arg(certificate).output();
-    output.ok().map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+/// What the roles ask of one another's and of clients' certificates.
+fn verifies(ca: &Path, usage: KeyUsage, certificate: &Path) -> bool {
+    let (ca, certificate) = (der(ca), der(certificate));
+    let anchors = [webpki::anchor_from_trusted_cert(&ca).unwrap()];
+    let algorithms = [webpki::ring::ECDSA_P256_SHA256];
+    let leaf = EndEntityCert::try_from(&certificate).unwrap();
+    leaf.verify_for_usage(&algorithms, &anchors, &[], UnixTime::now(), usage, None, None).is_ok()
 }
 
 #[test]
@@ -36,24 +41,44 @@ fn chains_verify_for_their_purpose_and_for_no_other() {
     let gateway = pki.gateway("gw1").unwrap();
     let connector = pki.connector("PS1", "1").unwrap();
     let (site, internal) = (pki.site_ca(), pki.internal_ca());
-    let rows = [
-        (&site, "sslserver", &server, true),
-        (&site, "sslclient", &server, false),
-        (&site, "sslclient", &client, true),
-        (&site, "sslserver", &client, false),
-        (&internal, "sslserver", &gateway, true),
-        (&internal, "sslclient", &gateway, false),
-        (&internal, "sslclient", &connector, true),
-        (&internal, "sslserver", &connector, false),
-        (&site, "sslclient", &connector, false),
-        (&internal, "sslclient", &client, false),
+    let rows: [(&Path, fn() -> KeyUsage, &Pair, bool); 10] = [
+        (&site, KeyUsage::server_auth, &server, true),
+        (&site, KeyUsage::client_auth, &server, false),
+        (&site, KeyUsage::client_auth, &client, true),
+        (&site, KeyUsage::server_auth, &client, false),
+        (&internal, KeyUsage::server_auth, &gateway, true),
+        (&internal, KeyUsage::client_auth, &gateway, false),
+        (&internal, KeyUsage::client_auth, &connector, true),
+        (&internal, KeyUsage::server_auth, &connector, false),
+        (&site, KeyUsage::client_auth, &connector, false),
+        (&internal, KeyUsage::client_auth, &client, false),
     ];
-    for (ca, purpose, pair, good) in rows {
-        let Some(found) = openssl_verifies(ca, purpose, &pair.certificate) else {
-            eprintln!("SKIPPED: openssl is not installed");
-            return;
-        };
-        assert_eq!(found, good, "{} as {purpose} under {}", pair.certificate.display(), ca.display());
+    for (ca, usage, pair, good) in rows {
+        let found = verifies(ca, usage(), &pair.certificate);
+        assert_eq!(found, good, "{} under {}", pair.certificate.display(), ca.display());
+    }
+}
+
+#[test]
+fn certificates_bear_the_names_they_are_asked_by() {
+    let folder = folder();
+    let pki = Pki::open(folder.path()).unwrap();
+    let address = "127.0.0.1".parse().unwrap();
+    let server = pki.server(&["a.example".into(), "b.example".into()], &[address]).unwrap();
+    let gateway = pki.gateway("gw1").unwrap();
+    let rows = [
+        (&server, "a.example", true),
+        (&server, "b.example", true),
+        (&server, "127.0.0.1", true),
+        (&server, "c.example", false),
+        (&gateway, "gw1.gateway.cmg.internal", true),
+        (&gateway, "gw2.gateway.cmg.internal", false),
+    ];
+    for (pair, name, good) in rows {
+        let certificate = der(&pair.certificate);
+        let leaf = EndEntityCert::try_from(&certificate).unwrap();
+        let name = ServerName::try_from(name).unwrap();
+        assert_eq!(leaf.verify_is_valid_for_subject_name(&name).is_ok(), good, "{name:?}");
     }
 }
 
@@ -62,17 +87,14 @@ fn internal_certificates_name_role_site_and_identity() {
     let folder = folder();
     let pki = Pki::open(folder.path()).unwrap();
     let rows = [
-        (pki.gateway("gw1").unwrap(), &["URI:cmg://gateway/gw1", "DNS:gw1.gateway.cmg.internal"][..]),
-        (pki.connector("PS1", "1").unwrap(), &["URI:cmg://site/PS1/connector/1"][..]),
+        (pki.gateway("gw1").unwrap(), "cmg://gateway/gw1"),
+        (pki.connector("PS1", "1").unwrap(), "cmg://site/PS1/connector/1"),
     ];
-    for (pair, names) in rows {
-        let Some(text) = openssl_text(&pair.certificate) else {
-            eprintln!("SKIPPED: openssl is not installed");
-            return;
-        };
-        for name in names {
-            assert!(text.contains(name), "{name} in {text}");
-        }
+    for (pair, uri) in rows {
+        let certificate = der(&pair.certificate);
+        let leaf = EndEntityCert::try_from(&certificate).unwrap();
+        assert_eq!(leaf.valid_uri_names().collect::<Vec<_>>(), [uri]);
+        assert!(internal_identity(&certificate).is_ok());
     }
 }
 

@@ -99,3 +99,17 @@ fn quote(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@%".contains(&byte);
     if text.bytes().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_quoted_for_a_shell_only_where_it_must_be() {
+        let rows =
+            [("/a/b-1.pem", "/a/b-1.pem"), ("/a b", "'/a b'"), ("/it's", r"'/it'\''s'"), ("/a$b", "'/a$b'")];
+        for (text, quoted) in rows {
+            assert_eq!(quote(text), quoted);
+        }
+    }
+}

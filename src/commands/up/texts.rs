@@ -152,9 +152,55 @@ impl SettingsFile {
                 .map_err(|error| Failure::Broken(error.to_string())),
             Some(before) if before == self.text => Ok(()),
             _ => Err(Failure::Usage(format!(
-                "{} was edited, and what was asked for would have to change it: edit it there, or move it away to have it written anew",
+                "{} was edited, and an option (or a port that is taken now) would have to change it: change it there, or move it away to have it written anew",
                 path.display()
             ))),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> SettingsFile {
+        SettingsFile { name: "x.toml", text: text.to_owned() }
+    }
+
+    #[test]
+    fn a_file_is_written_over_only_while_it_reads_as_we_wrote_it() {
+        // Found on disk, as we once wrote it, as it should read; what is left unless that is refused.
+        let rows = [
+            (None, None, "new", Some("new")),
+            (None, Some("old"), "new", Some("new")),
+            (Some("old"), Some("old"), "new", Some("new")),
+            (Some("old"), Some("old"), "old", Some("old")),
+            (Some("edited"), Some("old"), "old", Some("edited")),
+            (Some("edited"), Some("old"), "new", None),
+            (Some("edited"), None, "new", None),
+            (Some("new"), None, "new", Some("new")),
+            (Some("new"), Some("old"), "new", Some("new")),
+        ];
+        for (found, before, text, left) in rows {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("x.toml");
+            if let Some(found) = found {
+                fs::write(&path, found).unwrap();
+            }
+            let outcome = file(text).leave(folder.path(), before);
+            let row = format!("{found:?} {before:?} {text}");
+            assert_eq!(outcome.is_ok(), left.is_some(), "{row}");
+            assert_eq!(fs::read_to_string(&path).ok().as_deref(), left.or(found), "{row}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_quoted_reads_back() {
+        for text in ["plain", r#"a "b" \ c"#, "it's", "line\nbreak", "tab\t", "\u{7f}\0", ""] {
+            let document = format!("x = {}", quote(text));
+            let read: toml::Table = toml::from_str(&document).unwrap();
+            assert_eq!(read["x"].as_str(), Some(text), "{document}");
         }
     }
 }
