@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn a_taken_address_is_an_error_that_names_it() {
         let (address, report) = start("127.0.0.1:0");
-        let error = serve(address, report).err().expect("taken").to_string();
+        let error = serve(address, report).expect_err("taken").to_string();
         assert!(error.contains(&address.to_string()), "{error}");
     }
 

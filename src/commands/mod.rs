@@ -12,6 +12,8 @@ mod up;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cmg::pki::PkiError;
+
 /// An open cloud management gateway: devices on the internet reach management points inside a network
 /// that has no inbound port.
 #[derive(clap::Parser)]
@@ -59,6 +61,18 @@ pub enum Failure {
     Usage(String),
     /// It made sense and went wrong: exit code 1.
     Broken(String),
+}
+
+impl From<PkiError> for Failure {
+    fn from(error: PkiError) -> Failure {
+        match error {
+            PkiError::Name(_) | PkiError::SiteCode(_) => Failure::Usage(error.to_string()),
+            PkiError::File { .. }
+            | PkiError::HalfAuthority { .. }
+            | PkiError::Unusable { .. }
+            | PkiError::Make(_) => Failure::Broken(error.to_string()),
+        }
+    }
 }
 
 impl Cli {

@@ -59,10 +59,7 @@ enum Command {
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    make(arguments).map_err(|error| match error {
-        PkiError::Name(_) => Failure::Usage(error.to_string()),
-        _ => Failure::Broken(error.to_string()),
-    })
+    make(arguments).map_err(Failure::from)
 }
 
 fn make(arguments: &Arguments) -> Result<(), PkiError> {

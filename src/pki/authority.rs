@@ -14,6 +14,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use crate::auth::{is_name, is_site_code};
+
 use super::files::{KEY_MODE, PUBLIC_MODE, write_file, write_file_quickly};
 use super::{Pair, PkiError, gateway_tls_name};
 
@@ -26,8 +28,6 @@ const PUBLIC_LIFE: Duration = Duration::from_secs(397 * DAY.as_secs());
 const INTERNAL_LIFE: Duration = Duration::from_secs(90 * DAY.as_secs());
 /// Clocks on the internet are late; a certificate is good from this long before it was made.
 const EARLIER: Duration = DAY;
-/// Bytes of one label of a domain name, which a name becomes.
-const NAME_SIZE_MAX: usize = 63;
 
 /// What a certificate below an authority says.
 pub(super) struct Leaf {
@@ -40,7 +40,7 @@ pub(super) struct Leaf {
 impl Leaf {
     pub(super) fn server(names: &[String], addresses: &[IpAddr]) -> Result<Leaf, PkiError> {
         let name = names.first().ok_or_else(|| PkiError::Name(String::new()))?;
-        file_name(name)?;
+        checked_name(name)?;
         let mut subjects = names.iter().map(|name| dns(name)).collect::<Result<Vec<_>, _>>()?;
         subjects.extend(addresses.iter().map(|address| SanType::IpAddress(*address)));
         let usage = ExtendedKeyUsagePurpose::ServerAuth;
@@ -48,20 +48,20 @@ impl Leaf {
     }
 
     pub(super) fn client(name: &str) -> Result<Leaf, PkiError> {
-        let subjects = vec![dns(file_name(name)?)?];
+        let subjects = vec![dns(checked_name(name)?)?];
         let usage = ExtendedKeyUsagePurpose::ClientAuth;
         Ok(Leaf { name: name.to_owned(), subjects, usage, life: PUBLIC_LIFE })
     }
 
     pub(super) fn gateway(name: &str) -> Result<Leaf, PkiError> {
-        let uri = format!("cmg://gateway/{}", file_name(name)?);
+        let uri = format!("cmg://gateway/{}", checked_name(name)?);
         let subjects = vec![SanType::URI(Ia5String::try_from(uri)?), dns(&gateway_tls_name(name))?];
         let usage = ExtendedKeyUsagePurpose::ServerAuth;
         Ok(Leaf { name: format!("gateway {name}"), subjects, usage, life: INTERNAL_LIFE })
     }
 
     pub(super) fn connector(site: &str, name: &str) -> Result<Leaf, PkiError> {
-        let uri = format!("cmg://site/{}/connector/{}", file_name(site)?, file_name(name)?);
+        let uri = format!("cmg://site/{}/connector/{}", checked_site(site)?, checked_name(name)?);
         let subjects = vec![SanType::URI(Ia5String::try_from(uri)?)];
         let usage = ExtendedKeyUsagePurpose::ClientAuth;
         Ok(Leaf { name: format!("connector {name} of {site}"), subjects, usage, life: INTERNAL_LIFE })
@@ -80,15 +80,13 @@ impl Leaf {
     }
 }
 
-/// Names become file names and parts of URIs and domain names, so they must be plain in all of these.
-fn file_name(name: &str) -> Result<&str, PkiError> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let begins = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    if begins && name.len() <= NAME_SIZE_MAX && name.bytes().all(plain) {
-        Ok(name)
-    } else {
-        Err(PkiError::Name(name.to_owned()))
-    }
+/// Names become file names and parts of URIs and host names, so they must be plain in all of these.
+fn checked_name(name: &str) -> Result<&str, PkiError> {
+    if is_name(name) { Ok(name) } else { Err(PkiError::Name(name.to_owned())) }
+}
+
+fn checked_site(code: &str) -> Result<&str, PkiError> {
+    if is_site_code(code) { Ok(code) } else { Err(PkiError::SiteCode(code.to_owned())) }
 }
 
 fn dns(name: &str) -> Result<SanType, PkiError> {

@@ -58,6 +58,9 @@ pub enum PkiError {
         "{0:?} is no usable name: 1 to 63 letters, digits, '-', '_' and '.', beginning with a letter or digit"
     )]
     Name(String),
+    /// No site can have this code.
+    #[error("{0:?} is no site code: three capital letters or digits, like PS1")]
+    SiteCode(String),
     /// The certificate could not be made.
     #[error("making a certificate: {0}")]
     Make(#[from] rcgen::Error),

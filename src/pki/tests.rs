@@ -32,6 +32,9 @@ fn verifies(ca: &Path, usage: KeyUsage, certificate: &Path) -> bool {
     leaf.verify_for_usage(&algorithms, &anchors, &[], UnixTime::now(), usage, None, None).is_ok()
 }
 
+/// Under which authority, for which use, which certificate, verifies.
+type Row<'a> = (&'a Path, fn() -> KeyUsage, &'a Pair, bool);
+
 #[test]
 fn chains_verify_for_their_purpose_and_for_no_other() {
     let folder = folder();
@@ -41,7 +44,7 @@ fn chains_verify_for_their_purpose_and_for_no_other() {
     let gateway = pki.gateway("gw1").unwrap();
     let connector = pki.connector("PS1", "1").unwrap();
     let (site, internal) = (pki.site_ca(), pki.internal_ca());
-    let rows: [(&Path, fn() -> KeyUsage, &Pair, bool); 10] = [
+    let rows: [Row<'_>; 10] = [
         (&site, KeyUsage::server_auth, &server, true),
         (&site, KeyUsage::client_auth, &server, false),
         (&site, KeyUsage::client_auth, &client, true),
@@ -194,7 +197,7 @@ fn names_that_would_leave_the_folder_are_refused() {
         assert!(matches!(pki.client(name), Err(PkiError::Name(_))), "{name:?}");
         assert!(matches!(pki.gateway(name), Err(PkiError::Name(_))), "{name:?}");
         assert!(matches!(pki.connector("PS1", name), Err(PkiError::Name(_))), "{name:?}");
-        assert!(matches!(pki.connector(name, "1"), Err(PkiError::Name(_))), "{name:?}");
+        assert!(matches!(pki.connector(name, "1"), Err(PkiError::SiteCode(_))), "{name:?}");
         assert!(pki.server(&[name.into()], &[]).is_err(), "{name:?}");
     }
 }

@@ -7,7 +7,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process;
 
 use cmg::pki::{PUBLIC_MODE, write_file};
@@ -28,12 +28,23 @@ const PORTS: std::ops::Range<u16> = 21_000..31_000;
 pub struct Choices {
     /// TLS name of the service.
     pub name: String,
-    /// URL of the management point; none for the embedded one.
-    pub origin: Option<String>,
+    /// The management point; none for the embedded one.
+    pub origin: Option<Origin>,
     pub shards: Option<u16>,
     pub ports: Ports,
     /// Of `site.toml`: grows with each change, for a gateway ignores what is older than what it has.
     pub serial: u64,
+}
+
+/// A management point of one's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    pub url: String,
+    /// PEM file that says whom to believe; its absolute path.
+    pub ca: Option<PathBuf>,
+    /// Or the one certificate to believe.
+    pub thumbprint: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +63,7 @@ impl Choices {
     pub fn settle(folder: &Path, arguments: &Arguments) -> Result<Choices, Failure> {
         let kept = load(folder)?;
         let mut choices = kept.clone().unwrap_or_else(Choices::first);
-        choices.change(arguments);
+        choices.change(arguments)?;
         choices.find_ports(arguments)?;
         choices.leave_files(folder, kept.as_ref())?;
         Ok(choices)
@@ -63,16 +74,19 @@ impl Choices {
         Choices { name: "cmg.localhost".into(), origin: None, shards: None, ports, serial: 1 }
     }
 
-    fn change(&mut self, arguments: &Arguments) {
+    fn change(&mut self, arguments: &Arguments) -> Result<(), Failure> {
         if let Some(name) = &arguments.name {
             self.name.clone_from(name);
         }
-        if let Some(origin) = &arguments.origin {
-            self.origin = (origin != "sample").then(|| origin.clone());
+        match arguments.origin.as_deref() {
+            None => {}
+            Some("sample") => self.origin = None,
+            Some(url) => self.origin = Some(Origin::asked(url, arguments)?),
         }
         self.shards = arguments.shards.or(self.shards);
         self.ports.gateway = arguments.gateway_port.unwrap_or(self.ports.gateway);
         self.ports.channel = arguments.channel_port.unwrap_or(self.ports.channel);
+        Ok(())
     }
 
     /// Checks ports that were given; chooses anew those that were not and are taken. All are held
@@ -110,13 +124,20 @@ impl Choices {
         let files = texts::all(self);
         texts::check(&files)?;
         let before = kept.map(texts::all);
+        // All are judged before the first is written: half of a change would be none that anybody asked for.
+        let mut stale = Vec::new();
         for (index, file) in files.iter().enumerate() {
             let before = before.as_ref().map(|files| files[index].text.as_str());
-            file.leave(folder, before)?;
+            if file.is_stale(folder, before)? {
+                stale.push(file);
+            }
+        }
+        for file in stale {
+            write_file(&folder.join(file.name), file.text.as_bytes(), PUBLIC_MODE)?;
         }
         let path = folder.join("choices.json");
         let text = serde_json::to_vec_pretty(self).map_err(|error| broken(&path, &error))?;
-        write_file(&path, &text, PUBLIC_MODE).map_err(|error| Failure::Broken(error.to_string()))
+        Ok(write_file(&path, &text, PUBLIC_MODE)?)
     }
 
     pub fn gateway_address(&self) -> SocketAddr {
@@ -141,7 +162,20 @@ impl Choices {
 
     /// The management point's URL, embedded or not.
     pub fn origin_url(&self) -> String {
-        self.origin.clone().unwrap_or_else(|| format!("http://{}", self.origin_address()))
+        match &self.origin {
+            Some(origin) => origin.url.clone(),
+            None => format!("http://{}", self.origin_address()),
+        }
+    }
+}
+
+impl Origin {
+    fn asked(url: &str, arguments: &Arguments) -> Result<Origin, Failure> {
+        let absolute = |path: &PathBuf| {
+            path.canonicalize().map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+        };
+        let ca = arguments.origin_ca.as_ref().map(absolute).transpose()?;
+        Ok(Origin { url: url.to_owned(), ca, thumbprint: arguments.origin_thumbprint.clone() })
     }
 }
 

@@ -28,6 +28,12 @@ pub struct Arguments {
     /// URL of the management point to publish; `sample` for the embedded one
     #[arg(long, value_name = "URL")]
     origin: Option<String>,
+    /// PEM file with the CA by which an https origin is trusted
+    #[arg(long, value_name = "FILE", requires = "origin")]
+    origin_ca: Option<PathBuf>,
+    /// SHA-256 thumbprint by which an https origin is trusted, instead of a CA
+    #[arg(long, value_name = "HEX", requires = "origin", conflicts_with = "origin_ca")]
+    origin_thumbprint: Option<String>,
     /// Client certificates to have ready
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     clients: u32,
@@ -134,10 +140,7 @@ fn make_certificates(folder: &Path, choices: &Choices, clients: u32) -> Result<(
         pki.connector(SITE, CONNECTOR)?;
         pki.clients(&(1..=clients).map(client_name).collect::<Vec<_>>())
     };
-    make().map_err(|error| match error {
-        PkiError::Name(_) => Failure::Usage(error.to_string()),
-        _ => Failure::Broken(error.to_string()),
-    })
+    make().map_err(Failure::from)
 }
 
 fn client_name(number: u32) -> String {

@@ -48,7 +48,7 @@ pub fn write(folder: &Path, plan: &Plan, children: &Children) -> Result<(), Fail
     });
     let path = folder.join("up.json");
     let text = serde_json::to_vec_pretty(&report).map_err(|error| broken(&path, &error))?;
-    write_file(&path, &text, PUBLIC_MODE).map_err(|error| Failure::Broken(error.to_string()))
+    Ok(write_file(&path, &text, PUBLIC_MODE)?)
 }
 
 /// Takes `up.json` away: nothing is ready any more, or yet.

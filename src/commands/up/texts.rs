@@ -4,12 +4,12 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use cmg::pki::{PUBLIC_MODE, gateway_tls_name, write_file};
+use cmg::pki::gateway_tls_name;
 use cmg::settings::{ConnectorSettings, GatewaySettings, SiteSettings};
 
 use super::super::Failure;
-use super::choices::Choices;
-use super::{CONNECTOR, INSTANCE, MANAGEMENT_POINT, SITE, broken};
+use super::choices::{Choices, Origin};
+use super::{CONNECTOR, INSTANCE, MANAGEMENT_POINT, SITE, broken, path_text};
 
 /// One settings file as it should read.
 pub struct SettingsFile {
@@ -96,6 +96,7 @@ pub fn site(choices: &Choices) -> String {
     let (url, serial) = (quote(&choices.origin_url()), choices.serial);
     // A real management point does not read who asked; the sample shows that it was told.
     let forward_identity = choices.origin.is_none();
+    let trust = choices.origin.as_ref().map_or(String::new(), origin_trust);
     format!(
         r#"{NOTE}
 code = "{SITE}"
@@ -104,12 +105,19 @@ serial = {serial}
 [[management_point]]
 id = {MANAGEMENT_POINT}
 url = {url}
-forward_identity = {forward_identity}
+{trust}forward_identity = {forward_identity}
 
 [trust]
 roots = ["pki/ca.pem"]
 "#
     )
+}
+
+fn origin_trust(origin: &Origin) -> String {
+    let line = |key: &str, value: String| format!("{key} = {}\n", quote(&value));
+    let ca = origin.ca.as_ref().map(|path| line("ca", path_text(path)));
+    let thumbprint = origin.thumbprint.clone().map(|value| line("thumbprint_sha256", value));
+    [ca, thumbprint].into_iter().flatten().collect()
 }
 
 fn shards(choices: &Choices) -> String {
@@ -136,26 +144,26 @@ pub fn check([gateway, connector, site]: &[SettingsFile; 3]) -> Result<(), Failu
 }
 
 impl SettingsFile {
-    /// Writes the file where it is missing or still reads as we once wrote it (`before`); keeps an edited
-    /// one unless a changed choice could only take effect in it.
-    pub fn leave(&self, folder: &Path, before: Option<&str>) -> Result<(), Failure> {
+    /// Whether the file is to be written: it is missing, or still reads as we once wrote it (`before`). An
+    /// edited one is kept, and refused when a changed choice could only take effect in it.
+    pub fn is_stale(&self, folder: &Path, before: Option<&str>) -> Result<bool, Failure> {
         let path = folder.join(self.name);
         let found = match fs::read_to_string(&path) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
             Err(error) => return Err(broken(&path, &error)),
         };
-        let is_ours = found.is_none() || found.as_deref() == before;
-        match before {
-            _ if found.as_deref() == Some(&self.text) => Ok(()),
-            _ if is_ours => write_file(&path, self.text.as_bytes(), PUBLIC_MODE)
-                .map_err(|error| Failure::Broken(error.to_string())),
-            Some(before) if before == self.text => Ok(()),
-            _ => Err(Failure::Usage(format!(
-                "{} was edited, and an option (or a port that is taken now) would have to change it: change it there, or move it away to have it written anew",
-                path.display()
-            ))),
+        if found == self.text || before == Some(&self.text) {
+            return Ok(false);
         }
+        if before == Some(&found) {
+            return Ok(true);
+        }
+        Err(Failure::Usage(format!(
+            "{} was edited, and an option (or a port that is taken now) would have to change it: \
+             change it there, or move it away to have it written anew",
+            path.display()
+        )))
     }
 }
 
@@ -170,28 +178,25 @@ mod tests {
 
     #[test]
     fn a_file_is_written_over_only_while_it_reads_as_we_wrote_it() {
-        // Found on disk, as we once wrote it, as it should read; what is left unless that is refused.
+        // Found on disk, as we once wrote it, as it should read; whether it is written unless refused.
         let rows = [
-            (None, None, "new", Some("new")),
-            (None, Some("old"), "new", Some("new")),
-            (Some("old"), Some("old"), "new", Some("new")),
-            (Some("old"), Some("old"), "old", Some("old")),
-            (Some("edited"), Some("old"), "old", Some("edited")),
+            (None, None, "new", Some(true)),
+            (None, Some("old"), "new", Some(true)),
+            (Some("old"), Some("old"), "new", Some(true)),
+            (Some("old"), Some("old"), "old", Some(false)),
+            (Some("edited"), Some("old"), "old", Some(false)),
             (Some("edited"), Some("old"), "new", None),
             (Some("edited"), None, "new", None),
-            (Some("new"), None, "new", Some("new")),
-            (Some("new"), Some("old"), "new", Some("new")),
+            (Some("new"), None, "new", Some(false)),
+            (Some("new"), Some("old"), "new", Some(false)),
         ];
-        for (found, before, text, left) in rows {
+        for (found, before, text, written) in rows {
             let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("x.toml");
             if let Some(found) = found {
-                fs::write(&path, found).unwrap();
+                fs::write(folder.path().join("x.toml"), found).unwrap();
             }
-            let outcome = file(text).leave(folder.path(), before);
-            let row = format!("{found:?} {before:?} {text}");
-            assert_eq!(outcome.is_ok(), left.is_some(), "{row}");
-            assert_eq!(fs::read_to_string(&path).ok().as_deref(), left.or(found), "{row}");
+            let outcome = file(text).is_stale(folder.path(), before).ok();
+            assert_eq!(outcome, written, "{found:?} {before:?} {text}");
         }
     }
 
