@@ -1,0 +1,96 @@
+//! The command line: what each command takes. What it does is in the file of its name.
+//!
+//! Commands return; only `main.rs` ends the process.
+
+mod connector;
+mod gateway;
+mod log;
+mod pki;
+mod sample_origin;
+mod up;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cmg::pki::PkiError;
+
+/// An open cloud management gateway: devices on the internet reach management points inside a network
+/// that has no inbound port.
+#[derive(clap::Parser)]
+#[command(version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Run everything on this machine: certificates, gateway, connector and a sample management point
+    Up(up::Arguments),
+    /// Run a gateway in the foreground
+    Gateway(RoleArguments),
+    /// Run a connection point in the foreground
+    Connector(RoleArguments),
+    /// Make certificates for a site that has no CA of its own
+    Pki(pki::Arguments),
+    /// Answer like a management point that says what reached it
+    #[command(hide = true)]
+    SampleOrigin(sample_origin::Arguments),
+}
+
+#[derive(clap::Args)]
+struct RoleArguments {
+    /// Settings of the role; paths inside are relative to this file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl RoleArguments {
+    /// The settings file's text, its name for messages, and the folder that paths in it start from.
+    fn read(&self) -> Result<(String, String, &Path), Failure> {
+        let name = self.config.display().to_string();
+        let text =
+            fs::read_to_string(&self.config).map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
+        Ok((text, name, folder_of(&self.config)))
+    }
+}
+
+/// Why a command ended badly, as one text for the operator.
+pub enum Failure {
+    /// What was asked for makes no sense: exit code 2.
+    Usage(String),
+    /// It made sense and went wrong: exit code 1.
+    Broken(String),
+}
+
+impl From<PkiError> for Failure {
+    fn from(error: PkiError) -> Failure {
+        match error {
+            PkiError::Name(_) | PkiError::SiteCode(_) => Failure::Usage(error.to_string()),
+            PkiError::File { .. }
+            | PkiError::HalfAuthority { .. }
+            | PkiError::Unusable { .. }
+            | PkiError::Make(_) => Failure::Broken(error.to_string()),
+        }
+    }
+}
+
+impl Cli {
+    /// Does what was asked; returns when it is done or drained.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Up(arguments) => up::run(&arguments),
+            Command::Gateway(arguments) => gateway::run(&arguments),
+            Command::Connector(arguments) => connector::run(&arguments),
+            Command::Pki(arguments) => pki::run(&arguments),
+            Command::SampleOrigin(arguments) => sample_origin::run(&arguments),
+        }
+    }
+}
+
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}

@@ -1,0 +1,57 @@
+//! What will run, as the settings files on disk say: they may have been edited since they were written.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use cmg::settings::{ConnectorSettings, GatewaySettings, SettingsErrors};
+
+use super::super::Failure;
+use super::choices::{Choices, LOOPBACK};
+use super::{broken, path_text};
+
+pub struct Plan {
+    /// TLS name of the service.
+    pub service: String,
+    /// Where clients reach the gateway from this machine.
+    pub gateway: SocketAddr,
+    /// Where connection points reach it.
+    pub channel: SocketAddr,
+    pub gateway_admin: SocketAddr,
+    pub connector_admin: SocketAddr,
+    /// Where the embedded management point listens, if it is used.
+    pub sample: Option<SocketAddr>,
+    /// URL of the management point.
+    pub origin: String,
+}
+
+impl Plan {
+    pub fn read(folder: &Path, choices: &Choices) -> Result<Plan, Failure> {
+        let gateway = read(&folder.join("gateway.toml"), GatewaySettings::parse)?;
+        let connector = read(&folder.join("connector.toml"), ConnectorSettings::parse)?;
+        Ok(Plan {
+            gateway: first_local(&gateway.listeners, choices.gateway_address()),
+            channel: first_local(&gateway.internal_listeners, choices.channel_address()),
+            service: gateway.name,
+            gateway_admin: gateway.admin,
+            connector_admin: connector.admin,
+            sample: choices.origin.is_none().then(|| choices.origin_address()),
+            origin: choices.origin_url(),
+        })
+    }
+}
+
+fn read<T>(path: &Path, parse: fn(&str, &str) -> Result<T, SettingsErrors>) -> Result<T, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| broken(path, &error))?;
+    parse(&text, &path_text(path)).map_err(|errors| Failure::Usage(errors.to_string()))
+}
+
+/// The first address, as this machine reaches it. Settings always have one.
+fn first_local(addresses: &[SocketAddr], otherwise: SocketAddr) -> SocketAddr {
+    let address = addresses.first().copied().unwrap_or(otherwise);
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(LOOPBACK, address.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(LOOPBACK, address.port()),
+        _ => address,
+    }
+}

@@ -1,0 +1,230 @@
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+
+use super::*;
+use crate::auth::internal_identity;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    fs::read(path).expect("a file")
+}
+
+fn der(path: &Path) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(path).expect("a certificate")
+}
+
+/// What the roles ask of one another's and of clients' certificates.
+fn verifies(ca: &Path, usage: KeyUsage, certificate: &Path) -> bool {
+    let (ca, certificate) = (der(ca), der(certificate));
+    let anchors = [webpki::anchor_from_trusted_cert(&ca).unwrap()];
+    let algorithms = [webpki::ring::ECDSA_P256_SHA256];
+    let leaf = EndEntityCert::try_from(&certificate).unwrap();
+    leaf.verify_for_usage(&algorithms, &anchors, &[], UnixTime::now(), usage, None, None).is_ok()
+}
+
+/// Under which authority, for which use, which certificate, verifies.
+type Row<'a> = (&'a Path, fn() -> KeyUsage, &'a Pair, bool);
+
+#[test]
+fn chains_verify_for_their_purpose_and_for_no_other() {
+    let folder = folder();
+    let pki = Pki::open(folder.path()).unwrap();
+    let server = pki.server(&["cmg.localhost".into()], &["127.0.0.1".parse().unwrap()]).unwrap();
+    let client = pki.client("client-1").unwrap();
+    let gateway = pki.gateway("gw1").unwrap();
+    let connector = pki.connector("PS1", "1").unwrap();
+    let (site, internal) = (pki.site_ca(), pki.internal_ca());
+    let rows: [Row<'_>; 10] = [
+        (&site, KeyUsage::server_auth, &server, true),
+        (&site, KeyUsage::client_auth, &server, false),
+        (&site, KeyUsage::client_auth, &client, true),
+        (&site, KeyUsage::server_auth, &client, false),
+        (&internal, KeyUsage::server_auth, &gateway, true),
+        (&internal, KeyUsage::client_auth, &gateway, false),
+        (&internal, KeyUsage::client_auth, &connector, true),
+        (&internal, KeyUsage::server_auth, &connector, false),
+        (&site, KeyUsage::client_auth, &connector, false),
+        (&internal, KeyUsage::client_auth, &client, false),
+    ];
+    for (ca, usage, pair, good) in rows {
+        let found = verifies(ca, usage(), &pair.certificate);
+        assert_eq!(found, good, "{} under {}", pair.certificate.display(), ca.display());
+    }
+}
+
+#[test]
+fn certificates_bear_the_names_they_are_asked_by() {
+    let folder = folder();
+    let pki = Pki::open(folder.path()).unwrap();
+    let address = "127.0.0.1".parse().unwrap();
+    let server = pki.server(&["a.example".into(), "b.example".into()], &[address]).unwrap();
+    let gateway = pki.gateway("gw1").unwrap();
+    let rows = [
+        (&server, "a.example", true),
+        (&server, "b.example", true),
+        (&server, "127.0.0.1", true),
+        (&server, "c.example", false),
+        (&gateway, "gw1.gateway.cmg.internal", true),
+        (&gateway, "gw2.gateway.cmg.internal", false),
+    ];
+    for (pair, name, good) in rows {
+        let certificate = der(&pair.certificate);
+        let leaf = EndEntityCert::try_from(&certificate).unwrap();
+        let name = ServerName::try_from(name).unwrap();
+        assert_eq!(leaf.verify_is_valid_for_subject_name(&name).is_ok(), good, "{name:?}");
+    }
+}
+
+#[test]
+fn internal_certificates_name_role_site_and_identity() {
+    let folder = folder();
+    let pki = Pki::open(folder.path()).unwrap();
+    let rows = [
+        (pki.gateway("gw1").unwrap(), "cmg://gateway/gw1"),
+        (pki.connector("PS1", "1").unwrap(), "cmg://site/PS1/connector/1"),
+    ];
+    for (pair, uri) in rows {
+        let certificate = der(&pair.certificate);
+        let leaf = EndEntityCert::try_from(&certificate).unwrap();
+        assert_eq!(leaf.valid_uri_names().collect::<Vec<_>>(), [uri]);
+        assert!(internal_identity(&certificate).is_ok());
+    }
+}
+
+#[test]
+fn keys_are_for_their_owner_alone() {
+    let folder = folder();
+    let pki = Pki::open(folder.path()).unwrap();
+    let pair = pki.client("client-1").unwrap();
+    for key in [pair.key, folder.path().join("ca.key"), folder.path().join("internal-ca.key")] {
+        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600, "{}", key.display());
+    }
+}
+
+#[test]
+fn an_existing_folder_is_kept() {
+    let folder = folder();
+    let names = ["a.example".to_owned()];
+    let made = {
+        let pki = Pki::open(folder.path()).unwrap();
+        let pairs = [pki.server(&names, &[]).unwrap(), pki.client("x").unwrap(), pki.gateway("gw1").unwrap()];
+        (bytes(&pki.site_ca()), pairs.map(|pair| (bytes(&pair.certificate), bytes(&pair.key))))
+    };
+    let pki = Pki::open(folder.path()).unwrap();
+    let pairs = [pki.server(&names, &[]).unwrap(), pki.client("x").unwrap(), pki.gateway("gw1").unwrap()];
+    let kept = (bytes(&pki.site_ca()), pairs.map(|pair| (bytes(&pair.certificate), bytes(&pair.key))));
+    assert!(made == kept);
+}
+
+#[test]
+fn a_pair_is_renewed_in_the_last_third_of_its_life() {
+    let folder = folder();
+    let now = SystemTime::now();
+    let made = bytes(&Pki::open_at(folder.path(), now).unwrap().gateway("gw1").unwrap().certificate);
+    for (days, renewed) in [(0, false), (30, false), (58, false), (61, true), (200, true)] {
+        let fresh = tempfile::tempdir().unwrap();
+        for entry in ["ca.pem", "ca.key", "internal-ca.pem", "internal-ca.key"] {
+            fs::copy(folder.path().join(entry), fresh.path().join(entry)).unwrap();
+        }
+        fs::create_dir(fresh.path().join("internal")).unwrap();
+        for entry in ["internal/gateway-gw1.pem", "internal/gateway-gw1.key"] {
+            fs::copy(folder.path().join(entry), fresh.path().join(entry)).unwrap();
+        }
+        let pair = Pki::open_at(fresh.path(), now + days * DAY).unwrap().gateway("gw1").unwrap();
+        assert_eq!(bytes(&pair.certificate) != made, renewed, "after {days} days");
+    }
+}
+
+#[test]
+fn a_pair_that_lacks_a_name_or_a_half_is_made_anew() {
+    let folder = folder();
+    let pki = Pki::open(folder.path()).unwrap();
+    let first = pki.server(&["a.example".into()], &[]).unwrap();
+    let before = bytes(&first.certificate);
+    let same = pki.server(&["a.example".into(), "b.example".into()], &[]).unwrap();
+    let wider = bytes(&same.certificate);
+    assert_ne!(before, wider);
+    let address = ["::1".parse().unwrap()];
+    pki.server(&["a.example".into(), "b.example".into()], &address).unwrap();
+    let addressed = bytes(&same.certificate);
+    assert_ne!(wider, addressed);
+    fs::remove_file(&first.key).unwrap();
+    pki.server(&["a.example".into()], &address).unwrap();
+    assert_ne!(bytes(&first.certificate), addressed);
+}
+
+#[test]
+fn a_pair_of_another_authority_is_made_anew() {
+    let folder = folder();
+    let now = SystemTime::now();
+    let pair = Pki::open_at(folder.path(), now).unwrap().client("x").unwrap();
+    let before = bytes(&pair.certificate);
+    fs::remove_file(folder.path().join("ca.pem")).unwrap();
+    fs::remove_file(folder.path().join("ca.key")).unwrap();
+    Pki::open_at(folder.path(), now + DAY).unwrap().client("x").unwrap();
+    assert_ne!(bytes(&pair.certificate), before);
+}
+
+#[test]
+fn half_an_authority_is_refused_not_replaced() {
+    for (gone, left) in [("ca.key", "ca.pem"), ("ca.pem", "ca.key"), ("internal-ca.key", "internal-ca.pem")] {
+        let folder = folder();
+        drop(Pki::open(folder.path()).unwrap());
+        let before = bytes(&folder.path().join(left));
+        fs::remove_file(folder.path().join(gone)).unwrap();
+        let error = Pki::open(folder.path()).err().expect("refused").to_string();
+        assert!(error.contains(gone) && error.contains(left), "{error}");
+        assert_eq!(bytes(&folder.path().join(left)), before);
+    }
+}
+
+#[test]
+fn names_that_would_leave_the_folder_are_refused() {
+    let folder = folder();
+    let pki = Pki::open(folder.path()).unwrap();
+    let long = "x".repeat(64);
+    for name in ["", "../x", "a/b", ".x", "-x", "a b", "a\nb", "é", "a\0", long.as_str()] {
+        assert!(matches!(pki.client(name), Err(PkiError::Name(_))), "{name:?}");
+        assert!(matches!(pki.gateway(name), Err(PkiError::Name(_))), "{name:?}");
+        assert!(matches!(pki.connector("PS1", name), Err(PkiError::Name(_))), "{name:?}");
+        assert!(matches!(pki.connector(name, "1"), Err(PkiError::SiteCode(_))), "{name:?}");
+        assert!(pki.server(&[name.into()], &[]).is_err(), "{name:?}");
+    }
+}
+
+#[test]
+fn many_clients_each_get_a_key_of_their_own_and_nothing_is_left_over() {
+    let folder = folder();
+    let pki = Pki::open(folder.path()).unwrap();
+    let names: Vec<String> = (0..200).map(|number| format!("client-{number}")).collect();
+    pki.clients(&names).unwrap();
+    let mut keys = std::collections::HashSet::new();
+    for name in &names {
+        assert!(keys.insert(bytes(&pki.clients_folder().join(format!("{name}.key")))));
+    }
+    assert_eq!(fs::read_dir(pki.clients_folder()).unwrap().count(), 400);
+    pki.clients(&[]).unwrap();
+}
+
+#[test]
+fn rewriting_a_key_never_widens_it() {
+    let folder = folder();
+    let path = folder.path().join("x.key");
+    write_file(&path, b"one", KEY_MODE).unwrap();
+    let first = fs::metadata(&path).unwrap().ino();
+    write_file(&path, b"two", KEY_MODE).unwrap();
+    let second = fs::metadata(&path).unwrap();
+    assert_eq!(bytes(&path), b"two");
+    assert_ne!(first, second.ino(), "a rename, not a rewrite in place");
+    assert_eq!(second.permissions().mode() & 0o777, 0o600);
+}
