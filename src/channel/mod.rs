@@ -16,6 +16,7 @@ mod fields;
 pub mod frame;
 mod fuzzing;
 pub mod hello;
+mod identity;
 pub mod message;
 mod mux;
 mod out;
@@ -28,6 +29,7 @@ mod tests;
 
 pub use error::{ChannelError, CloseCode};
 pub use fuzzing::fuzz;
+pub use identity::Identity;
 pub use hello::{Hello, HelloRefusal, HelloReply, VERSION};
 pub use message::{Body, RequestMessage, RequestStart, RequestWriter, ResponseMessage, ResponseStart};
 pub use message::{Field, Fields, ResponseWriter, TooLarge, TrailersWriter, parse_trailers};
