@@ -101,7 +101,7 @@ pub fn is_site_code(text: &str) -> bool {
 /// Whether `text` names an instance or connection point: fit for a URI, a host name and a file name.
 pub fn is_name(text: &str) -> bool {
     let is_inner = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
-    text.len() <= NAME_SIZE_MAX
-        && text.bytes().all(is_inner)
-        && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
+    let is_end = |octet: Option<u8>| octet.is_some_and(|octet| octet.is_ascii_alphanumeric());
+    let ends = is_end(text.bytes().next()) && is_end(text.bytes().next_back());
+    ends && text.len() <= NAME_SIZE_MAX && text.bytes().all(is_inner) && !text.contains("..")
 }

@@ -114,15 +114,17 @@ impl EndpointPath {
     /// What is wrong, as a phrase, when it could alias another path or escape its own.
     pub fn parse(text: &str) -> Result<EndpointPath, &'static str> {
         let text = text.strip_prefix('/').unwrap_or(text);
+        if text.starts_with('/') {
+            return Err("not a canonical path");
+        }
         let text = text.strip_suffix('/').unwrap_or(text);
         if text.len() > ENDPOINT_PATH_SIZE_MAX {
             return Err("longer than 256 octets");
         }
-        if text.bytes().any(|octet| matches!(octet, b'%' | b'?')) {
+        if text.contains(['%', '?']) {
             return Err("percent-encoded or with a query");
         }
-        let is_canonical = text.is_empty() || text.starts_with('/') || path::is_canonical(text.as_bytes());
-        if !is_canonical || text.starts_with('/') {
+        if !text.is_empty() && !path::is_canonical(text.as_bytes()) {
             return Err("not a canonical path");
         }
         Ok(EndpointPath(text.into()))

@@ -88,11 +88,12 @@ impl<'b> Path<'b> {
     }
 }
 
-/// Whether `path` (without its leading slash and without a query) is in canonical form.
+/// Whether `path` (without the slash before and after it, and without a query) is in canonical form.
 pub(super) fn is_canonical(path: &[u8]) -> bool {
-    // The first octet is judged as what follows a slash, which the caller took off.
-    !matches!(path.first(), None | Some(b'/'))
-        && scan_path(path, 0).is_ok_and(|scan| scan.path_size == path.len())
+    let is_bare = |end: Option<&u8>| !matches!(end, None | Some(b'/'));
+    // What stands before the first octet is a slash that was taken off, and looks ahead at it.
+    let ends = is_bare(path.first()) && is_bare(path.last());
+    ends && scan_path(path).is_ok_and(|scan| scan.path_size == path.len())
 }
 
 /// The octet that stands for itself or percent-encoded at `at`, and how many octets spell it.
@@ -121,7 +122,7 @@ fn scan(target: &[u8]) -> Result<Scan, Refusal> {
     if target.first() != Some(&b'/') {
         return Err(Refusal::BadRequest);
     }
-    scan_path(target, 0)
+    scan_path(target)
 }
 
 /// Octets that need no second look in a path.
@@ -136,8 +137,8 @@ const PLAIN: [bool; 256] = {
 };
 
 /// One pass over the path; each rule looks ahead only, so that plain octets cost one table look-up.
-fn scan_path(target: &[u8], from: usize) -> Result<Scan, Refusal> {
-    let mut at = from;
+fn scan_path(target: &[u8]) -> Result<Scan, Refusal> {
+    let mut at = 0;
     let mut is_plain = true;
     while let Some(&octet) = target.get(at) {
         if PLAIN[usize::from(octet)] {

@@ -108,12 +108,15 @@ impl UrlMapping {
             return Err(Refusal::Redirect);
         }
         let (address, target) = self.resolve(mapped, location).ok_or(Refusal::Redirect)?;
-        let near = self.roles.iter().filter(|role| role.id == mapped.role);
-        let far = self.roles.iter().filter(|role| role.id != mapped.role);
-        let mut places =
-            near.chain(far).flat_map(|role| role.endpoints.iter().map(move |one| (role.id, one)));
-        let external = places.find_map(|(id, one)| self.external(id, one, mapped.family, &address, &target));
-        out.extend_from_slice(external.ok_or(Refusal::Redirect)?.as_bytes());
+        let places = self.roles.iter().flat_map(|role| role.endpoints.iter().map(move |one| (role.id, one)));
+        let ways = places.filter_map(|(id, one)| {
+            let external = self.external(id, one, mapped.family, &address, &target)?;
+            Some((id == mapped.role, one.prefix.len(), external))
+        });
+        // The role that was asked before any other, and there the closest of the places.
+        let best = ways.max_by_key(|(is_near, size, _)| (*is_near, *size));
+        let (_, _, external) = best.ok_or(Refusal::Redirect)?;
+        out.extend_from_slice(external.as_bytes());
         Ok(())
     }
 

@@ -1,1 +1,418 @@
+use std::time::Duration;
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::limits::SETTINGS_SIZE_MAX;
+use crate::mapping::{Family, Found, Publication, PublishedTable, RoleIds, RoleKind};
+
+const GATEWAY: &str = r#"
+ticks = 1
+[gateway]
+name = "CMG.example.org"
+instance = "gw1"
+[[listener]]
+address = "0.0.0.0:443"
+[[listener]]
+address = "[::]:443"
+[[server_certificate]]
+chain = "server.pem"
+key = "server.key"
+[internal]
+ca = "internal-ca.pem"
+certificate = "gw1.pem"
+key = "gw1.key"
+[[internal.listener]]
+address = "0.0.0.0:10140"
+[[site]]
+code = "PS1"
+role_ids = ["72057594037927936-72057594037937936", "8", 9]
+"#;
+
+const CONNECTOR: &str = r#"
+[connector]
+identity = "1"
+site = "site.toml"
+[internal]
+ca = "internal-ca.pem"
+certificate = "1.pem"
+key = "1.key"
+[[gateway]]
+address = "cmg.example.org:10140"
+name = "gw1.gateway.cmg.internal"
+"#;
+
+const SITE: &str = r#"
+code = "PS1"
+serial = 3
+[trust]
+roots = ["root.pem"]
+[[management_point]]
+id = 72057594037927941
+url = "http://mp.corp"
+exclude = ["bgb"]
+[[management_point]]
+id = "18446744073709551615"
+url = "https://mp2.corp:8443/"
+thumbprint_sha256 = "00:11223344556677 8899aabbccddeeff00112233445566778899AABBCCDDEEFF"
+certificate = "mp.pem"
+key = "mp.key"
+forward_identity = true
+request_length_max = 10
+connections_max = 5
+[[software_update_point]]
+id = 8
+url = "http://sup.corp:8530"
+self_update = true
+[[endpoint]]
+id = 9
+path = "/reports/"
+url = "http://mp.corp/base/"
+families = ["mutual_auth"]
+methods = ["GET", "REPORT"]
+once = true
+[[endpoint]]
+id = 9
+path = "reports"
+url = "http://mp.corp/other"
+families = ["server_auth"]
+forward_identity = false
+tunnel = true
+"#;
+
+fn gateway_text() -> String {
+    GATEWAY.replace("ticks = 1\n", "")
+}
+
+/// The one error of a text, without the file's name.
+fn only(errors: SettingsErrors) -> String {
+    assert_eq!(errors.0.len(), 1, "{errors}");
+    errors.to_string()
+}
+
+#[test]
+fn a_gateway_file_yields_its_settings() {
+    let settings = GatewaySettings::parse(&gateway_text(), "gateway.toml").unwrap();
+    assert_eq!((settings.name.as_str(), settings.instance.as_str()), ("cmg.example.org", "gw1"));
+    assert_eq!((settings.shards, settings.clients_max), (None, 18_000));
+    assert_eq!(settings.listeners, ["0.0.0.0:443".parse().unwrap(), "[::]:443".parse().unwrap()]);
+    assert_eq!(settings.internal_listeners, ["0.0.0.0:10140".parse().unwrap()]);
+    assert_eq!(settings.internal.identity.chain.to_str(), Some("gw1.pem"));
+    assert_eq!(settings.limits, GatewayLimits::default());
+    assert_eq!(settings.admin, "127.0.0.1:9140".parse().unwrap());
+    let ids = &settings.sites[0].role_ids;
+    assert!(ids.contains(8) && ids.contains(9) && ids.contains(72_057_594_037_927_941) && !ids.contains(10));
+}
+
+#[test]
+fn what_a_gateway_file_may_say_besides_is_taken() {
+    let text = gateway_text().replace(
+        "instance = \"gw1\"\n",
+        "instance = \"gw1\"\nshards = 2\nclients_max = 19_500\nstate_dir = \"/s\"\nticket_keys = \"t\"\n",
+    ) + "[limits]\nidle_secs = 60\n[log]\nlevel = \"debug\"\naccess_log = \"a.log\"\n[admin]\naddress = \"[::1]:1\"\n";
+    let settings = GatewaySettings::parse(&text, "g").unwrap();
+    assert_eq!((settings.shards, settings.clients_max), (Some(2), 19_500));
+    assert_eq!(
+        (settings.limits.idle, settings.limits.head),
+        (Duration::from_secs(60), Duration::from_secs(20))
+    );
+    assert_eq!(
+        settings.log,
+        LogSettings { level: LogLevel::Debug, access_log: AccessLog::File("a.log".into()) }
+    );
+    assert_eq!(settings.ticket_keys.as_deref().and_then(|path| path.to_str()), Some("t"));
+}
+
+#[test]
+fn an_unknown_key_is_told_with_its_place_and_the_nearest_right_one() {
+    let error = only(GatewaySettings::parse(GATEWAY, "gateway.toml").unwrap_err());
+    let known = "one of gateway, internal, listener, server_certificate, limits, log, admin, site";
+    assert_eq!(error, format!("gateway.toml:2:1: ticks: found an unknown key, expected {known}"));
+    let text = gateway_text().replace("instance = \"gw1\"", "instance = \"gw1\"\n  shrads = 2");
+    let error = only(GatewaySettings::parse(&text, "f").unwrap_err());
+    assert_eq!(error, "f:5:3: gateway.shrads: found an unknown key, expected \"shards\"");
+}
+
+#[test]
+fn every_mistake_of_a_gateway_file_is_told_at_its_place() {
+    let table = [
+        ("address = \"[::]:443\"", "address = \"::443\"", "f:8:11: listener[2].address: found \"::443\""),
+        (
+            "address = \"[::]:443\"",
+            "address = \"0.0.0.0:443\"",
+            "f:8:11: listener[2].address: found an address twice",
+        ),
+        (
+            "instance = \"gw1\"",
+            "instance = \"gw1\"\nshards = 0",
+            "f:5:10: gateway.shards: found 0, expected a whole number from 1 to 256",
+        ),
+        ("instance = \"gw1\"", "instance = 'g/1'", "f:4:12: gateway.instance: found 'g/1', expected a name"),
+        ("instance = \"gw1\"", "", "f:2:1: gateway.instance: found nothing, expected a name"),
+        (
+            "name = \"CMG.example.org\"",
+            "name = \"a b\"",
+            "f:3:8: gateway.name: found \"a b\", expected a host name",
+        ),
+        ("name = \"CMG.example.org\"", "name = \"a", "f:3:"),
+        ("code = \"PS1\"", "code = \"ps1\"", "f:19:8: site[1].code: found \"ps1\", expected a site code"),
+        (
+            "\"8\", 9]",
+            "\"9-8\"]",
+            "f:20:52: site[1].role_ids[2]: found \"9-8\", expected a role id or a range",
+        ),
+        ("\"8\", 9]", "-1]", "f:20:52: site[1].role_ids[2]: found -1"),
+        ("role_ids =", "role_id =", "site[1].role_ids: found nothing"),
+        (
+            "[[internal.listener]]",
+            "[admin]",
+            "internal.listener: found nothing, expected at least one [[internal.listener]]",
+        ),
+        ("[[site]]", "[site]", "f:18:1: site: found [site], expected a list of tables [[site]]"),
+        ("[gateway]", "[[gateway]]", "gateway: found"),
+        ("[internal]\n", "[internal]\nca = \"x\"\n", "f:"),
+    ];
+    for (right, wrong, expected) in table {
+        let text = gateway_text();
+        assert!(text.contains(right), "{right}");
+        let errors = GatewaySettings::parse(&text.replacen(right, wrong, 1), "f").unwrap_err();
+        assert!(errors.0.iter().any(|error| error.to_string().contains(expected)), "{wrong}: {errors}");
+    }
+    let text =
+        format!("{}[admin]\naddress = \"0.0.0.0:9140\"\n[limits]\nidle_secs = \"a\"\n", gateway_text());
+    let errors = GatewaySettings::parse(&text, "f").unwrap_err();
+    assert_eq!(errors.0.len(), 2, "{errors}");
+    assert_eq!(errors.to_string().lines().count(), 2);
+}
+
+#[test]
+fn an_empty_file_lacks_everything_and_says_so() {
+    for errors in [
+        GatewaySettings::parse("", "f").map(|_| ()).unwrap_err(),
+        ConnectorSettings::parse("", "f").map(|_| ()).unwrap_err(),
+        SiteSettings::parse("", "f").map(|_| ()).unwrap_err(),
+    ] {
+        assert!(errors.0.len() >= 2 && errors.0.iter().all(|error| error.found == "nothing"), "{errors}");
+    }
+}
+
+#[test]
+fn a_connector_file_yields_its_settings() {
+    let settings = ConnectorSettings::parse(CONNECTOR, "connector.toml").unwrap();
+    assert_eq!((settings.identity.as_str(), settings.site.to_str()), ("1", Some("site.toml")));
+    assert_eq!(settings.gateways[0].dialled(), "cmg.example.org:10140");
+    assert_eq!(settings.gateways[0].name, "gw1.gateway.cmg.internal");
+    assert_eq!(settings.limits, ConnectorLimits::default());
+    let text = CONNECTOR.replace("cmg.example.org:10140", "[::1]:10140");
+    assert_eq!(ConnectorSettings::parse(&text, "f").unwrap().gateways[0].dialled(), "[::1]:10140");
+    for wrong in ["cmg.example.org", "cmg.example.org:", "::1:10140", "http://x:1", "x:0", "x:65536"] {
+        let text = CONNECTOR.replace("cmg.example.org:10140", wrong);
+        let error = only(ConnectorSettings::parse(&text, "f").unwrap_err());
+        assert!(error.contains("gateway[1].address: found"), "{error}");
+    }
+}
+
+#[test]
+fn a_site_file_yields_roles_endpoints_and_origins() {
+    let site = SiteSettings::parse(SITE, "site.toml").unwrap();
+    assert_eq!((site.code.as_str(), site.serial, site.roles.len(), site.origins.len()), ("PS1", 3, 4, 3));
+    let role = |id| site.roles.iter().find(|role| role.id == id).unwrap();
+    let paths = |id| role(id).endpoints.iter().map(|one| one.endpoint.path.as_str()).collect::<Vec<_>>();
+    assert!(!paths(72_057_594_037_927_941).contains(&"BGB"));
+    assert_eq!(paths(u64::MAX).len(), 11);
+    assert_eq!(paths(8), ["ClientWebService", "SimpleAuthWebService", "ReportingWebService", "SelfUpdate"]);
+    let second = &site.origins[role(u64::MAX).endpoints[0].origin];
+    assert_eq!((second.connections_max, second.address.authority().as_str()), (5, "mp2.corp:8443"));
+    assert!(
+        matches!(second.trust, OriginTrust::Thumbprint(sha256) if sha256[1] == 0x11 && sha256[31] == 0xff)
+    );
+    assert!(
+        role(u64::MAX)
+            .endpoints
+            .iter()
+            .all(|one| one.endpoint.forward_identity && one.endpoint.request_length_max == 10)
+    );
+    assert_eq!(role(9).kind, RoleKind::Own);
+    let own = &role(9).endpoints[0];
+    assert!(own.endpoint.forward_identity && own.endpoint.once && own.replaces_path && own.prefix == "/base");
+    assert_eq!(own.origin, role(72_057_594_037_927_941).endpoints[0].origin, "one origin, one pool");
+    let other = &role(9).endpoints[1].endpoint;
+    assert!(!other.forward_identity && other.tunnel && other.methods.is_empty());
+}
+
+#[test]
+fn every_mistake_of_a_site_file_is_told() {
+    let table = [
+        (
+            "exclude = [\"bgb\"]",
+            "exclude = [\"bg\"]",
+            "management_point[1].exclude[1]: found \"bg\", expected one of CCM_System, ",
+        ),
+        ("exclude = [\"bgb\"]", "content = true", "management_point[1].content: found an unknown key"),
+        ("id = 72057594037927941", "id = 8", "software_update_point[1].id: found role 8 again"),
+        ("id = 72057594037927941", "id = 1.5", "management_point[1].id: found 1.5, expected a role id"),
+        ("id = 72057594037927941", "id = 18446744073709551616", "f:"),
+        (
+            "url = \"http://mp.corp\"",
+            "url = \"https://mp.corp\"",
+            "management_point[1].ca: found neither, expected ca",
+        ),
+        (
+            "url = \"http://mp.corp\"",
+            "url = \"http://mp.corp\"\nca = \"x\"",
+            "management_point[1].ca: found TLS for an http URL",
+        ),
+        (
+            "url = \"http://mp.corp\"",
+            "url = \"mp.corp\"",
+            "management_point[1].url: found \"mp.corp\", expected a URL",
+        ),
+        ("url = \"http://mp.corp\"", "url = \"http://mp.corp/a/../b\"", "management_point[1].url: found"),
+        ("key = \"mp.key\"", "", "management_point[2]: found half a pair"),
+        ("key = \"mp.key\"", "key = \"mp.key\"\nca = \"ca.pem\"", "management_point[2].ca: found both"),
+        (
+            "thumbprint_sha256 = \"00",
+            "thumbprint_sha256 = \"0",
+            "management_point[2].thumbprint_sha256: found",
+        ),
+        ("families = [\"server_auth\"]", "", "endpoint[2].path: found \"reports\" again"),
+        ("families = [\"server_auth\"]", "families = []", "endpoint[2].families: found no family"),
+        (
+            "families = [\"server_auth\"]",
+            "families = [\"Server\"]",
+            "endpoint[2].families[1]: found \"Server\", expected \"mutual_auth\" or",
+        ),
+        ("methods = [\"GET\", \"REPORT\"]", "methods = [\"GE T\"]", "endpoint[1].methods[1]: found \"GE T\""),
+        (
+            "methods = [\"GET\", \"REPORT\"]",
+            "methods = \"GET\"",
+            "endpoint[1].methods: found \"GET\", expected a list",
+        ),
+        (
+            "id = 9\npath = \"/reports/\"",
+            "id = 8\npath = \"CLIENTWebService\"",
+            "endpoint[1].path: found \"CLIENTWebService\" again",
+        ),
+        (
+            "path = \"/reports/\"",
+            "path = \"/a/../b\"",
+            "endpoint[1].path: found \"/a/../b\", expected a path",
+        ),
+        ("serial = 3", "serial = 0", "f:3:10: serial: found 0, expected a whole number from 1"),
+        ("connections_max = 5", "connections_max = 5000", "management_point[2].connections_max: found 5000"),
+    ];
+    for (right, wrong, expected) in table {
+        assert!(SITE.contains(right), "{right}");
+        let errors = SiteSettings::parse(&SITE.replacen(right, wrong, 1), "f").unwrap_err();
+        assert!(errors.0.iter().any(|error| error.to_string().contains(expected)), "{wrong}: {errors}");
+    }
+}
+
+#[test]
+fn what_is_published_comes_back_and_the_gateway_finds_by_it() {
+    let site = SiteSettings::parse(SITE, "f").unwrap();
+    let trust = PublishedTrust { roots: vec![vec![1, 2, 255]], intermediates: vec![] };
+    let published = site.publish(trust);
+    published.check().unwrap();
+    let bytes = published.to_bytes();
+    let read = PublishedSettings::from_bytes(&bytes).unwrap();
+    assert_eq!(read, published);
+    let allowed = RoleIds::all();
+    let (table, conflicts) =
+        PublishedTable::new([Publication { site: 0, roles: &read.roles, allowed: &allowed }]);
+    assert!(conflicts.is_empty());
+    let mapping = site.url_mapping();
+    for target in
+        ["/CCM_Proxy_MutualAuth/72057594037927941/CCM_System/request", "/CCM_Proxy_ServerAuth/9/reports/x"]
+    {
+        let found = table.find(target.as_bytes()).unwrap();
+        let Found::Endpoint { endpoint, family, .. } = found else { panic!("{found:?}") };
+        assert_eq!(mapping.map(target.as_bytes()).unwrap().endpoint, endpoint);
+        assert_eq!(family == Family::ServerAuth, target.contains("Server"));
+    }
+}
+
+#[test]
+fn a_publication_that_no_site_would_make_is_refused() {
+    let right = String::from_utf8(
+        SiteSettings::parse(SITE, "f").unwrap().publish(PublishedTrust::default()).to_bytes(),
+    )
+    .unwrap();
+    let table = [
+        ("\"site\":\"PS1\"", "\"site\":\"ps1\"", "is no site code"),
+        ("\"site\":\"PS1\"", "\"site\":\"PS1\",\"more\":1", "cannot be read"),
+        ("\"id\":8,", "\"id\":9,", "role 9 is named twice"),
+        ("\"id\":8,", "\"id\":-8,", "cannot be read"),
+        ("\"id\":8,", "\"id\":8.0,", "cannot be read"),
+        ("\"path\":\"SelfUpdate\"", "\"path\":\"clientwebservice\"", "named twice"),
+        ("\"path\":\"SelfUpdate\"", "\"path\":\"../x\"", "cannot be read"),
+        (
+            "\"path\":\"reports\",\"families\":[\"mutual_auth\"]",
+            "\"path\":\"reports\",\"families\":[]",
+            "without a family",
+        ),
+        ("\"GET\"", "\"GE T\"", "cannot be read"),
+        ("\"roots\":[]", "\"roots\":[\"!\"]", "cannot be read"),
+        ("\"once\":true,", "", "cannot be read"),
+    ];
+    for (from, to, expected) in table {
+        assert!(right.contains(from), "{from} in {right}");
+        let error = PublishedSettings::from_bytes(right.replacen(from, to, 1).as_bytes()).unwrap_err();
+        assert!(error.to_string().contains(expected), "{to}: {error}");
+    }
+    let long = vec![b' '; SETTINGS_SIZE_MAX + 1];
+    assert_eq!(PublishedSettings::from_bytes(&long), Err(PublicationError::TooLong(SETTINGS_SIZE_MAX + 1)));
+}
+
+#[test]
+fn a_revision_takes_over_only_with_a_higher_serial_of_the_same_site() {
+    let site = SiteSettings::parse(SITE, "f").unwrap();
+    let mut settings = site.publish(PublishedTrust::default());
+    let revision = |settings: &PublishedSettings| Revision::of(settings, &settings.to_bytes());
+    let in_force = revision(&settings);
+    assert_eq!(in_force.judge(&in_force), Standing::Same);
+    settings.roles.pop();
+    assert_eq!(in_force.judge(&revision(&settings)), Standing::Diverged);
+    settings.serial = 4;
+    assert_eq!(in_force.judge(&revision(&settings)), Standing::Newer);
+    settings.serial = 2;
+    assert_eq!(in_force.judge(&revision(&settings)), Standing::Older);
+    settings.site = "PS2".to_owned();
+    assert_eq!(in_force.judge(&revision(&settings)), Standing::Foreign);
+}
+
+#[test]
+fn mutilated_files_are_refused_with_a_place_and_never_a_panic() {
+    let published = SiteSettings::parse(SITE, "f").unwrap().publish(PublishedTrust::default()).to_bytes();
+    let mut seed = 7_u64;
+    let mut next = move |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    let texts =
+        [gateway_text().into_bytes(), CONNECTOR.as_bytes().to_vec(), SITE.as_bytes().to_vec(), published];
+    for _ in 0..2_000 {
+        let mut bytes = texts[next(texts.len())].clone();
+        for _ in 0..=next(3) {
+            let at = next(bytes.len());
+            match next(3) {
+                0 => bytes[at] = next(256) as u8,
+                1 => bytes.truncate(at.max(1)),
+                _ => drop(bytes.drain(at..(at + next(30)).min(bytes.len()))),
+            }
+            if bytes.is_empty() {
+                bytes.push(b'[');
+            }
+        }
+        fuzz(&bytes);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn any_text_is_read_or_refused(text in "[\\[\\]a-z=\"{}.,#\\n0-9é]{0,80}") {
+        fuzz(text.as_bytes());
+    }
+}

@@ -94,7 +94,7 @@ pub(super) fn host_name(value: &DeValue<'_>) -> Read<String> {
 
 /// An identity or instance name: part of a URI and of a file name.
 pub(super) fn name(value: &DeValue<'_>) -> Read<String> {
-    let expected = "a name of up to 63 letters, digits, '-', '_' or '.', the first a letter or digit";
+    let expected = "a name of up to 63 letters, digits, '-', '_' or '.', letters or digits at its ends";
     parsed(value, expected, |text| is_name(text).then(|| text.to_owned()))
 }
 

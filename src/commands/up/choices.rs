@@ -10,7 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process;
 
-use cmg::pki::{PUBLIC_MODE, write_file};
+use cmg::pki::{PUBLIC_MODE, Pki, write_file};
+use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use super::super::Failure;
@@ -32,8 +33,11 @@ pub struct Choices {
     pub origin: Option<Origin>,
     pub shards: Option<u16>,
     pub ports: Ports,
-    /// Of `site.toml`: grows with each change, for a gateway ignores what is older than what it has.
+    /// Of `site.toml`: grows with each change, for a gateway ignores what is older than what it has, and
+    /// refuses what is as old and different.
     pub serial: u64,
+    /// SHA-256 of the site authority that `site.toml` names: a new one is a change too.
+    pub trust: String,
 }
 
 /// A management point of one's own.
@@ -60,10 +64,11 @@ pub struct Ports {
 impl Choices {
     /// Takes up what the folder has, changes what the arguments ask for, finds ports where those kept
     /// are taken, and leaves settings files that say so.
-    pub fn settle(folder: &Path, arguments: &Arguments) -> Result<Choices, Failure> {
+    pub fn settle(folder: &Path, pki: &Pki, arguments: &Arguments) -> Result<Choices, Failure> {
         let kept = load(folder)?;
         let mut choices = kept.clone().unwrap_or_else(Choices::first);
         choices.change(arguments)?;
+        choices.trust = thumbprint(&pki.site_ca())?;
         choices.find_ports(arguments)?;
         choices.leave_files(folder, kept.as_ref())?;
         Ok(choices)
@@ -71,7 +76,14 @@ impl Choices {
 
     fn first() -> Choices {
         let ports = Ports { gateway: 0, channel: 0, gateway_admin: 0, connector_admin: 0, origin: 0 };
-        Choices { name: "cmg.localhost".into(), origin: None, shards: None, ports, serial: 1 }
+        Choices {
+            name: "cmg.localhost".into(),
+            origin: None,
+            shards: None,
+            ports,
+            serial: 1,
+            trust: String::new(),
+        }
     }
 
     fn change(&mut self, arguments: &Arguments) -> Result<(), Failure> {
@@ -117,7 +129,7 @@ impl Choices {
     fn leave_files(&mut self, folder: &Path, kept: Option<&Choices>) -> Result<(), Failure> {
         // The serial itself is part of the text: compared with the old one, then counted up.
         if let Some(kept) = kept
-            && texts::site(self) != texts::site(kept)
+            && (texts::site(self) != texts::site(kept) || self.trust != kept.trust)
         {
             self.serial = kept.serial + 1;
         }
@@ -186,6 +198,11 @@ fn load(folder: &Path) -> Result<Option<Choices>, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(broken(&path, &error)),
     }
+}
+
+fn thumbprint(path: &Path) -> Result<String, Failure> {
+    let bytes = fs::read(path).map_err(|error| broken(path, &error))?;
+    Ok(digest(&SHA256, &bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Binds the port, if it is one and free.

@@ -67,8 +67,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let _lock = lock(&folder)?;
     report::remove(&folder);
 
-    let choices = Choices::settle(&folder, arguments)?;
-    make_certificates(&folder, &choices, arguments.clients)?;
+    let pki = Pki::open(&folder.join("pki"))?;
+    let choices = Choices::settle(&folder, &pki, arguments)?;
+    make_certificates(&pki, &choices, arguments.clients)?;
     let plan = Plan::read(&folder, &choices)?;
 
     let mut children = Children::default();
@@ -132,15 +133,11 @@ fn lock(folder: &Path) -> Result<File, Failure> {
     }
 }
 
-fn make_certificates(folder: &Path, choices: &Choices, clients: u32) -> Result<(), Failure> {
-    let make = || -> Result<(), PkiError> {
-        let pki = Pki::open(&folder.join("pki"))?;
-        pki.server(&[choices.name.clone(), "localhost".into()], &[choices::LOOPBACK])?;
-        pki.gateway(INSTANCE)?;
-        pki.connector(SITE, CONNECTOR)?;
-        pki.clients(&(1..=clients).map(client_name).collect::<Vec<_>>())
-    };
-    make().map_err(Failure::from)
+fn make_certificates(pki: &Pki, choices: &Choices, clients: u32) -> Result<(), PkiError> {
+    pki.server(&[choices.name.clone(), "localhost".into()], &[choices::LOOPBACK])?;
+    pki.gateway(INSTANCE)?;
+    pki.connector(SITE, CONNECTOR)?;
+    pki.clients(&(1..=clients).map(client_name).collect::<Vec<_>>())
 }
 
 fn client_name(number: u32) -> String {
