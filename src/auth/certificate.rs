@@ -116,13 +116,25 @@ pub fn judge<D: AsRef<[u8]>>(
     let parsed = parse(&leaf).ok_or_else(|| CertificateFault::Malformed("not X.509".to_owned()))?;
     let end =
         EndEntityCert::try_from(&leaf).map_err(|error| CertificateFault::Malformed(error.to_string()))?;
-    let mut between: Vec<CertificateDer<'_>> =
-        sent.iter().map(|der| CertificateDer::from(der.as_ref())).collect();
-    between.extend(trust.intermediates.iter().cloned());
+    let mut between = one_of_each_name(sent);
+    between.extend(trust.intermediates.iter().map(|der| CertificateDer::from(der.as_ref())));
     let algorithms = webpki::ALL_VERIFICATION_ALGS;
     end.verify_for_usage(algorithms, &trust.anchors, &between, now, KeyUsage::client_auth(), None, None)
         .map_err(|error| fault(error, &leaf, &between, trust))?;
     Ok(facts(&leaf, &parsed))
+}
+
+/// Sent intermediates that can be read, of several with one name the first. A stranger who sends six
+/// of one name makes webpki try them in every order; an honest client sends one chain.
+fn one_of_each_name<D: AsRef<[u8]>>(sent: &[D]) -> Vec<CertificateDer<'_>> {
+    let parsed = sent.iter().filter_map(|der| Some((der.as_ref(), parse(der.as_ref())?)));
+    let mut kept: Vec<(&[u8], X509Certificate<'_>)> = Vec::new();
+    for (der, certificate) in parsed {
+        if !kept.iter().any(|(_, other)| other.subject().as_raw() == certificate.subject().as_raw()) {
+            kept.push((der, certificate));
+        }
+    }
+    kept.into_iter().map(|(der, _)| CertificateDer::from(der)).collect()
 }
 
 fn facts(der: &[u8], parsed: &X509Certificate<'_>) -> CertificateFacts {

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 use super::*;
 
 #[test]
@@ -118,7 +120,7 @@ mod chains {
         let issuing = below(&root, "Issuing");
         let client = leaf(&issuing, |_| {});
         let sent = judge(&[client.clone(), der(&issuing)], &trust(&[&other, &root], &[]), at(NOW)).unwrap();
-        let uploaded = judge(&[client.clone()], &trust(&[&root], &[&issuing]), at(NOW)).unwrap();
+        let uploaded = judge(std::slice::from_ref(&client), &trust(&[&root], &[&issuing]), at(NOW)).unwrap();
         assert_eq!(sent, uploaded);
         assert_eq!((sent.subject.as_str(), sent.issuer.as_str()), ("CN=client1", "CN=Issuing"));
         assert_eq!(sent.not_after, 2_051_222_400);
@@ -198,6 +200,17 @@ mod chains {
     }
 
     #[test]
+    fn of_intermediates_with_one_name_the_first_counts() {
+        let top = root("Root");
+        let (issuing, double) = (below(&top, "Issuing"), below(&top, "Issuing"));
+        let (client, trusted) = (leaf(&issuing, |_| {}), trust(&[&top], &[]));
+        judge(&[client.clone(), der(&issuing), der(&double)], &trusted, at(NOW)).unwrap();
+        let chain = [client, der(&double), der(&issuing)];
+        assert_eq!(judge(&chain, &trusted, at(NOW)), Err(CertificateFault::BadSignature));
+        judge(&chain, &trust(&[&top], &[&issuing]), at(NOW)).expect("an uploaded one is always tried");
+    }
+
+    #[test]
     fn an_internal_certificate_names_one_role() {
         let ca = root("Internal");
         let with = |uris: &[&str]| {
@@ -230,7 +243,7 @@ mod chains {
         let top = der(&root("Root"));
         let fault = Trust::new(&[top.clone(), vec![1]], &[]).unwrap_err();
         assert!(fault.to_string().starts_with("trusted root number 2 cannot be read: "), "{fault}");
-        let fault = Trust::new(&[top.clone()], &[vec![]]).unwrap_err();
+        let fault = Trust::new(&[top], &[vec![]]).unwrap_err();
         assert!(fault.to_string().starts_with("intermediate number 1"), "{fault}");
     }
 
@@ -255,7 +268,7 @@ mod chains {
                 bytes.truncate(next(bytes.len()));
             }
             fuzz(&bytes);
-            if let Ok(facts) = judge(&[bytes.clone()], &trusted, at(NOW)) {
+            if let Ok(facts) = judge(&[bytes], &trusted, at(NOW)) {
                 panic!("octet {place} with {flipped:#x} flipped is trusted: {facts:?}");
             }
         }

@@ -164,7 +164,7 @@ impl PublishedTable {
 /// The role with its endpoints as [`choose`] wants them.
 fn sorted(role: &Role) -> Role {
     let mut role = role.clone();
-    role.endpoints.sort_by_key(|endpoint| longest_first(endpoint));
+    role.endpoints.sort_by_key(longest_first);
     role
 }
 

@@ -19,7 +19,9 @@ pub(super) fn read_document<T>(
     if !faults.is_empty() {
         for fault in faults {
             let at = fault.span().map_or(0, |span| span.start);
-            report.add(String::new(), at, fault.message().lines().next().unwrap_or_default(), "TOML");
+            let message = fault.message().lines().next().unwrap_or_default();
+            let (found, expected) = message.split_once(", expected ").unwrap_or((message, "valid TOML"));
+            report.add(String::new(), at, found, expected);
         }
         return report.conclude(None);
     }

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -154,7 +156,8 @@ fn every_mistake_of_a_gateway_file_is_told_at_its_place() {
             "name = \"a b\"",
             "f:3:8: gateway.name: found \"a b\", expected a host name",
         ),
-        ("name = \"CMG.example.org\"", "name = \"a", "f:3:"),
+        ("name = \"CMG.example.org\"", "name = \"a", "f:3:10: found invalid basic string, expected `\"`"),
+        ("name = \"CMG.example.org\"", "instance = 1", "f:4:1: found duplicate key, expected valid TOML"),
         ("code = \"PS1\"", "code = \"ps1\"", "f:19:8: site[1].code: found \"ps1\", expected a site code"),
         (
             "\"8\", 9]",
