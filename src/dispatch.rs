@@ -66,7 +66,9 @@ impl<L> Roster<L> {
     /// Every link, with its site and the name of its connection point.
     pub fn links(&self) -> impl Iterator<Item = (usize, &str, &L)> {
         self.sites.iter().enumerate().flat_map(|(site, entry)| {
-            entry.points.iter().flat_map(move |point| point.links.iter().map(move |(_, link)| (site, point.name.as_str(), link)))
+            entry.points.iter().flat_map(move |point| {
+                point.links.iter().map(move |(_, link)| (site, point.name.as_str(), link))
+            })
         })
     }
 }

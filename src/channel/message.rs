@@ -199,6 +199,12 @@ impl<'o> RequestWriter<'o> {
     }
 }
 
+/// Names the identity in a request message that is written already: its number differs from channel
+/// to channel.
+pub fn set_identity(message: &mut [u8], identity: u32) {
+    message[16..20].copy_from_slice(&identity.to_be_bytes());
+}
+
 fn request_flags(start: &RequestStart<'_>) -> u8 {
     flag(start.has_body, HAS_BODY)
         | flag(start.length.is_some(), HAS_LENGTH)

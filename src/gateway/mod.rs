@@ -1,1 +1,373 @@
-//! To come.
+//! The gateway: stands on the internet, authenticates each client, judges each request, and passes it
+//! to a connection point over a channel.
+//!
+//! `client` tells the story of a client, `relay` that of one exchange, `connection_point` that of a
+//! channel; `control` keeps the settings that requests are judged under.
+
+mod answer;
+mod certificates;
+mod client;
+mod connection_point;
+mod control;
+mod gate;
+mod inbox;
+mod relay;
+mod report;
+mod request;
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::task::Poll;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::channel::{Publication, RevisionTag, Verdict};
+use crate::limits;
+use crate::settings::GatewaySettings;
+use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
+use crate::transport::{CrossMessage, Crossing, StartError, listen};
+use connection_point::{Arrival, Seat};
+use control::Publications;
+use gate::{Common, Counters, Gate, InForce};
+use inbox::Inbox;
+
+/// What shards tell each other.
+pub enum GatewayMessage {
+    /// An exchange that uses another shard's link.
+    Cross {
+        /// Shard it comes from.
+        from: usize,
+        /// What about it.
+        message: CrossMessage,
+    },
+    /// A client of `from` wants a stream on a link of this shard.
+    Open {
+        /// Shard of the client.
+        from: usize,
+        /// Its number there.
+        exchange: u64,
+        /// Number of the site.
+        site: usize,
+        /// Number of the client there.
+        client: u64,
+        /// Who it is.
+        identity: Option<Arc<[u8]>>,
+        /// The OPEN message.
+        message: Vec<u8>,
+    },
+    /// A client of `from` left.
+    Gone {
+        /// Its shard.
+        from: usize,
+        /// Its number there.
+        client: u64,
+    },
+    /// A shard has more or fewer links of a site.
+    Links {
+        /// Which shard.
+        shard: usize,
+        /// Number of the site.
+        site: usize,
+        /// By how many.
+        change: i32,
+    },
+    /// To the shard of a new channel.
+    Arrival(Box<Arrival>),
+    /// To shard 0: a channel is gone.
+    Left(Seat),
+    /// To shard 0: a connection point published.
+    Published {
+        /// Shard of its link.
+        from: usize,
+        /// The link.
+        link: u64,
+        /// Number of the site.
+        site: usize,
+        /// What.
+        publication: Publication,
+    },
+    /// What became of a publication.
+    Verdict {
+        /// The link it came by.
+        link: u64,
+        /// Which.
+        revision: RevisionTag,
+        /// What became of it.
+        verdict: Verdict,
+        /// Why.
+        text: String,
+    },
+    /// Judge by these from now on.
+    InForce(Arc<InForce>),
+    /// Take no more clients, let requests end, say goodbye.
+    Drain,
+}
+
+/// Runs a gateway until it has drained.
+///
+/// # Errors
+/// What keeps it from starting, or ends a shard.
+pub fn run(settings: GatewaySettings, folder: &Path) -> Result<(), StartError> {
+    shard::probe().map_err(|error| StartError(error.to_string()))?;
+    let open_files = shard::raise_open_files().map_err(|error| StartError(format!("open files: {error}")))?;
+    let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])
+        .map_err(|error| StartError(format!("signals: {error}")))?;
+    let start = Start::prepare(settings, folder, open_files)?;
+    start.run(signals)
+}
+
+/// Everything that can go wrong has gone right: files read, sockets bound.
+struct Start {
+    common: Arc<Common>,
+    clients: Arc<ServerConfig>,
+    channels: Arc<ServerConfig>,
+    listeners: Vec<OwnedFd>,
+    channel_listeners: Vec<OwnedFd>,
+    publications: Publications,
+    cpus: Vec<usize>,
+    slots: u32,
+}
+
+impl Start {
+    fn prepare(settings: GatewaySettings, folder: &Path, open_files: u64) -> Result<Start, StartError> {
+        let clients = certificates::client_config(&settings, folder)?;
+        let channels = certificates::channel_config(&settings, folder)?;
+        let listeners = bind_all("listener", &settings.listeners)?;
+        let channel_listeners = bind_all("internal listener", &settings.internal_listeners)?;
+        let allowed = shard::allowed_cpus();
+        let shards = settings.shards.map_or(allowed.len(), usize::from).max(1);
+        let cpus = (0..shards).map(|index| allowed[index % allowed.len()]).collect();
+        let slots = shard::slots_for(open_files);
+        let mut instance_id = [0; 16];
+        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut instance_id)
+            .map_err(|_| StartError("the system gives no randomness".into()))?;
+        let publications = Publications::load(&settings, folder);
+        let counters = (0..shards).map(|_| Counters::default()).collect();
+        let common = Common { settings, admitted: AtomicU64::new(0), counters, instance_id, slots };
+        Ok(Start {
+            common: Arc::new(common),
+            clients,
+            channels,
+            listeners,
+            channel_listeners,
+            publications,
+            cpus,
+            slots,
+        })
+    }
+
+    fn run(self, mut signals: signal_hook::iterator::Signals) -> Result<(), StartError> {
+        let Start { common, clients, channels, listeners, channel_listeners, publications, cpus, slots } =
+            self;
+        let mesh = Mesh::new(cpus.len());
+        let report = report::Gateway::new(common.clone());
+        let (ended, endings) = mpsc::channel();
+        let mut first = Some((channel_listeners, publications, channels));
+        for (index, cpu) in cpus.iter().enumerate() {
+            let place = Place { index, cpu: *cpu, slots, owner: Slots::ByAccept };
+            let listeners = listeners.iter().map(OwnedFd::try_clone).collect::<Result<Vec<_>, _>>();
+            let role = Role {
+                common: common.clone(),
+                mesh: mesh.clone(),
+                clients: clients.clone(),
+                listeners: listeners.map_err(|error| StartError(format!("listener: {error}")))?,
+                first: first.take(),
+                report: report.clone(),
+            };
+            let thread = shard::start(place, move |shard| role.start(&shard));
+            let thread = thread.map_err(|error| StartError(format!("shard {index}: {error}")))?;
+            let ended = ended.clone();
+            std::thread::spawn(move || {
+                let result = thread.join().unwrap_or_else(|_| Err(std::io::Error::other("it panicked")));
+                let _ =
+                    ended.send(result.map_err(|error| StartError(format!("shard {index} ended: {error}"))));
+            });
+        }
+        crate::admin::serve(common.settings.admin, report).map_err(|error| StartError(error.to_string()))?;
+        tracing::info!(
+            instance = common.settings.instance,
+            shards = cpus.len(),
+            clients_max = common.settings.clients_max,
+            listeners = ?common.settings.listeners,
+            "gateway started"
+        );
+        let (told, orders) = mpsc::channel();
+        std::thread::spawn(move || {
+            for _ in signals.forever() {
+                let _ = told.send(());
+            }
+        });
+        supervise(&mesh, &endings, &orders, cpus.len())
+    }
+}
+
+/// Waits for signals and for shards that end.
+fn supervise(
+    mesh: &Mesh<GatewayMessage>,
+    endings: &mpsc::Receiver<Result<(), StartError>>,
+    orders: &mpsc::Receiver<()>,
+    mut running: usize,
+) -> Result<(), StartError> {
+    let mut stopping = false;
+    loop {
+        match endings.recv_timeout(Duration::from_millis(100)) {
+            Ok(Ok(())) if stopping => running -= 1,
+            Ok(Ok(())) => return Err(StartError("a shard ended by itself".into())),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {}
+        }
+        if running == 0 {
+            return Ok(());
+        }
+        if orders.try_recv().is_ok() {
+            if stopping {
+                return Ok(());
+            }
+            stopping = true;
+            tracing::info!("draining; a second signal stops at once");
+            for shard in 0..mesh.shards() {
+                let _ = mesh.send(shard, GatewayMessage::Drain);
+            }
+        }
+    }
+}
+
+fn bind_all(what: &str, addresses: &[std::net::SocketAddr]) -> Result<Vec<OwnedFd>, StartError> {
+    let bind = |address: &std::net::SocketAddr| {
+        listen::listen(*address)
+            .map(|(fd, _)| fd)
+            .map_err(|error| StartError(format!("{what} {address} cannot be bound: {error}")))
+    };
+    addresses.iter().map(bind).collect()
+}
+
+/// What one shard starts with.
+struct Role {
+    common: Arc<Common>,
+    mesh: Arc<Mesh<GatewayMessage>>,
+    clients: Arc<ServerConfig>,
+    listeners: Vec<OwnedFd>,
+    first: Option<(Vec<OwnedFd>, Publications, Arc<ServerConfig>)>,
+    report: Arc<report::Gateway>,
+}
+
+impl Role {
+    fn start(self, shard: &Rc<Shard>) -> (impl FnMut() -> usize + use<>, impl Future<Output = ()> + use<>) {
+        let port = Rc::new(Port::new(self.mesh, shard.index, shard.ring.wake_fd()));
+        let out = port.clone();
+        let send = Box::new(move |to, from, message| out.send(to, GatewayMessage::Cross { from, message }));
+        let crossing = Crossing::new(shard.index, &shard.ring, send);
+        let empty = Arc::new(InForce {
+            epoch: 0,
+            table: Default::default(),
+            sites: vec![Default::default(); self.common.settings.sites.len()],
+        });
+        let gate = Gate::new(shard, &self.common, port, crossing, &empty);
+        let inbox = Inbox::new(&gate, self.report);
+        if let Some((channel_listeners, publications, config)) = self.first {
+            for to in 0..gate.port.shards() {
+                gate.port.send(to, GatewayMessage::InForce(publications.in_force.clone()));
+            }
+            inbox.keep(publications);
+            for fd in channel_listeners {
+                let listener = Listener::new(&shard.ring, fd, false);
+                let lobby = inbox.lobby();
+                shard.spawn(
+                    "accept channels",
+                    connection_point::accept(gate.clone(), lobby, listener, config.clone()),
+                );
+            }
+        }
+        for fd in self.listeners {
+            let listener = Listener::new(&shard.ring, fd, true);
+            shard.spawn("accept clients", accept(gate.clone(), listener, self.clients.clone()));
+        }
+        let turn = {
+            let inbox = inbox.clone();
+            move || inbox.turn()
+        };
+        (turn, async move { inbox.live().await })
+    }
+}
+
+/// Accepts clients as long as there is room for them: those beyond wait in the kernel's backlog,
+/// unharmed.
+async fn accept(gate: Rc<Gate>, listener: Listener, config: Arc<ServerConfig>) {
+    let mut reserved = 0;
+    while !gate.is_draining() {
+        reserved = arm(&gate, &listener, reserved);
+        let mut waited = false;
+        let accepted = std::future::poll_fn(|context| {
+            if let Poll::Ready(accepted) = listener.poll_accept(context) {
+                return Poll::Ready(Some(accepted));
+            }
+            if std::mem::replace(&mut waited, true) {
+                // A client left, or the gateway drains: look again at what may be armed.
+                return Poll::Ready(None);
+            }
+            let mut acceptors = gate.acceptors.borrow_mut();
+            if !acceptors.iter().any(|waker| waker.will_wake(context.waker())) {
+                acceptors.push(context.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
+        match accepted {
+            Some(Ok((socket, peer))) => {
+                reserved -= 1;
+                let seat = Seated(gate.common.clone());
+                let (gate, config) = (gate.clone(), config.clone());
+                gate.shard.clone().spawn("client", async move {
+                    client::serve(gate, socket, peer, config).await;
+                    drop(seat);
+                });
+            }
+            Some(Err(error)) => {
+                tracing::error!(%error, "accepting clients failed");
+                gate.shard.sleep(Duration::from_millis(200)).await;
+            }
+            None => {}
+        }
+    }
+}
+
+/// Arms accepts as far as there are seats; gives how many seats are held for them.
+fn arm(gate: &Gate, listener: &Listener, mut reserved: u64) -> u64 {
+    let seats = &gate.common.admitted;
+    let clients_max = u64::from(gate.common.settings.clients_max);
+    let here_max = u64::from(gate.common.slots.saturating_sub(limits::OUTGOING_SLOTS));
+    let armed = listener.pending() as u64;
+    while reserved > armed {
+        // An accept that failed holds no seat.
+        seats.fetch_sub(1, Ordering::Relaxed);
+        reserved -= 1;
+    }
+    let want = if gate.is_draining() { 0 } else { listener.worth_arming() };
+    while listener.armed() < want {
+        let here = gate.counters().clients.load(Ordering::Relaxed) + reserved;
+        let taken = seats.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+            (held < clients_max && here < here_max).then_some(held + 1)
+        });
+        if taken.is_err() {
+            break;
+        }
+        reserved += 1;
+        listener.arm();
+    }
+    reserved
+}
+
+/// Gives a client's seat back when it left.
+struct Seated(Arc<Common>);
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        self.0.admitted.fetch_sub(1, Ordering::Relaxed);
+    }
+}

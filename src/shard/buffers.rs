@@ -32,8 +32,7 @@ impl SharedBuffers {
         if ring.is_null() || memory.is_null() {
             return Err(io::Error::from(io::ErrorKind::OutOfMemory));
         }
-        let mut buffers =
-            SharedBuffers { ring: ring.cast(), memory, count, size, tail: 0, lent: count };
+        let mut buffers = SharedBuffers { ring: ring.cast(), memory, count, size, tail: 0, lent: count };
         for buffer in 0..count {
             buffers.give_back(buffer);
         }
@@ -154,7 +153,9 @@ impl Pool {
         buffer.clear();
         match buffer.capacity() {
             SMALL..=SMALL_TOP if self.small.len() < SMALL_KEPT => self.small.push(buffer),
-            limits::TRANSFER_BUFFER_SIZE..=LARGE_TOP if self.large.len() < LARGE_KEPT => self.large.push(buffer),
+            limits::TRANSFER_BUFFER_SIZE..=LARGE_TOP if self.large.len() < LARGE_KEPT => {
+                self.large.push(buffer)
+            }
             _ => {}
         }
     }

@@ -299,6 +299,12 @@ impl Ring {
         self.start(Op::Shutdown { socket: socket.clone() }, entry);
     }
 
+    /// Takes back every accept armed on this listening descriptor.
+    pub(super) fn cancel_accepts(&self, fd: RawFd) {
+        let all = types::CancelBuilder::fd(types::Fd(fd)).all();
+        self.start(Op::Cancel, opcode::AsyncCancel2::new(all).build());
+    }
+
     /// Moves an ordinary descriptor into the table of direct ones and closes the ordinary one.
     ///
     /// # Errors

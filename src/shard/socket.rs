@@ -394,11 +394,8 @@ impl ListenerCore {
                 state.failed = Some(result);
             }
         } else {
-            let descriptor = if self.direct {
-                Descriptor::Slot(result as u32)
-            } else {
-                Descriptor::File(result)
-            };
+            let descriptor =
+                if self.direct { Descriptor::Slot(result as u32) } else { Descriptor::File(result) };
             let socket = Socket::new(ring, descriptor);
             if let Some(from) = from {
                 state.accepted.push_back((socket, from));
@@ -429,6 +426,12 @@ impl Listener {
         self.core.state.borrow().armed
     }
 
+    /// Accepts armed, and connections accepted that nobody took yet.
+    pub fn pending(&self) -> usize {
+        let state = self.core.state.borrow();
+        state.armed + state.accepted.len()
+    }
+
     /// Arms one more accept.
     pub fn arm(&self) {
         self.core.state.borrow_mut().armed += 1;
@@ -455,5 +458,13 @@ impl Listener {
         }
         remember(&mut state.waker, context);
         Poll::Pending
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if self.armed() > 0 {
+            self.ring.cancel_accepts(self.core.fd());
+        }
     }
 }

@@ -204,12 +204,18 @@ impl Crossing {
                     guest.link.consumed(guest.id, size);
                 }
             }
-            CrossMessage::Head(exchange, message) => self.at(exchange, |away| away.mailbox.put_head(&message)),
-            CrossMessage::AnswerData(exchange, bytes) => self.at(exchange, |away| away.mailbox.put_data(&bytes)),
+            CrossMessage::Head(exchange, message) => {
+                self.at(exchange, |away| away.mailbox.put_head(&message))
+            }
+            CrossMessage::AnswerData(exchange, bytes) => {
+                self.at(exchange, |away| away.mailbox.put_data(&bytes))
+            }
             CrossMessage::AnswerEnd(exchange, trailers) => {
                 self.at(exchange, |away| away.mailbox.put_end(&trailers));
             }
-            CrossMessage::Broke(exchange, broken) => self.at(exchange, |away| away.mailbox.put_broken(broken)),
+            CrossMessage::Broke(exchange, broken) => {
+                self.at(exchange, |away| away.mailbox.put_broken(broken))
+            }
             CrossMessage::Granted(exchange, size) => self.at(exchange, |away| {
                 away.credit.set(away.credit.get() + size);
                 away.mailbox.wake();

@@ -15,8 +15,8 @@ use super::cross::Crossing;
 use super::mailbox::{Broken, Mailbox};
 use super::wire::Wire;
 use crate::channel::{
-    Acknowledgement, Busy, Channel, ChannelError, CloseCode, Event, Publication, ResetCode, RevisionTag, Side,
-    StreamId, Verdict,
+    Acknowledgement, Busy, Channel, ChannelError, CloseCode, Event, Publication, ResetCode, RevisionTag,
+    Side, StreamId, Verdict,
 };
 use crate::limits;
 use crate::shard::{Deadline, Shard};
@@ -263,7 +263,8 @@ impl Link {
     pub async fn drive(self: Rc<Self>, mut wire: Wire, events: Rc<dyn LinkEvents>) -> Cause {
         wire.use_own_buffer(true);
         let deadline = self.shard.deadline();
-        let cause = std::future::poll_fn(|context| self.poll_drive(context, &mut wire, &deadline, &events)).await;
+        let cause =
+            std::future::poll_fn(|context| self.poll_drive(context, &mut wire, &deadline, &events)).await;
         self.lost.set(true);
         let sinks = std::mem::take(&mut *self.sinks.borrow_mut());
         for (_, sink) in sinks {

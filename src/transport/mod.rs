@@ -1,15 +1,16 @@
 //! Listeners, TLS over the ring, and the link that drives a channel. Roles stand above.
 
-pub mod listen;
 mod cross;
+pub mod files;
 mod link;
+pub mod listen;
 mod mailbox;
 mod tls;
 pub mod tls_config;
 mod wire;
 
-pub use link::{Cause, Link, LinkEvents, Stream};
 pub use cross::{CrossMessage, Crossing};
+pub use link::{Cause, Link, LinkEvents, Stream};
 pub use mailbox::{Broken, Mailbox};
 pub use tls::Tls;
 pub use wire::{Parts, Wire};

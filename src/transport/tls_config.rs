@@ -7,13 +7,15 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::{digest, hmac};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    ServerConfig, SignatureScheme,
 };
 
 use crate::limits;
@@ -44,7 +46,10 @@ fn provider() -> Arc<CryptoProvider> {
 ///
 /// # Errors
 /// When a key does not belong to its certificate.
-pub fn for_clients(resolver: Arc<dyn ResolvesServerCert>, tickets: Arc<Tickets>) -> Result<Arc<ServerConfig>, Error> {
+pub fn for_clients(
+    resolver: Arc<dyn ResolvesServerCert>,
+    tickets: Arc<Tickets>,
+) -> Result<Arc<ServerConfig>, Error> {
     let provider = provider();
     let proof = Arc::new(ProofOnly { algorithms: provider.signature_verification_algorithms });
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -106,8 +111,7 @@ pub enum OriginTrust {
 /// # Errors
 /// As [`for_channels`].
 pub fn for_origin(trust: OriginTrust, own: Option<Credential>) -> Result<Arc<ClientConfig>, Error> {
-    let builder =
-        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = match trust {
         OriginTrust::Roots(ca) => builder.with_root_certificates(roots(&ca)?),
         OriginTrust::Thumbprint(sha256) => {
@@ -158,8 +162,8 @@ impl ClientCertVerifier for ProofOnly {
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let size = leaf.len() + intermediates.iter().map(|certificate| certificate.len()).sum::<usize>();
-        let bounded =
-            intermediates.len() <= limits::INTERMEDIATE_COUNT_MAX && size <= limits::CERTIFICATE_CHAIN_SIZE_MAX;
+        let bounded = intermediates.len() <= limits::INTERMEDIATE_COUNT_MAX
+            && size <= limits::CERTIFICATE_CHAIN_SIZE_MAX;
         if bounded { Ok(ClientCertVerified::assertion()) } else { Err(CertificateError::BadEncoding.into()) }
     }
 
@@ -301,7 +305,8 @@ impl ProducesTickets for Tickets {
         self.random.fill(&mut nonce).ok()?;
         let mut sealed = plain.to_vec();
         let key = self.key(u64::from_be_bytes(epoch))?;
-        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(&epoch), &mut sealed).ok()?;
+        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(&epoch), &mut sealed)
+            .ok()?;
         Some([epoch.as_slice(), &nonce, &sealed].concat())
     }
 

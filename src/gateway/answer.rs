@@ -1,0 +1,135 @@
+//! Writing answers to clients: the head of an origin's answer, and what the gateway says itself. The
+//! one place where a refusal becomes a response.
+
+use crate::channel::{Body, ResponseMessage};
+use crate::http::{self, Version};
+use crate::refusal::Refusal;
+
+use super::request::Manner;
+
+/// How the body of an answer is framed towards the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerFraming {
+    /// There is none.
+    None,
+    /// As many bytes as said.
+    Length,
+    /// In chunks.
+    Chunked,
+    /// Until the connection ends (HTTP/1.0).
+    UntilClose,
+}
+
+/// Appends an interim head.
+pub fn interim(out: &mut Vec<u8>, message: &ResponseMessage<'_>) {
+    http::write_status_line(out, message.status, message.reason);
+    for field in message.fields() {
+        http::write_field(out, field.name, field.value);
+    }
+    http::write_end(out);
+}
+
+/// Appends the final head of an origin's answer; says how its body is framed and whether the
+/// connection can go on.
+pub fn head(
+    out: &mut Vec<u8>,
+    message: &ResponseMessage<'_>,
+    manner: &Manner,
+    keep: bool,
+) -> (AnswerFraming, bool) {
+    let framing = match message.body {
+        Body::None => AnswerFraming::None,
+        Body::Length => AnswerFraming::Length,
+        Body::Unknown if manner.version == Version::Http11 => AnswerFraming::Chunked,
+        Body::Unknown => AnswerFraming::UntilClose,
+    };
+    let keep = keep && framing != AnswerFraming::UntilClose;
+    http::write_status_line(out, message.status, message.reason);
+    for field in message.fields() {
+        http::write_field(out, field.name, field.value);
+    }
+    if let Some(length) = message.length {
+        http::write_content_length(out, length);
+    }
+    if framing == AnswerFraming::Chunked {
+        http::write_field(out, b"Transfer-Encoding", b"chunked");
+    }
+    if message.status >= 400 && message.reason.starts_with(b"CMG") {
+        http::write_field(out, b"X-CMG-Status", message.reason);
+    }
+    ending(out, manner, keep);
+    (framing, keep)
+}
+
+/// Appends the answer to a request that is turned away.
+pub fn refuse(out: &mut Vec<u8>, refusal: Refusal, manner: &Manner, keep: bool) {
+    http::write_status_line(out, refusal.status(), refusal.reason().as_bytes());
+    http::write_field(out, b"X-CMG-Status", refusal.reason().as_bytes());
+    if refusal.is_worth_retrying() {
+        http::write_field(out, b"Retry-After", RETRY_AFTER_SECS);
+    }
+    let mut body = Vec::with_capacity(128);
+    body.extend_from_slice(refusal.reason().as_bytes());
+    body.extend_from_slice(b"\nrequest ");
+    body.extend_from_slice(&guid(&manner.request_id));
+    body.push(b'\n');
+    text(out, b"text/plain", &body, manner, keep);
+}
+
+/// Appends what `ServiceMetadata` answers.
+pub fn metadata(out: &mut Vec<u8>, body: &[u8], manner: &Manner, keep: bool) {
+    http::write_status_line(out, 200, b"OK");
+    http::write_field(out, b"Cache-Control", b"no-store");
+    text(out, b"application/json", body, manner, keep);
+}
+
+fn text(out: &mut Vec<u8>, kind: &[u8], body: &[u8], manner: &Manner, keep: bool) {
+    let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+    http::write_field(out, b"Date", date.as_bytes());
+    http::write_field(out, b"Content-Type", kind);
+    http::write_content_length(out, body.len() as u64);
+    ending(out, manner, keep);
+    if !manner.is_head {
+        out.extend_from_slice(body);
+    }
+}
+
+fn ending(out: &mut Vec<u8>, manner: &Manner, keep: bool) {
+    http::write_field(out, b"X-CMG-Request-Id", &guid(&manner.request_id));
+    match (keep, manner.version) {
+        (false, _) => http::write_field(out, b"Connection", b"close"),
+        (true, Version::Http10) => http::write_field(out, b"Connection", b"keep-alive"),
+        (true, Version::Http11) => {}
+    }
+    http::write_end(out);
+}
+
+/// A request id as logs and fields show it.
+pub fn guid(id: &[u8; 16]) -> [u8; 36] {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [b'-'; 36];
+    let mut at = 0;
+    for (place, byte) in id.iter().enumerate() {
+        if matches!(place, 4 | 6 | 8 | 10) {
+            at += 1;
+        }
+        text[at] = HEX[usize::from(byte >> 4)];
+        text[at + 1] = HEX[usize::from(byte & 15)];
+        at += 2;
+    }
+    text
+}
+
+/// A link that was lost comes back within seconds; a client that waits longer has lost patience.
+const RETRY_AFTER_SECS: &[u8] = b"5";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guid_is_printed_in_its_five_groups() {
+        let id = std::array::from_fn(|place| place as u8 * 17);
+        assert_eq!(&guid(&id), b"00112233-4455-6677-8899-aabbccddeeff");
+    }
+}

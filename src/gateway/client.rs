@@ -1,0 +1,379 @@
+//! The story of a client: TLS, then one request after the other, each judged, sent to a connection
+//! point, and answered.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use rustls::ServerConfig;
+use rustls::pki_types::UnixTime;
+
+use super::answer;
+use super::gate::{self, Client, Gate};
+use super::relay::{Outcome, Relay};
+use super::request::{Manner, Planned, Request, plan};
+use crate::auth;
+use crate::channel::Identity;
+use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
+use crate::limits;
+use crate::refusal::Refusal;
+use crate::shard::{Deadline, Socket};
+use crate::transport::{Mailbox, Tls, Wire};
+
+/// What a connection knows while it lasts.
+pub struct Connection {
+    gate: Rc<Gate>,
+    /// Its TCP connection and TLS.
+    pub wire: Wire,
+    /// Its one deadline.
+    pub deadline: Deadline,
+    client: Client,
+    judged: Option<Judged>,
+}
+
+/// A verdict on the client's certificate, for one site under one set of settings.
+struct Judged {
+    site: usize,
+    epoch: u64,
+    until: Instant,
+    verdict: Result<(), Refusal>,
+}
+
+/// What comes after an answer.
+enum Next {
+    /// Another request.
+    GoOn,
+    /// The end, after everything written has left.
+    Finish,
+    /// The end at once: what was sent must not look whole.
+    Cut,
+}
+
+/// Serves one client until it leaves.
+pub async fn serve(gate: Rc<Gate>, socket: Socket, peer: SocketAddr, config: Arc<ServerConfig>) {
+    let Ok(tls) = Tls::server(config) else { return };
+    let mut connection = Connection {
+        wire: Wire::new(socket, Some(tls)),
+        deadline: gate.shard.deadline(),
+        client: Client::new(gate.shard.next_id(), peer.ip()),
+        judged: None,
+        gate,
+    };
+    let _counted = Counted::new(&connection.gate);
+    if !connection.handshake().await {
+        return;
+    }
+    loop {
+        match connection.serve_next().await {
+            Ok(Next::GoOn) => {}
+            Ok(Next::Finish) => return connection.finish().await,
+            Ok(Next::Cut) | Err(_) => return,
+        }
+    }
+}
+
+impl Connection {
+    fn limits(&self) -> &crate::settings::GatewayLimits {
+        &self.gate.common.settings.limits
+    }
+
+    fn within(&self, wait: Duration) {
+        self.deadline.set(self.gate.shard.now(), wait);
+    }
+
+    async fn handshake(&mut self) -> bool {
+        self.within(self.limits().handshake);
+        let counters = self.gate.counters();
+        let Connection { wire, deadline, .. } = self;
+        let mut handshake = std::pin::pin!(wire.handshake());
+        let done = std::future::poll_fn(|context| {
+            if deadline.poll(context) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            handshake.as_mut().poll(context)
+        })
+        .await;
+        gate::add(if done.is_ok() { &counters.handshakes } else { &counters.handshake_failures }, 1);
+        if let Err(error) = &done {
+            tracing::debug!(peer = %self.client.peer, %error, "handshake failed");
+        }
+        done.is_ok()
+    }
+
+    /// Waits for the next request and answers it.
+    async fn serve_next(&mut self) -> io::Result<Next> {
+        let planned = match self.next_head().await? {
+            Head::Planned(planned) => *planned,
+            Head::Left => return Ok(Next::Finish),
+            Head::Unreadable(error) => return self.refuse_unreadable(error),
+        };
+        gate::add(&self.gate.counters().requests, 1);
+        match planned {
+            Planned::Forward(request) => self.forward(request).await,
+            Planned::Metadata(manner) => self.answer_metadata(manner),
+            Planned::Refused(refusal, manner) => self.refuse(refusal, manner),
+        }
+    }
+
+    /// Waits for a whole head. At rest the connection holds no buffer.
+    async fn next_head(&mut self) -> io::Result<Head> {
+        let gate = self.gate.clone();
+        let mut begun = !self.wire.received().is_empty();
+        self.within(if begun { self.limits().head } else { self.limits().idle });
+        self.wire.use_own_buffer(false);
+        std::future::poll_fn(|context| {
+            loop {
+                // Written answers leave while we look at what came behind the request.
+                if self.wire.poll_room(context)?.is_pending() {
+                    return Poll::Pending;
+                }
+                if !self.wire.received().is_empty() {
+                    let mut scratch = FieldScratch::new();
+                    match http::parse_request(self.wire.received(), &mut scratch) {
+                        Ok(Parsed::Complete { head, size }) => {
+                            let planned = plan(&gate, &head);
+                            self.wire.consume(size);
+                            return Poll::Ready(Ok(Head::Planned(Box::new(planned))));
+                        }
+                        Ok(Parsed::Partial) => {}
+                        Err(error) => return Poll::Ready(Ok(Head::Unreadable(error))),
+                    }
+                    if !begun {
+                        begun = true;
+                        self.within(self.limits().head);
+                    }
+                } else if gate.is_draining() {
+                    return Poll::Ready(Ok(Head::Left));
+                }
+                if self.deadline.poll(context) {
+                    return Poll::Ready(Ok(Head::Left));
+                }
+                match self.wire.poll_fill(context) {
+                    Poll::Ready(Ok(true)) => {}
+                    Poll::Ready(Ok(false)) => return Poll::Ready(Ok(Head::Left)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    // ── requests for a connection point ─────────────────────────────────────────────────────────
+
+    async fn forward(&mut self, mut request: Request) -> io::Result<Next> {
+        let counters = self.gate.clone();
+        let counters = counters.counters();
+        gate::add(&counters.active, 1);
+        let next = match self.identify(&request) {
+            Ok(()) => self.exchange(&mut request).await,
+            Err(refusal) => self.refuse(refusal, request.manner),
+        };
+        gate::take(&counters.active, 1);
+        self.gate.shard.ring.pool.borrow_mut().give_back(request.message);
+        next
+    }
+
+    /// Sends the request and carries the answer back; once more where that is safe.
+    async fn exchange(&mut self, request: &mut Request) -> io::Result<Next> {
+        let mut repeats = 1;
+        loop {
+            let mailbox = Mailbox::new(&self.gate.shard.ring);
+            let Some(stream) = self.gate.open(&self.client, request, &mailbox) else {
+                if self.gate.wait_for_link(&self.deadline).await {
+                    continue;
+                }
+                return self.refuse(Refusal::NoConnector, request.manner);
+            };
+            let keep = request.manner.keep_alive && !self.gate.is_draining();
+            let outcome = Relay::new(self.gate.clone(), self, request, stream, keep).carry().await?;
+            return match outcome {
+                Outcome::Answered { keep: true } => Ok(Next::GoOn),
+                Outcome::Answered { keep: false } => Ok(Next::Finish),
+                Outcome::Refused(refusal) => self.refuse(refusal, request.manner),
+                Outcome::Cut => {
+                    gate::add(&self.gate.counters().cut, 1);
+                    Ok(Next::Cut)
+                }
+                Outcome::NotBegun if repeats > 0 => {
+                    repeats -= 1;
+                    gate::add(&self.gate.counters().retried, 1);
+                    continue;
+                }
+                Outcome::NotBegun => self.refuse(Refusal::NoConnector, request.manner),
+                Outcome::Lost if request.is_repeatable && repeats > 0 => {
+                    repeats -= 1;
+                    gate::add(&self.gate.counters().retried, 1);
+                    continue;
+                }
+                Outcome::Lost => self.refuse(Refusal::BadGateway, request.manner),
+            };
+        }
+    }
+
+    /// Who the client is, for the site of this request: judged once per site and settings, and again
+    /// after a while, because certificates expire.
+    fn identify(&mut self, request: &Request) -> Result<(), Refusal> {
+        let now = self.gate.shard.now();
+        let (site, epoch) = (request.site, request.settings.epoch);
+        if let Some(judged) = &self.judged
+            && judged.site == site
+            && judged.epoch == epoch
+            && judged.until > now
+        {
+            return judged.verdict;
+        }
+        let chain = self.wire.tls().and_then(Tls::peer_certificates).unwrap_or_default();
+        let verdict = match auth::judge(chain, &request.settings.sites[site].trust, UnixTime::now()) {
+            Ok(_) => self.describe(),
+            Err(fault) => {
+                let id = answer::guid(&request.manner.request_id);
+                let id = std::str::from_utf8(&id).unwrap_or_default();
+                tracing::info!(peer = %self.client.peer, request = id, cause = %fault, "client certificate refused");
+                Err(fault.refusal())
+            }
+        };
+        self.judged = Some(Judged { site, epoch, until: now + JUDGED_FOR, verdict });
+        verdict
+    }
+
+    /// Writes the client's IDENTITY, once.
+    fn describe(&self) -> Result<(), Refusal> {
+        let mut identity = self.client.identity.borrow_mut();
+        if identity.is_none() {
+            let leaf = self.wire.tls().and_then(Tls::peer_certificates).and_then(<[_]>::first);
+            let leaf = leaf.map(|der| der.as_ref());
+            let mut bytes = Vec::with_capacity(64 + leaf.map_or(0, <[u8]>::len));
+            let written = Identity { peer: self.client.peer, leaf }.encode(&mut bytes);
+            written.map_err(|_| Refusal::UntrustedCertificate)?;
+            *identity = Some(bytes.into());
+        }
+        Ok(())
+    }
+
+    // ── answers of the gateway's own ────────────────────────────────────────────────────────────
+
+    fn answer_metadata(&mut self, manner: Manner) -> io::Result<Next> {
+        let keep = manner.keep_alive && !manner.has_body && !self.gate.is_draining();
+        let settings = &self.gate.common.settings;
+        let body = serde_json::json!({
+            "service": settings.name,
+            "version": env!("CARGO_PKG_VERSION"),
+            "instance": settings.instance,
+            "time": jiff::Timestamp::now().to_string(),
+        });
+        let mut out = Vec::with_capacity(512);
+        answer::metadata(&mut out, body.to_string().as_bytes(), &manner, keep);
+        self.say(&out, keep)
+    }
+
+    fn refuse(&mut self, refusal: Refusal, manner: Manner) -> io::Result<Next> {
+        let counters = self.gate.counters();
+        gate::add(&counters.refused[refusal as usize], 1);
+        let id = answer::guid(&manner.request_id);
+        let id = std::str::from_utf8(&id).unwrap_or_default();
+        tracing::debug!(peer = %self.client.peer, request = id, refusal = refusal.reason(), "refused");
+        // A body that was not read would be taken for the next request.
+        let keep = manner.keep_alive && !manner.has_body && !self.gate.is_draining();
+        let mut out = Vec::with_capacity(512);
+        answer::refuse(&mut out, refusal, &manner, keep);
+        self.say(&out, keep)
+    }
+
+    fn refuse_unreadable(&mut self, error: HeadError) -> io::Result<Next> {
+        gate::add(&self.gate.counters().requests, 1);
+        tracing::debug!(peer = %self.client.peer, %error, "unreadable head");
+        let manner = Manner {
+            version: Version::Http11,
+            is_head: false,
+            keep_alive: false,
+            has_body: false,
+            expects_continue: false,
+            request_id: self.gate.next_request_id(),
+        };
+        self.refuse(error.refusal(), manner)
+    }
+
+    fn say(&mut self, answer: &[u8], keep: bool) -> io::Result<Next> {
+        self.wire.write(answer)?;
+        self.wire.start_send()?;
+        Ok(if keep { Next::GoOn } else { Next::Finish })
+    }
+
+    // ── the end ─────────────────────────────────────────────────────────────────────────────────
+
+    /// Lets what was written leave, says goodbye, and reads over what the client still sends: closing
+    /// with bytes unread would reset the connection under the answer.
+    async fn finish(mut self) {
+        self.within(self.limits().body);
+        {
+            let Connection { wire, deadline, .. } = &mut self;
+            let mut finish = std::pin::pin!(wire.finish());
+            let done = std::future::poll_fn(|context| {
+                if deadline.poll(context) {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                finish.as_mut().poll(context)
+            });
+            if done.await.is_err() {
+                return;
+            }
+        }
+        self.within(limits::LINGER_FOR);
+        let mut left = limits::LINGER_SIZE_MAX;
+        let Connection { wire, deadline, .. } = &mut self;
+        std::future::poll_fn(|context| {
+            loop {
+                let size = wire.received().len();
+                wire.consume(size);
+                left = left.saturating_sub(size);
+                if left == 0 || deadline.poll(context) {
+                    return Poll::Ready(());
+                }
+                match wire.poll_fill(context) {
+                    Poll::Ready(Ok(true)) => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.gate.forget(&self.client);
+    }
+}
+
+/// What came when a head was awaited.
+enum Head {
+    Planned(Box<Planned>),
+    /// The client left, or was silent too long.
+    Left,
+    Unreadable(HeadError),
+}
+
+/// Counts a client as long as it is here.
+struct Counted(Rc<Gate>);
+
+impl Counted {
+    fn new(gate: &Rc<Gate>) -> Counted {
+        gate::add(&gate.counters().clients, 1);
+        Counted(gate.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        gate::take(&self.0.counters().clients, 1);
+        self.0.wake_acceptors();
+    }
+}
+
+/// How long a verdict on a certificate holds at most: certificates expire.
+const JUDGED_FOR: Duration = Duration::from_secs(60);

@@ -1,0 +1,235 @@
+//! How connection points attach: accepted on shard 0, known by an internal certificate, placed on the
+//! shard that their hello asks for; and what their links say while they live.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use rustls::ServerConfig;
+
+use super::GatewayMessage;
+use super::gate::Gate;
+use crate::auth::{InternalName, InternalRole, internal_identity};
+use crate::channel::frame::{self, FrameKind};
+use crate::channel::{Acknowledgement, Hello, HelloRefusal, HelloReply, Publication, Side, VERSION};
+use crate::limits;
+use crate::shard::{Deadline, Listener, Socket};
+use crate::transport::{Link, LinkEvents, Parts, Stream, Tls, Wire};
+
+/// A channel on its way to its shard.
+pub struct Arrival {
+    /// The connection and its TLS.
+    pub parts: Parts,
+    /// Number of its site.
+    pub site: usize,
+    /// Name of the connection point.
+    pub point: String,
+    /// Connection id and index: free again when the link ends.
+    pub seat: Seat,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+}
+
+/// Which channel of which start of a connection point: held by one live link at a time.
+pub type Seat = ([u8; 16], u16);
+
+/// What shard 0 knows of attached connection points.
+#[derive(Default)]
+pub struct Lobby {
+    seats: RefCell<HashSet<Seat>>,
+    entering: std::cell::Cell<usize>,
+}
+
+impl Lobby {
+    /// A link ended.
+    pub fn leave(&self, seat: &Seat) {
+        self.seats.borrow_mut().remove(seat);
+    }
+}
+
+/// Accepts channels for ever.
+pub async fn accept(gate: Rc<Gate>, lobby: Rc<Lobby>, listener: Listener, config: Arc<ServerConfig>) {
+    loop {
+        while listener.armed() < 2 {
+            listener.arm();
+        }
+        match std::future::poll_fn(|context| listener.poll_accept(context)).await {
+            Ok((socket, peer)) if lobby.entering.get() < limits::HELLO_COUNT_MAX => {
+                lobby.entering.set(lobby.entering.get() + 1);
+                let (gate, lobby, config) = (gate.clone(), lobby.clone(), config.clone());
+                gate.shard.clone().spawn("channel hello", async move {
+                    let entered = enter(&gate, &lobby, socket, peer, config).await;
+                    lobby.entering.set(lobby.entering.get() - 1);
+                    if let Err(error) = entered {
+                        tracing::warn!(%peer, %error, "a connection point could not attach");
+                    }
+                });
+            }
+            Ok((_, peer)) => tracing::warn!(%peer, "too many channels begin at once; this one was closed"),
+            Err(error) => {
+                tracing::error!(%error, "accepting channels failed");
+                gate.shard.sleep(std::time::Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+async fn enter(
+    gate: &Rc<Gate>,
+    lobby: &Rc<Lobby>,
+    socket: Socket,
+    peer: SocketAddr,
+    config: Arc<ServerConfig>,
+) -> io::Result<()> {
+    let deadline = gate.shard.deadline();
+    deadline.set(gate.shard.now(), limits::HELLO_WITHIN);
+    let tls = Tls::server(config).map_err(io::Error::other)?;
+    let mut wire = Wire::new(socket, Some(tls));
+    wire.use_own_buffer(true);
+    within(&deadline, wire.handshake()).await?;
+    let name = name_of(&wire)?;
+    let hello = within(&deadline, read_hello(&mut wire)).await?;
+    let seat = (hello.connection_id, hello.index);
+    let settings = &gate.common.settings;
+    let site = settings.sites.iter().position(|site| Some(&site.code) == name.site.as_ref());
+    let refusal = judge(gate, lobby, &name, &hello, site);
+    let shards = gate.port.shards();
+    let shard = usize::from(hello.index) % shards;
+    let reply = HelloReply {
+        version: VERSION.min(hello.version),
+        refusal,
+        text: refusal.map(|refusal| format!("{refusal:?}")).unwrap_or_default(),
+        instance: settings.instance.clone(),
+        instance_id: gate.common.instance_id,
+        shards: shards as u16,
+        shard: shard as u16,
+        instances: Vec::new(),
+    };
+    let mut out = Vec::new();
+    reply.encode(&mut out);
+    wire.write(&out)?;
+    let (None, Some(site)) = (refusal, site) else {
+        within(&deadline, wire.finish()).await?;
+        return Err(io::Error::other(format!("refused: {}", reply.text)));
+    };
+    within(&deadline, wire.flush()).await?;
+    let parts = wire.into_parts().ok_or_else(|| io::Error::other("the connection cannot be moved"))?;
+    lobby.seats.borrow_mut().insert(seat);
+    let arrival = Arrival { parts, site, point: name.name, seat, peer };
+    gate.port.send(shard, GatewayMessage::Arrival(Box::new(arrival)));
+    Ok(())
+}
+
+fn name_of(wire: &Wire) -> io::Result<InternalName> {
+    let leaf = wire.tls().and_then(Tls::peer_certificates).and_then(<[_]>::first);
+    let leaf = leaf.ok_or_else(|| io::Error::other("no certificate"))?;
+    internal_identity(leaf).map_err(io::Error::other)
+}
+
+async fn read_hello(wire: &mut Wire) -> io::Result<Hello> {
+    loop {
+        if let Some((frame, size)) = frame::take(wire.received()).map_err(io::Error::other)? {
+            if frame.kind != FrameKind::Hello {
+                return Err(io::Error::other("the first frame is no hello"));
+            }
+            let hello = Hello::parse(frame.payload).map_err(io::Error::other)?;
+            wire.consume(size);
+            return Ok(hello);
+        }
+        if !std::future::poll_fn(|context| wire.poll_fill(context)).await? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+fn judge(
+    gate: &Gate,
+    lobby: &Lobby,
+    name: &InternalName,
+    hello: &Hello,
+    site: Option<usize>,
+) -> Option<HelloRefusal> {
+    let settings = &gate.common.settings;
+    let same = name.name == hello.connection_point && name.site.as_deref() == Some(hello.site.as_str());
+    let seats = lobby.seats.borrow();
+    match () {
+        () if hello.version < VERSION => Some(HelloRefusal::Version),
+        () if name.role != InternalRole::Connector || !same => Some(HelloRefusal::CertificateMismatch),
+        () if site.is_none() => Some(HelloRefusal::UnknownSite),
+        () if !hello.instance.is_empty() && hello.instance != settings.instance => {
+            Some(HelloRefusal::OtherInstance)
+        }
+        () if gate.is_draining() => Some(HelloRefusal::Draining),
+        () if hello.index >= hello.count => Some(HelloRefusal::Placement),
+        () if seats.len() >= CHANNEL_COUNT_MAX => Some(HelloRefusal::Full),
+        () if seats.contains(&(hello.connection_id, hello.index)) => Some(HelloRefusal::ConnectionIdTaken),
+        () => None,
+    }
+}
+
+/// Waits for `what`, until the deadline passes.
+pub async fn within<T>(deadline: &Deadline, what: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let mut what = std::pin::pin!(what);
+    std::future::poll_fn(|context| {
+        if deadline.poll(context) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        what.as_mut().poll(context)
+    })
+    .await
+}
+
+// ── on the link's shard ─────────────────────────────────────────────────────────────────────────
+
+/// Takes a channel in and drives it until it ends.
+pub fn settle(gate: &Rc<Gate>, arrival: Arrival) {
+    let Arrival { parts, site, point, seat, peer } = arrival;
+    let wire = Wire::from_parts(&gate.shard.ring, parts);
+    let link = Link::new(&gate.shard, Side::Gateway, Some(gate.crossing.clone()));
+    tracing::info!(%peer, site = gate.common.settings.sites[site].code, point, shard = gate.shard.index, "channel up");
+    gate.attach(site, &point, &link);
+    let events = Rc::new(Events { gate: gate.clone(), site });
+    let gate = gate.clone();
+    gate.shard.clone().spawn("link", async move {
+        let cause = link.clone().drive(wire, events).await;
+        gate.detach(site, &link);
+        tracing::info!(%peer, point, shard = gate.shard.index, %cause, "channel gone");
+        gate.port.send(0, GatewayMessage::Left(seat));
+    });
+}
+
+struct Events {
+    gate: Rc<Gate>,
+    site: usize,
+}
+
+impl LinkEvents for Events {
+    fn opened(&self, _link: &Rc<Link>, _stream: Stream, _message: &[u8]) {
+        // The core refuses OPEN from a connection point.
+    }
+
+    fn settings(&self, link: &Rc<Link>, publication: Publication) {
+        let (site, from) = (self.site, self.gate.port.here());
+        self.gate.await_verdict(link);
+        self.gate.port.send(0, GatewayMessage::Published { from, link: link.id, site, publication });
+    }
+
+    fn acknowledged(&self, _link: &Rc<Link>, _acknowledgement: Acknowledgement) {}
+
+    fn identity(&self, _link: &Rc<Link>, _number: u32, _bytes: &[u8]) {}
+
+    fn identity_gone(&self, _link: &Rc<Link>, _number: u32) {}
+
+    fn draining(&self, link: &Rc<Link>) {
+        // Streams that live go on; new ones look for another link.
+        self.gate.detach(self.site, link);
+    }
+}
+
+/// Channels on one instance: 64 connection points with 16 channels each.
+const CHANNEL_COUNT_MAX: usize = 1_024;

@@ -1,0 +1,174 @@
+//! Settings in force: what connection points publish is judged on shard 0, kept on disk, and put in
+//! force on every shard.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::GatewayMessage;
+use super::gate::{Common, Gate, InForce, SiteInForce};
+use crate::auth::Trust;
+use crate::channel::{Publication, Verdict};
+use crate::mapping::{self, PublishedTable};
+use crate::settings::{GatewaySettings, PublishedSettings, Revision, Standing};
+
+/// The publications in force, by site; shard 0 alone holds them.
+pub struct Publications {
+    settings: GatewaySettings,
+    folder: PathBuf,
+    held: Vec<Option<PublishedSettings>>,
+    /// What every shard has.
+    pub in_force: Arc<InForce>,
+}
+
+impl Publications {
+    /// What was in force when the gateway last ran: a known URL then waits for its connection point
+    /// instead of being unknown.
+    pub fn load(settings: &GatewaySettings, folder: &Path) -> Publications {
+        let folder = folder.join(&settings.state_dir);
+        let sites = settings.sites.len();
+        let empty = InForce {
+            epoch: 0,
+            table: PublishedTable::default(),
+            sites: vec![SiteInForce::default(); sites],
+        };
+        let held = vec![None; sites];
+        let mut publications =
+            Publications { settings: settings.clone(), folder, held, in_force: Arc::new(empty) };
+        for site in 0..sites {
+            let Ok(bytes) = std::fs::read(publications.file(site)) else { continue };
+            match publications.judge(site, &bytes) {
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(site = settings.sites[site].code, error, "kept settings cannot be used")
+                }
+            }
+        }
+        publications
+    }
+
+    fn file(&self, site: usize) -> PathBuf {
+        self.folder.join(format!("{}.published.json", self.settings.sites[site].code))
+    }
+
+    /// Judges a publication of `site` and puts it in force. The text says what is wrong.
+    fn judge(&mut self, site: usize, bytes: &[u8]) -> Result<Verdict, String> {
+        let offered = PublishedSettings::from_bytes(bytes).map_err(|error| error.to_string())?;
+        let revision = Revision::of(&offered, bytes);
+        if offered.site != self.settings.sites[site].code {
+            return Err(format!("settings of site {} from a connection point of another", offered.site));
+        }
+        if let Some(held) = &self.in_force.sites[site].revision {
+            match held.judge(&revision) {
+                Standing::Newer => {}
+                Standing::Same => return Ok(Verdict::InForce),
+                Standing::Older => return Ok(Verdict::Outdated),
+                Standing::Diverged => return Ok(Verdict::Diverged),
+                Standing::Foreign => return Err("settings of another site".into()),
+            }
+        }
+        let trust = Trust::new(&offered.trust.roots, &offered.trust.intermediates)
+            .map_err(|fault| fault.to_string())?;
+        let (table, conflicts) = self.table_with(site, &offered);
+        for conflict in conflicts {
+            match conflict {
+                mapping::Conflict::NotAllowed { id, site: by } if by == site => {
+                    return Err(format!("role {id} is not among those that this site may publish here"));
+                }
+                mapping::Conflict::Claimed { id, site: by, holder } if by == site => {
+                    let holder = &self.settings.sites[holder].code;
+                    return Err(format!("role {id} is published by site {holder} already"));
+                }
+                mapping::Conflict::NotAllowed { .. } | mapping::Conflict::Claimed { .. } => {}
+            }
+        }
+        let mut sites = self.in_force.sites.clone();
+        sites[site] = SiteInForce { revision: Some(revision), trust: Arc::new(trust) };
+        self.in_force = Arc::new(InForce { epoch: self.in_force.epoch + 1, table, sites });
+        self.held[site] = Some(offered);
+        Ok(Verdict::InForce)
+    }
+
+    fn table_with(
+        &self,
+        site: usize,
+        offered: &PublishedSettings,
+    ) -> (PublishedTable, Vec<mapping::Conflict>) {
+        let published = self.held.iter().enumerate().filter_map(|(number, held)| {
+            let settings = if number == site { Some(offered) } else { held.as_ref() };
+            let allowed = &self.settings.sites[number].role_ids;
+            settings.map(|settings| mapping::Publication { site: number, roles: &settings.roles, allowed })
+        });
+        // Of two sites that claim one role, the one that has it keeps it.
+        let (others, own): (Vec<_>, Vec<_>) = published.partition(|publication| publication.site != site);
+        PublishedTable::new(others.into_iter().chain(own))
+    }
+
+    /// Takes a publication; tells every shard when it changes anything.
+    pub fn take(&mut self, gate: &Gate, site: usize, publication: &Publication) -> (Verdict, String) {
+        let epoch = self.in_force.epoch;
+        let digest = ring::digest::digest(&ring::digest::SHA256, &publication.bytes);
+        if digest.as_ref() != publication.revision.sha256 {
+            return (Verdict::Refused, "the hash is not that of the settings".into());
+        }
+        let code = self.settings.sites[site].code.clone();
+        let (verdict, text) = match self.judge(site, &publication.bytes) {
+            Ok(verdict) => (verdict, String::new()),
+            Err(text) => {
+                tracing::warn!(site = code, error = text, "published settings refused");
+                return (Verdict::Refused, text);
+            }
+        };
+        if self.in_force.epoch != epoch {
+            tracing::info!(site = code, serial = publication.revision.serial, "settings in force");
+            for shard in 0..gate.port.shards() {
+                gate.port.send(shard, GatewayMessage::InForce(self.in_force.clone()));
+            }
+            self.keep(site, publication.bytes.clone());
+        }
+        (verdict, text)
+    }
+
+    /// Keeps the publication on disk, off the shard: a disk may take its time.
+    fn keep(&self, site: usize, bytes: Vec<u8>) {
+        let (folder, file) = (self.folder.clone(), self.file(site));
+        let written = std::thread::Builder::new().name("keep-settings".into()).spawn(move || {
+            let kept = std::fs::create_dir_all(&folder).and_then(|()| {
+                crate::pki::write_file(&file, &bytes, crate::pki::PUBLIC_MODE).map_err(std::io::Error::other)
+            });
+            if let Err(error) = kept {
+                tracing::error!(file = %file.display(), %error, "settings could not be kept");
+            }
+        });
+        if let Err(error) = written {
+            tracing::error!(%error, "settings could not be kept");
+        }
+    }
+}
+
+/// What `/status` says of the settings in force.
+pub fn describe(common: &Common, in_force: &InForce) -> serde_json::Value {
+    let sites = common.settings.sites.iter().zip(&in_force.sites).map(|(rights, site)| {
+        let revision = site.revision.as_ref();
+        let sha256 = revision
+            .map(|revision| revision.sha256.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        serde_json::json!({
+            "site": rights.code,
+            "serial": revision.map(|revision| revision.serial),
+            "sha256": sha256,
+        })
+    });
+    sites.collect()
+}
+
+/// Hands a verdict back to the shard of the link that published.
+pub fn reply(
+    gate: &Rc<Gate>,
+    shard: usize,
+    link: u64,
+    publication: &Publication,
+    verdict: (Verdict, String),
+) {
+    let revision = publication.revision;
+    gate.port.send(shard, GatewayMessage::Verdict { link, revision, verdict: verdict.0, text: verdict.1 });
+}

@@ -1,0 +1,467 @@
+//! What one shard of the gateway holds: settings in force, links, clients, requests that wait; and how
+//! a request gets a stream.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use super::GatewayMessage;
+use super::request::Request;
+use crate::auth::Trust;
+use crate::channel::{RevisionTag, Verdict, message};
+use crate::dispatch::Roster;
+use crate::limits;
+use crate::mapping::PublishedTable;
+use crate::settings::{GatewaySettings, Revision};
+use crate::shard::{Deadline, Port, Shard};
+use crate::transport::{Crossing, Link, Mailbox, Stream};
+
+/// The settings that requests are judged under: of every site the latest publication.
+pub struct InForce {
+    /// Counts up with every change in this process.
+    pub epoch: u64,
+    /// Role id to site and endpoints.
+    pub table: PublishedTable,
+    /// By site: what it published, and whom it trusts.
+    pub sites: Vec<SiteInForce>,
+}
+
+/// One site's part of [`InForce`].
+#[derive(Clone, Default)]
+pub struct SiteInForce {
+    /// `None` before its first publication.
+    pub revision: Option<Revision>,
+    /// Whose client certificates it takes.
+    pub trust: Arc<Trust>,
+}
+
+/// What the shards of the process share: written by one shard each, read by the admin listener, and
+/// never touched by a request.
+pub struct Common {
+    /// The settings of the process.
+    pub settings: GatewaySettings,
+    /// Clients and armed accepts of all shards together; at most `clients_max`.
+    pub admitted: AtomicU64,
+    /// By shard.
+    pub counters: Vec<Counters>,
+    /// Random, one for each start.
+    pub instance_id: [u8; 16],
+    /// Direct descriptors of each shard.
+    pub slots: u32,
+}
+
+/// Counters of one shard: it alone adds, anyone may read.
+#[derive(Default)]
+pub struct Counters {
+    /// Clients connected.
+    pub clients: AtomicU64,
+    /// TLS handshakes done.
+    pub handshakes: AtomicU64,
+    /// Handshakes that failed.
+    pub handshake_failures: AtomicU64,
+    /// Requests whose head was read.
+    pub requests: AtomicU64,
+    /// Requests answered to their end.
+    pub answered: AtomicU64,
+    /// Requests turned away, by code of the refusal.
+    pub refused: [AtomicU64; 32],
+    /// Answers cut in the middle.
+    pub cut: AtomicU64,
+    /// Requests sent once more.
+    pub retried: AtomicU64,
+    /// Requests under way.
+    pub active: AtomicU64,
+    /// Requests waiting for a channel.
+    pub waiting: AtomicU64,
+    /// Links of this shard.
+    pub links: AtomicU64,
+    /// Requests that went by another shard's link.
+    pub crossed: AtomicU64,
+    /// Tasks that panicked.
+    pub panics: AtomicU64,
+    /// System calls of the ring.
+    pub enters: AtomicU64,
+    /// Completions of the ring.
+    pub completions: AtomicU64,
+    /// Receives that found no shared buffer.
+    pub starved: AtomicU64,
+    /// Channel bytes out and in, before TLS.
+    pub channel_bytes: [AtomicU64; 2],
+}
+
+/// Adds to a counter of this shard. No other shard adds to it, so no locked instruction is needed.
+pub fn add(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+}
+
+/// Takes from a counter of this shard.
+pub fn take(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_sub(count), Ordering::Relaxed);
+}
+
+/// Who a client is to connection points.
+pub struct Client {
+    /// Unique in its shard.
+    pub id: u64,
+    /// Where it comes from.
+    pub peer: IpAddr,
+    /// Its IDENTITY, written once; `None` until it is needed.
+    pub identity: RefCell<Option<Arc<[u8]>>>,
+    /// Where it has been announced: links of this shard with its number, and other shards.
+    announced: RefCell<Vec<(Weak<Link>, u32)>>,
+    shards: RefCell<Vec<usize>>,
+}
+
+impl Client {
+    /// A client that no connection point has heard of.
+    pub fn new(id: u64, peer: IpAddr) -> Client {
+        let (identity, announced, shards) = Default::default();
+        Client { id, peer, identity, announced, shards }
+    }
+}
+
+/// See the file's head.
+pub struct Gate {
+    /// Executor, ring, deadlines.
+    pub shard: Rc<Shard>,
+    /// Shared by the process.
+    pub common: Arc<Common>,
+    /// This shard's inbox, and the way to the others.
+    pub port: Rc<Port<GatewayMessage>>,
+    /// Exchanges that use another shard's links.
+    pub crossing: Rc<Crossing>,
+    in_force: RefCell<Rc<InForce>>,
+    roster: RefCell<Roster<Rc<Link>>>,
+    /// By site and shard: how many links that shard has.
+    elsewhere: RefCell<Vec<Vec<u32>>>,
+    turn: Cell<usize>,
+    /// In the order they came.
+    waiting: RefCell<BTreeMap<u64, Waker>>,
+    /// Numbers under which clients of other shards were announced on links here.
+    guests: RefCell<HashMap<(usize, u64), Vec<(Weak<Link>, u32)>>>,
+    draining: Cell<bool>,
+    next_request: Cell<u64>,
+    request_seed: [u8; 8],
+    /// Acceptors to wake when a client left.
+    pub acceptors: RefCell<Vec<Waker>>,
+    /// Links that published and wait for the verdict.
+    publishing: RefCell<Vec<Rc<Link>>>,
+}
+
+impl Gate {
+    /// The gate of one shard, with nothing published and no link.
+    pub fn new(
+        shard: &Rc<Shard>,
+        common: &Arc<Common>,
+        port: Rc<Port<GatewayMessage>>,
+        crossing: Rc<Crossing>,
+        in_force: &Arc<InForce>,
+    ) -> Rc<Gate> {
+        let sites = common.settings.sites.len();
+        let mut request_seed = [0; 8];
+        request_seed[..6].copy_from_slice(&common.instance_id[..6]);
+        request_seed[6..].copy_from_slice(&(shard.index as u16).to_be_bytes());
+        Rc::new(Gate {
+            shard: shard.clone(),
+            common: common.clone(),
+            elsewhere: RefCell::new(vec![vec![0; port.shards()]; sites]),
+            port,
+            crossing,
+            in_force: RefCell::new(Rc::new(in_force.copy())),
+            roster: RefCell::new(Roster::new(sites)),
+            turn: Cell::new(0),
+            waiting: RefCell::default(),
+            guests: RefCell::default(),
+            draining: Cell::new(false),
+            next_request: Cell::new(0),
+            request_seed,
+            acceptors: RefCell::default(),
+            publishing: RefCell::default(),
+        })
+    }
+
+    /// This shard's counters.
+    pub fn counters(&self) -> &Counters {
+        &self.common.counters[self.shard.index]
+    }
+
+    /// The settings that a request which begins now is judged under.
+    pub fn in_force(&self) -> Rc<InForce> {
+        self.in_force.borrow().clone()
+    }
+
+    /// Other settings from now on; requests under way keep theirs.
+    pub fn put_in_force(&self, settings: &Arc<InForce>) {
+        *self.in_force.borrow_mut() = Rc::new(settings.copy());
+    }
+
+    /// 16 bytes that no other request of any gateway bears.
+    pub fn next_request_id(&self) -> [u8; 16] {
+        let number = self.next_request.get();
+        self.next_request.set(number + 1);
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.request_seed);
+        id[8..].copy_from_slice(&number.to_be_bytes());
+        id
+    }
+
+    /// Whether the gateway is on its way out.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Takes no new clients; answers say that the connection ends.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        for (_, _, link) in self.roster.borrow().links() {
+            link.drain();
+        }
+        self.wake_acceptors();
+    }
+
+    /// Says goodbye on every link.
+    pub fn close_links(&self) {
+        for (_, _, link) in self.roster.borrow().links() {
+            link.close(crate::channel::CloseCode::Done, "the gateway stops");
+        }
+    }
+
+    /// Lets the acceptors look again at what they may accept.
+    pub fn wake_acceptors(&self) {
+        for waker in self.acceptors.borrow_mut().drain(..) {
+            waker.wake();
+        }
+    }
+
+    // ── links ───────────────────────────────────────────────────────────────────────────────────
+
+    /// A link of a connection point came up on this shard.
+    pub fn attach(&self, site: usize, point: &str, link: &Rc<Link>) {
+        self.roster.borrow_mut().attach(site, point, link.id, link.clone());
+        add(&self.counters().links, 1);
+        self.tell_links(site, 1);
+        self.wake_waiting();
+    }
+
+    /// A link ended.
+    pub fn detach(&self, site: usize, link: &Rc<Link>) {
+        if self.roster.borrow_mut().detach(site, link.id).is_some() {
+            take(&self.counters().links, 1);
+            self.tell_links(site, -1);
+        }
+    }
+
+    fn tell_links(&self, site: usize, change: i32) {
+        let here = self.port.here();
+        for shard in (0..self.port.shards()).filter(|shard| *shard != here) {
+            self.port.send(shard, GatewayMessage::Links { shard: here, site, change });
+        }
+    }
+
+    /// Another shard's links changed in number.
+    pub fn hear_links(&self, shard: usize, site: usize, change: i32) {
+        {
+            let mut elsewhere = self.elsewhere.borrow_mut();
+            let count = &mut elsewhere[site][shard];
+            *count = count.saturating_add_signed(change);
+        }
+        if change > 0 {
+            self.wake_waiting();
+        }
+    }
+
+    /// Links of this shard: site, connection point, round trip in microseconds, streams.
+    pub fn traffic(&self) -> (u64, u64) {
+        self.roster
+            .borrow()
+            .links()
+            .fold((0, 0), |sum, (_, _, link)| (sum.0 + link.traffic.0.get(), sum.1 + link.traffic.1.get()))
+    }
+
+    /// A link published; shard 0 judges.
+    pub fn await_verdict(&self, link: &Rc<Link>) {
+        let mut publishing = self.publishing.borrow_mut();
+        publishing.retain(|held| held.id != link.id);
+        publishing.push(link.clone());
+    }
+
+    /// What became of a publication.
+    pub fn hear_verdict(&self, link: u64, revision: RevisionTag, verdict: Verdict, text: &str) {
+        let mut publishing = self.publishing.borrow_mut();
+        if let Some(place) = publishing.iter().position(|held| held.id == link) {
+            publishing.swap_remove(place).acknowledge(revision, verdict, text);
+        }
+    }
+
+    // ── a stream for a request ──────────────────────────────────────────────────────────────────
+
+    /// Opens a stream: on a link of this shard whose turn it is, else on another shard that has one.
+    /// `None`: no link of any shard takes it now, and nothing was sent.
+    pub fn open(&self, client: &Client, request: &mut Request, mailbox: &Rc<Mailbox>) -> Option<Stream> {
+        let mut tries = 4;
+        while tries > 0 {
+            tries -= 1;
+            let link = self.roster.borrow_mut().choose(request.site, |link| link.is_open()).cloned();
+            let Some(link) = link else { break };
+            let Ok(number) = self.announce(client, &link) else { continue };
+            message::set_identity(&mut request.message, number);
+            if let Ok(stream) = link.open(&request.message, mailbox.clone()) {
+                return Some(stream);
+            }
+        }
+        self.open_elsewhere(client, request, mailbox)
+    }
+
+    fn open_elsewhere(&self, client: &Client, request: &Request, mailbox: &Rc<Mailbox>) -> Option<Stream> {
+        let count = self.port.shards();
+        let from = self.turn.get();
+        let elsewhere = self.elsewhere.borrow();
+        let mut turns = (0..count).map(|step| (from + step) % count);
+        let shard = turns.find(|shard| elsewhere[request.site][*shard] > 0)?;
+        self.turn.set(shard + 1);
+        add(&self.counters().crossed, 1);
+        if !client.shards.borrow().contains(&shard) {
+            client.shards.borrow_mut().push(shard);
+        }
+        let (exchange, stream) = self.crossing.begin(shard, mailbox.clone());
+        let message = GatewayMessage::Open {
+            from: self.port.here(),
+            exchange,
+            site: request.site,
+            client: client.id,
+            identity: client.identity.borrow().clone(),
+            message: request.message.clone(),
+        };
+        self.port.send(shard, message);
+        Some(stream)
+    }
+
+    fn announce(&self, client: &Client, link: &Rc<Link>) -> Result<u32, crate::channel::Busy> {
+        let identity = client.identity.borrow();
+        let Some(bytes) = identity.as_deref() else { return Ok(0) };
+        announce(&mut client.announced.borrow_mut(), link, bytes)
+    }
+
+    /// A client of another shard wants a stream on a link of this one.
+    pub fn open_for_guest(
+        &self,
+        from: usize,
+        exchange: u64,
+        site: usize,
+        client: u64,
+        identity: Option<Arc<[u8]>>,
+        mut message: Vec<u8>,
+    ) {
+        let link = self.roster.borrow_mut().choose(site, |link| link.is_open()).cloned();
+        let Some(link) = link else { return self.crossing.turn_away(from, exchange) };
+        let number = match identity.as_deref() {
+            None => Ok(0),
+            Some(bytes) => {
+                let mut guests = self.guests.borrow_mut();
+                announce(guests.entry((from, client)).or_default(), &link, bytes)
+            }
+        };
+        match number {
+            Ok(number) => {
+                message::set_identity(&mut message, number);
+                self.crossing.admit(from, exchange, &link, &message);
+            }
+            Err(_) => self.crossing.turn_away(from, exchange),
+        }
+    }
+
+    /// A client left: nobody will name it again.
+    pub fn forget(&self, client: &Client) {
+        withdraw(client.announced.borrow_mut().drain(..));
+        for shard in client.shards.borrow_mut().drain(..) {
+            self.port.send(shard, GatewayMessage::Gone { from: self.port.here(), client: client.id });
+        }
+    }
+
+    /// A client of another shard left.
+    pub fn forget_guest(&self, from: usize, client: u64) {
+        if let Some(announced) = self.guests.borrow_mut().remove(&(from, client)) {
+            withdraw(announced.into_iter());
+        }
+    }
+
+    // ── waiting for a channel ───────────────────────────────────────────────────────────────────
+
+    /// Waits until some link came up. False: the wait is over, or too many wait already.
+    pub async fn wait_for_link(&self, deadline: &Deadline) -> bool {
+        if self.waiting.borrow().len() >= limits::WAITING_COUNT_MAX || self.is_draining() {
+            return false;
+        }
+        deadline.set(self.shard.now(), self.common.settings.limits.wait);
+        add(&self.counters().waiting, 1);
+        let place = self.shard.next_id();
+        let mut asked = false;
+        let came = std::future::poll_fn(|context: &mut Context<'_>| {
+            let mut waiting = self.waiting.borrow_mut();
+            if deadline.poll(context) {
+                return Poll::Ready(false);
+            }
+            if std::mem::replace(&mut asked, true) && !waiting.contains_key(&place) {
+                return Poll::Ready(true);
+            }
+            waiting.insert(place, context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        self.waiting.borrow_mut().remove(&place);
+        take(&self.counters().waiting, 1);
+        came
+    }
+
+    fn wake_waiting(&self) {
+        for waker in std::mem::take(&mut *self.waiting.borrow_mut()).into_values() {
+            waker.wake();
+        }
+    }
+
+    /// Copies what the ring and the links counted to where the admin listener reads it.
+    pub fn publish_counts(&self) {
+        let (counters, ring) = (self.counters(), &self.shard.ring.counts);
+        counters.enters.store(ring.enters.get(), Ordering::Relaxed);
+        counters.completions.store(ring.completions.get(), Ordering::Relaxed);
+        counters.starved.store(ring.starved.get(), Ordering::Relaxed);
+        counters.panics.store(self.shard.panics.get(), Ordering::Relaxed);
+        let (out, received) = self.traffic();
+        counters.channel_bytes[0].store(out, Ordering::Relaxed);
+        counters.channel_bytes[1].store(received, Ordering::Relaxed);
+    }
+}
+
+impl InForce {
+    /// A shard's own copy, so that no request touches a counter that shards share.
+    fn copy(&self) -> InForce {
+        InForce { epoch: self.epoch, table: self.table.clone(), sites: self.sites.clone() }
+    }
+}
+
+fn announce(
+    announced: &mut Vec<(Weak<Link>, u32)>,
+    link: &Rc<Link>,
+    bytes: &[u8],
+) -> Result<u32, crate::channel::Busy> {
+    let held = announced.iter().find(|(known, _)| std::ptr::eq(known.as_ptr(), Rc::as_ptr(link)));
+    if let Some((_, number)) = held {
+        return Ok(*number);
+    }
+    announced.retain(|(known, _)| known.strong_count() > 0);
+    let number = link.identity(bytes)?;
+    announced.push((Rc::downgrade(link), number));
+    Ok(number)
+}
+
+fn withdraw(announced: impl Iterator<Item = (Weak<Link>, u32)>) {
+    for (link, number) in announced {
+        if let Some(link) = link.upgrade() {
+            link.identity_gone(number);
+        }
+    }
+}

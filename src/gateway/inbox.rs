@@ -1,0 +1,128 @@
+//! What a shard of the gateway does with messages from the others, and how it ends.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::connection_point::{self, Lobby};
+use super::control::{self, Publications};
+use super::gate::Gate;
+use super::{GatewayMessage, report};
+
+/// See the file's head.
+pub struct Inbox {
+    gate: Rc<Gate>,
+    lobby: Rc<Lobby>,
+    /// On shard 0 alone.
+    publications: RefCell<Option<Publications>>,
+    report: Arc<report::Gateway>,
+    draining: RefCell<(bool, Option<Waker>)>,
+    counted: Cell<Instant>,
+}
+
+impl Inbox {
+    /// The inbox of one shard.
+    pub fn new(gate: &Rc<Gate>, report: Arc<report::Gateway>) -> Rc<Inbox> {
+        Rc::new(Inbox {
+            gate: gate.clone(),
+            lobby: Rc::default(),
+            publications: RefCell::default(),
+            report,
+            draining: RefCell::default(),
+            counted: Cell::new(gate.shard.now()),
+        })
+    }
+
+    /// Who is attached, as shard 0 knows it.
+    pub fn lobby(&self) -> Rc<Lobby> {
+        self.lobby.clone()
+    }
+
+    /// Shard 0 keeps what is published.
+    pub fn keep(&self, publications: Publications) {
+        self.report.show(control::describe(&self.gate.common, &publications.in_force));
+        *self.publications.borrow_mut() = Some(publications);
+    }
+
+    /// Handles what lies in the inbox; gives how much that was.
+    pub fn turn(&self) -> usize {
+        let mut count = 0;
+        while count < MESSAGES_PER_TURN {
+            let Some(message) = self.gate.port.receive() else { break };
+            self.handle(message);
+            count += 1;
+        }
+        if !self.gate.port.flush() {
+            count += 1;
+        }
+        let now = self.gate.shard.now();
+        if now.duration_since(self.counted.get()) > COUNTED_EVERY {
+            self.counted.set(now);
+            self.gate.publish_counts();
+        }
+        count
+    }
+
+    fn handle(&self, message: GatewayMessage) {
+        let gate = &self.gate;
+        match message {
+            GatewayMessage::Cross { from, message } => gate.crossing.handle(from, message),
+            GatewayMessage::Open { from, exchange, site, client, identity, message } => {
+                gate.open_for_guest(from, exchange, site, client, identity, message);
+            }
+            GatewayMessage::Gone { from, client } => gate.forget_guest(from, client),
+            GatewayMessage::Links { shard, site, change } => gate.hear_links(shard, site, change),
+            GatewayMessage::Arrival(arrival) => connection_point::settle(gate, *arrival),
+            GatewayMessage::Left(seat) => self.lobby.leave(&seat),
+            GatewayMessage::Published { from, link, site, publication } => {
+                let mut publications = self.publications.borrow_mut();
+                let Some(publications) = publications.as_mut() else { return };
+                let verdict = publications.take(gate, site, &publication);
+                self.report.show(control::describe(&gate.common, &publications.in_force));
+                control::reply(gate, from, link, &publication, verdict);
+            }
+            GatewayMessage::Verdict { link, revision, verdict, text } => {
+                gate.hear_verdict(link, revision, verdict, &text);
+            }
+            GatewayMessage::InForce(settings) => gate.put_in_force(&settings),
+            GatewayMessage::Drain => {
+                gate.drain();
+                let mut draining = self.draining.borrow_mut();
+                draining.0 = true;
+                if let Some(waker) = draining.1.take() {
+                    waker.wake();
+                }
+            }
+        }
+    }
+
+    /// Lives until the gateway is told to drain; then waits for the requests under way, says goodbye to
+    /// connection points, and ends.
+    pub async fn live(&self) {
+        std::future::poll_fn(|context| {
+            let mut draining = self.draining.borrow_mut();
+            if draining.0 {
+                return Poll::Ready(());
+            }
+            draining.1 = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        let until = self.gate.shard.now() + DRAIN_WITHIN;
+        while self.gate.counters().active.load(Ordering::Relaxed) > 0 && self.gate.shard.now() < until {
+            self.gate.shard.sleep(Duration::from_millis(100)).await;
+        }
+        self.gate.close_links();
+        self.gate.shard.sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Leaves the turn to clients and links after so many messages.
+const MESSAGES_PER_TURN: usize = 512;
+/// How often the ring's counts are copied to where the admin listener reads them.
+const COUNTED_EVERY: Duration = Duration::from_millis(100);
+/// What requests under way have to end; clients wait 60 s at most.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);

@@ -1,0 +1,355 @@
+//! Carrying one exchange: the request's body to the connection point and the answer back, both at
+//! once, each as fast as its slowest hop.
+
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::answer::{self, AnswerFraming};
+use super::client::Connection;
+use super::gate::{self, Gate};
+use super::request::Request;
+use crate::channel::{self, ResetCode, ResponseMessage, TrailersWriter};
+use crate::http::{self, Step};
+use crate::limits;
+use crate::refusal::Refusal;
+use crate::transport::{Broken, Stream};
+
+/// How an exchange ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Whole; whether the connection goes on.
+    Answered {
+        /// The next request can be read where this one ended.
+        keep: bool,
+    },
+    /// Nothing of an answer was sent: the gateway answers so.
+    Refused(Refusal),
+    /// Nothing was begun: it may be sent again whatever it is.
+    NotBegun,
+    /// The channel was lost before an answer began.
+    Lost,
+    /// The answer broke off in the middle.
+    Cut,
+}
+
+/// The way of the request's body.
+enum Sending {
+    /// Bytes of the body are read and sent; so many decoded ones lie at the front of what was received.
+    Body { decoded: usize },
+    /// All sent.
+    Done,
+}
+
+/// The way of the answer.
+enum Answering {
+    /// No final head yet.
+    Head,
+    /// The body follows.
+    Body(AnswerFraming),
+    /// Everything is written.
+    Done,
+}
+
+/// See the file's head.
+pub struct Relay<'c> {
+    gate: Rc<Gate>,
+    connection: &'c mut Connection,
+    request: &'c mut Request,
+    stream: Stream,
+    sending: Sending,
+    answering: Answering,
+    keep: bool,
+    moved: bool,
+}
+
+impl<'c> Relay<'c> {
+    /// An exchange whose head was sent on `stream`.
+    pub fn new(
+        gate: Rc<Gate>,
+        connection: &'c mut Connection,
+        request: &'c mut Request,
+        stream: Stream,
+        keep: bool,
+    ) -> Relay<'c> {
+        let sending = if request.manner.has_body {
+            Sending::Body { decoded: 0 }
+        } else {
+            stream.has_no_body();
+            Sending::Done
+        };
+        let own = request.body.remaining_hint().is_none_or(|left| left > SMALL_BODY);
+        connection.wire.use_own_buffer(request.manner.has_body && own);
+        Relay { gate, connection, request, stream, sending, answering: Answering::Head, keep, moved: true }
+    }
+
+    /// Carries it to its end.
+    pub async fn carry(mut self) -> io::Result<Outcome> {
+        let outcome = std::future::poll_fn(|context| self.poll(context)).await?;
+        if matches!(outcome, Outcome::Answered { .. }) {
+            gate::add(&self.gate.counters().answered, 1);
+        }
+        Ok(outcome)
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Outcome>> {
+        self.stream.mailbox().watch(context);
+        let sent = self.poll_send(context);
+        if let Poll::Ready(Err(refusal)) = sent {
+            self.stream.reset(ResetCode::Cancelled);
+            return Poll::Ready(Ok(self.gone_wrong(refusal)));
+        }
+        match self.poll_answer(context) {
+            Poll::Ready(outcome) => return Poll::Ready(outcome),
+            Poll::Pending => {}
+        }
+        if std::mem::take(&mut self.moved) {
+            self.connection.deadline.set(self.gate.shard.now(), self.patience());
+        }
+        if self.connection.deadline.poll(context) {
+            return Poll::Ready(Ok(self.out_of_time()));
+        }
+        self.connection.wire.watch(context);
+        Poll::Pending
+    }
+
+    /// How long nothing may move: an origin thinks longer than a transfer may pause.
+    fn patience(&self) -> Duration {
+        let limits = &self.gate.common.settings.limits;
+        let waits_for_client =
+            matches!(self.sending, Sending::Body { .. }) || self.connection.wire.unsent() > 0;
+        if waits_for_client { limits.body } else { limits.answer }
+    }
+
+    fn out_of_time(&self) -> Outcome {
+        self.stream.reset(ResetCode::Cancelled);
+        match (&self.answering, &self.sending) {
+            (Answering::Head, Sending::Done) => Outcome::Refused(Refusal::GatewayTimeout),
+            // The client owes bytes, or does not take them.
+            (Answering::Head, Sending::Body { .. }) => Outcome::Cut,
+            (Answering::Body(_) | Answering::Done, _) => Outcome::Cut,
+        }
+    }
+
+    fn gone_wrong(&self, refusal: Refusal) -> Outcome {
+        match self.answering {
+            Answering::Head => Outcome::Refused(refusal),
+            Answering::Body(_) | Answering::Done => Outcome::Cut,
+        }
+    }
+
+    // ── the request's body ──────────────────────────────────────────────────────────────────────
+
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        while let Sending::Body { decoded } = &mut self.sending {
+            let wire = &mut self.connection.wire;
+            if *decoded > 0 {
+                let sent = self.stream.send(&wire.received()[..*decoded]);
+                if sent == 0 {
+                    return Poll::Pending;
+                }
+                wire.consume(sent);
+                *decoded -= sent;
+                self.moved = true;
+                continue;
+            }
+            let step = self.request.body.next(wire.received()).map_err(|error| error.refusal())?;
+            match step {
+                Step::Data { consumed, data } => {
+                    let framing = consumed - data.len();
+                    *decoded = data.len();
+                    wire.consume(framing);
+                    let left = self.request.length_left.checked_sub(*decoded as u64);
+                    self.request.length_left = left.ok_or(Refusal::ContentTooLarge)?;
+                }
+                Step::End { consumed } => {
+                    wire.consume(consumed);
+                    self.end_body()?;
+                }
+                Step::More { consumed } => {
+                    wire.consume(consumed);
+                    match wire.poll_fill(context) {
+                        Poll::Ready(Ok(true)) => self.moved = true,
+                        // Half a request: nobody is there for an answer.
+                        Poll::Ready(_) => return Poll::Ready(Err(Refusal::BadRequest)),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+            }
+        }
+        self.look_ahead(context);
+        Poll::Ready(Ok(()))
+    }
+
+    fn end_body(&mut self) -> Result<(), Refusal> {
+        let mut trailers = Vec::new();
+        let mut fields = http::forwarded_trailer_fields(self.request.body.trailers()).peekable();
+        if fields.peek().is_some() {
+            let mut writer = TrailersWriter::new(&mut trailers);
+            for field in fields {
+                writer.field(field.name, field.value).map_err(|_| Refusal::HeadTooLarge)?;
+            }
+            writer.finish();
+        }
+        self.stream.end(&trailers);
+        self.sending = Sending::Done;
+        self.connection.wire.use_own_buffer(false);
+        self.moved = true;
+        Ok(())
+    }
+
+    /// Takes in what the client sends behind its request, up to a bound; then it must wait. A client
+    /// that ended its direction still gets its answer.
+    fn look_ahead(&mut self, context: &mut Context<'_>) {
+        let wire = &mut self.connection.wire;
+        while !wire.is_read_closed() {
+            if wire.received().len() >= limits::PIPELINE_SIZE_MAX {
+                wire.pause();
+                return;
+            }
+            match wire.poll_fill(context) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false) | Err(_)) | Poll::Pending => return,
+            }
+        }
+    }
+
+    // ── the answer ──────────────────────────────────────────────────────────────────────────────
+
+    fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Outcome>> {
+        while matches!(self.answering, Answering::Head) {
+            let Some(message) = self.stream.mailbox().take_head() else { break };
+            let written = self.write_head(&message);
+            self.gate.shard.ring.pool.borrow_mut().give_back(message);
+            self.moved = true;
+            if !written? {
+                self.stream.reset(ResetCode::Protocol);
+                return Poll::Ready(Ok(Outcome::Refused(Refusal::BadGateway)));
+            }
+        }
+        if let Answering::Body(framing) = self.answering {
+            self.write_body(context, framing)?;
+        }
+        if let Answering::Done = self.answering {
+            self.connection.wire.start_send()?;
+            let whole = matches!(self.sending, Sending::Done);
+            return Poll::Ready(Ok(Outcome::Answered { keep: self.keep && whole }));
+        }
+        if let Some(broken) = self.stream.mailbox().broken() {
+            return self.poll_broken(context, broken);
+        }
+        if self.connection.wire.poll_room(context)?.is_ready() {
+            self.connection.wire.start_send()?;
+        }
+        Poll::Pending
+    }
+
+    fn write_head(&mut self, message: &[u8]) -> io::Result<bool> {
+        let Ok(message) = ResponseMessage::parse(message) else { return Ok(false) };
+        let wire = &mut self.connection.wire;
+        let mut out = self.gate.shard.ring.pool.borrow_mut().small();
+        let manner = &self.request.manner;
+        if message.is_interim() {
+            if manner.version == http::Version::Http11 {
+                answer::interim(&mut out, &message);
+            }
+        } else {
+            let (framing, keep) = answer::head(&mut out, &message, manner, self.keep);
+            self.keep = keep;
+            self.answering = Answering::Body(framing);
+            // A small answer leaves with its head in one record.
+            let data = self.stream.data();
+            if framing == AnswerFraming::Length && !data.is_empty() && data.len() <= SMALL_ANSWER {
+                let size = data.len();
+                out.extend_from_slice(&data);
+                drop(data);
+                self.stream.consume(size);
+            }
+        }
+        let written = wire.write(&out);
+        self.gate.shard.ring.pool.borrow_mut().give_back(out);
+        written.map(|()| true)
+    }
+
+    fn write_body(&mut self, context: &mut Context<'_>, framing: AnswerFraming) -> io::Result<()> {
+        let wire = &mut self.connection.wire;
+        loop {
+            let data = self.stream.data();
+            if data.is_empty() {
+                break;
+            }
+            match wire.poll_room(context) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => return Ok(()),
+            }
+            let size = data.len().min(ANSWER_PIECE);
+            if framing == AnswerFraming::Chunked {
+                let mut chunk = self.gate.shard.ring.pool.borrow_mut().large();
+                http::chunk_header(size, &mut chunk);
+                chunk.extend_from_slice(&data[..size]);
+                http::chunk_end(&mut chunk);
+                let written = wire.write(&chunk);
+                self.gate.shard.ring.pool.borrow_mut().give_back(chunk);
+                written?;
+            } else {
+                wire.write(&data[..size])?;
+            }
+            drop(data);
+            self.stream.consume(size);
+            self.moved = true;
+        }
+        if self.stream.mailbox().is_ended() {
+            if framing == AnswerFraming::Chunked {
+                let mut last = Vec::with_capacity(64);
+                let trailers = self.stream.mailbox().trailers();
+                match channel::parse_trailers(&trailers) {
+                    Ok(fields) => {
+                        let fields = fields
+                            .into_iter()
+                            .map(|field| http::Field { name: field.name, value: field.value });
+                        http::last_chunk(&mut last, http::forwarded_trailer_fields(fields));
+                    }
+                    Err(_) => http::last_chunk(&mut last, std::iter::empty()),
+                }
+                wire.write(&last)?;
+            }
+            self.answering = Answering::Done;
+        }
+        Ok(())
+    }
+
+    fn poll_broken(&mut self, context: &mut Context<'_>, broken: Broken) -> Poll<io::Result<Outcome>> {
+        if let Answering::Head = self.answering {
+            return Poll::Ready(Ok(match broken {
+                Broken::Reset(ResetCode::Refused(refusal)) => Outcome::Refused(refusal),
+                Broken::Reset(ResetCode::NotBegun) | Broken::Lost { not_taken: true } if self.is_unsent() => {
+                    Outcome::NotBegun
+                }
+                Broken::Lost { .. } => Outcome::Lost,
+                Broken::Reset(
+                    ResetCode::NotBegun
+                    | ResetCode::Cancelled
+                    | ResetCode::OriginBroke
+                    | ResetCode::Protocol
+                    | ResetCode::Other(_),
+                ) => Outcome::Refused(Refusal::BadGateway),
+            }));
+        }
+        // What arrived before the break is the client's; then the cut shows that it is not all.
+        let flushed = self.stream.data().is_empty() && self.connection.wire.poll_flush(context)?.is_ready();
+        if flushed { Poll::Ready(Ok(Outcome::Cut)) } else { Poll::Pending }
+    }
+
+    /// No byte of the body was taken from the client: the request can be sent again as it is.
+    fn is_unsent(&self) -> bool {
+        !self.request.manner.has_body
+    }
+}
+
+/// A body that fits the shared buffers; a longer one is received into a buffer of its own.
+const SMALL_BODY: u64 = 8 * 1024;
+/// An answer's body that leaves with its head.
+const SMALL_ANSWER: usize = 12 * 1024;
+/// What one write takes of an answer: two records, so that others get their turn.
+const ANSWER_PIECE: usize = 32 * 1024;

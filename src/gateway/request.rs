@@ -1,0 +1,127 @@
+//! A request as the gateway holds it: judged, and ready to be sent to a connection point as often as
+//! that is safe.
+
+use std::rc::Rc;
+
+use super::gate::{Gate, InForce};
+use crate::channel::{RequestStart, RequestWriter};
+use crate::http::{self, BodyReader, Framing, RequestHead, Version};
+use crate::limits;
+use crate::mapping::{Endpoint, Family, Found, Path, Resource};
+use crate::refusal::Refusal;
+
+/// What became of a head that could be read.
+pub enum Planned {
+    /// It goes to a connection point.
+    Forward(Request),
+    /// The gateway answers `ServiceMetadata` itself.
+    Metadata(Manner),
+    /// It is turned away; the connection can go on if the manner says so.
+    Refused(Refusal, Manner),
+}
+
+/// What the answer must look like, whoever gives it.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// HTTP/1.0 knows no chunks and no interim answers.
+    pub version: Version,
+    /// No body is sent in answer to HEAD.
+    pub is_head: bool,
+    /// The client means to go on with this connection.
+    pub keep_alive: bool,
+    /// Body bytes follow the head.
+    pub has_body: bool,
+    /// The client sends the body only after an interim answer.
+    pub expects_continue: bool,
+    /// Made here, in both logs.
+    pub request_id: [u8; 16],
+}
+
+/// See the file's head.
+pub struct Request {
+    /// How to answer.
+    pub manner: Manner,
+    /// Number of its site.
+    pub site: usize,
+    /// The OPEN message; its identity number is filled in for each channel.
+    pub message: Vec<u8>,
+    /// Where its body ends.
+    pub body: BodyReader,
+    /// Body bytes that its endpoint still takes.
+    pub length_left: u64,
+    /// It may be sent once more when a channel was lost: idempotent, no body, not marked `once`.
+    pub is_repeatable: bool,
+    /// The settings it is judged under.
+    pub settings: Rc<InForce>,
+}
+
+/// Judges a head by everything but the client's identity.
+pub fn plan(gate: &Gate, head: &RequestHead<'_, '_>) -> Planned {
+    let manner = Manner {
+        version: head.version,
+        is_head: head.is_head(),
+        keep_alive: head.keep_alive,
+        has_body: head.framing.has_body(),
+        expects_continue: head.expect_continue && head.framing.has_body() && head.version == Version::Http11,
+        request_id: gate.next_request_id(),
+    };
+    match judge(gate, head, manner) {
+        Ok(planned) => planned,
+        Err(refusal) => Planned::Refused(refusal, manner),
+    }
+}
+
+fn judge(gate: &Gate, head: &RequestHead<'_, '_>, manner: Manner) -> Result<Planned, Refusal> {
+    let settings = gate.in_force();
+    let path = Path::parse(head.target)?;
+    if path.family == Family::ServerAuth && path.resource != Resource::ServiceMetadata {
+        // No token is accepted here yet, so nobody can be told more.
+        return Err(Refusal::InvalidToken);
+    }
+    let (site, endpoint) = match settings.table.look_up(path)? {
+        Found::Metadata(_) => return Ok(Planned::Metadata(manner)),
+        Found::AadAuthInfo(_) | Found::ImplicitAuth => return Err(Refusal::InvalidToken),
+        Found::Endpoint { site, endpoint, .. } => (site, endpoint),
+    };
+    endpoint.admit(head.method, head.framing.length())?;
+    let message = write(gate, head, manner)?;
+    Ok(Planned::Forward(Request {
+        manner,
+        site,
+        message,
+        body: BodyReader::new(head.framing),
+        length_left: endpoint.request_length_max,
+        is_repeatable: is_repeatable(head, endpoint),
+        settings: settings.clone(),
+    }))
+}
+
+fn is_repeatable(head: &RequestHead<'_, '_>, endpoint: &Endpoint) -> bool {
+    let idempotent = matches!(head.method, b"GET" | b"HEAD" | b"OPTIONS" | b"PROPFIND");
+    idempotent && !head.framing.has_body() && !endpoint.once
+}
+
+fn write(gate: &Gate, head: &RequestHead<'_, '_>, manner: Manner) -> Result<Vec<u8>, Refusal> {
+    let mut message = gate.shard.ring.pool.borrow_mut().small();
+    let start = RequestStart {
+        request_id: manner.request_id,
+        identity: 0,
+        window: limits::STREAM_WINDOW_INITIAL as u32,
+        has_body: manner.has_body,
+        length: match head.framing {
+            Framing::None | Framing::Chunked => None,
+            Framing::Length(length) => Some(length),
+        },
+        is_tunnel: false,
+        expect_continue: manner.expects_continue,
+        method: head.method,
+        target: head.target,
+        host: head.host,
+    };
+    let mut writer = RequestWriter::new(&mut message, &start).map_err(|_| Refusal::HeadTooLarge)?;
+    for field in http::forwarded_request_fields(head) {
+        writer.field(field.name, field.value).map_err(|_| Refusal::HeadTooLarge)?;
+    }
+    writer.finish();
+    Ok(message)
+}
