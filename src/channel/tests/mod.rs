@@ -1,1 +1,5 @@
-//! Claims about whole channels.
+//! Claims about whole channels; hostile rows; seeded simulations.
+
+mod claims;
+mod hostile;
+mod seeds;
