@@ -62,22 +62,22 @@ impl Pair {
         Pair { gateway: Channel::new(Side::Gateway, now), connector: Channel::new(Side::Connector, now), now }
     }
 
-    fn to_connector(&mut self) -> Vec<Heard> {
+    fn reach_connector(&mut self) -> Vec<Heard> {
         pass(&mut self.gateway, &mut self.connector, self.now)
     }
 
-    fn to_gateway(&mut self) -> Vec<Heard> {
+    fn reach_gateway(&mut self) -> Vec<Heard> {
         pass(&mut self.connector, &mut self.gateway, self.now)
     }
 
     /// A stream open at both ends, under token 7 at both, its answer's head sent.
     fn stream(&mut self, has_body: bool) -> (StreamId, StreamId) {
         let ours = self.gateway.open(&request_message(has_body), 7).unwrap();
-        let heard = self.to_connector();
+        let heard = self.reach_connector();
         let [Heard::Opened(theirs)] = heard[..] else { panic!("{heard:?}") };
         self.connector.set_token(theirs, 7);
         self.connector.head(theirs, &response_message(200)).unwrap();
-        assert_eq!(self.to_gateway(), [Heard::Head(7, 200)]);
+        assert_eq!(self.reach_gateway(), [Heard::Head(7, 200)]);
         (ours, theirs)
     }
 }
@@ -115,11 +115,11 @@ fn an_exchange_ends_in_both_directions_and_is_forgotten() {
     let (ours, theirs) = pair.stream(true);
     assert_eq!(pair.gateway.data(ours, b"abc"), 3);
     pair.gateway.end(ours, &[]);
-    assert_eq!(pair.to_connector(), [Heard::Data(7, 3), Heard::End(7)]);
+    assert_eq!(pair.reach_connector(), [Heard::Data(7, 3), Heard::End(7)]);
     assert_eq!(pair.connector.data(theirs, b"answer"), 6);
     pair.connector.end(theirs, &[]);
     assert_eq!(pair.connector.stream_count(), 0);
-    assert_eq!(pair.to_gateway(), [Heard::Data(7, 6), Heard::End(7)]);
+    assert_eq!(pair.reach_gateway(), [Heard::Data(7, 6), Heard::End(7)]);
     assert_eq!(pair.gateway.stream_count(), 0);
 }
 
@@ -132,11 +132,11 @@ fn a_stream_nobody_reads_takes_one_window_and_holds_back_only_itself() {
     assert_eq!(pair.connector.data(stalled, &bytes), STREAM_WINDOW_INITIAL);
     assert_eq!(pair.connector.data(stalled, &bytes), 0);
     for _ in 0..3 * CHANNEL_WINDOW / STREAM_WINDOW_INITIAL {
-        pair.to_gateway();
+        pair.reach_gateway();
         assert_eq!(pair.connector.data(busy, &bytes[..STREAM_WINDOW_INITIAL]), STREAM_WINDOW_INITIAL);
-        pair.to_gateway();
+        pair.reach_gateway();
         pair.gateway.consumed(other, STREAM_WINDOW_INITIAL);
-        assert_eq!(pair.to_connector(), []);
+        assert_eq!(pair.reach_connector(), []);
     }
 }
 
@@ -145,11 +145,11 @@ fn a_sender_refused_for_want_of_credit_hears_when_half_a_window_is_free() {
     let mut pair = Pair::new();
     let (ours, theirs) = pair.stream(false);
     assert_eq!(pair.connector.data(theirs, &vec![1; 70_000]), STREAM_WINDOW_INITIAL);
-    pair.to_gateway();
+    pair.reach_gateway();
     pair.gateway.consumed(ours, STREAM_WINDOW_INITIAL / 2 - 1);
-    assert_eq!(pair.to_connector(), []);
+    assert_eq!(pair.reach_connector(), []);
     pair.gateway.consumed(ours, 1);
-    assert_eq!(pair.to_connector(), [Heard::Writable(7)]);
+    assert_eq!(pair.reach_connector(), [Heard::Writable(7)]);
     assert_eq!(pair.connector.data(theirs, &vec![1; 70_000]), STREAM_WINDOW_INITIAL / 2);
 }
 
@@ -158,9 +158,9 @@ fn a_window_grows_while_it_is_what_slows_the_sender_and_no_further_than_allowed(
     let mut pair = Pair::new();
     let (ours, theirs) = pair.stream(false);
     pair.gateway.handle_timeout(pair.now).unwrap();
-    pair.to_connector();
+    pair.reach_connector();
     pair.now += Duration::from_millis(100);
-    pair.to_gateway();
+    pair.reach_gateway();
     assert_eq!(pair.gateway.round_trip(), Some(Duration::from_millis(100)));
     let bytes = vec![1; 2 * STREAM_WINDOW_MAX];
     let (mut most, mut sent) = (0, 0);
@@ -168,10 +168,10 @@ fn a_window_grows_while_it_is_what_slows_the_sender_and_no_further_than_allowed(
         let accepted = pair.connector.data(theirs, &bytes);
         most = most.max(accepted);
         sent += accepted;
-        pair.to_gateway();
+        pair.reach_gateway();
         pair.gateway.consumed(ours, accepted);
         pair.gateway.assert_sound();
-        pair.to_connector();
+        pair.reach_connector();
         pair.now += Duration::from_millis(10);
     }
     assert!(sent > 20_000_000);
@@ -185,18 +185,18 @@ fn a_window_does_not_grow_for_a_slow_consumer() {
     let mut pair = Pair::new();
     let (ours, theirs) = pair.stream(false);
     pair.gateway.handle_timeout(pair.now).unwrap();
-    pair.to_connector();
+    pair.reach_connector();
     pair.now += Duration::from_millis(1);
-    pair.to_gateway();
+    pair.reach_gateway();
     let bytes = vec![1; 2 * STREAM_WINDOW_MAX];
     for _ in 0..40 {
         let accepted = pair.connector.data(theirs, &bytes);
         assert!(accepted <= STREAM_WINDOW_INITIAL);
-        pair.to_gateway();
+        pair.reach_gateway();
         pair.now += Duration::from_millis(10);
         pair.gateway.handle_timeout(pair.now).unwrap();
         pair.gateway.consumed(ours, accepted);
-        pair.to_connector();
+        pair.reach_connector();
     }
 }
 
@@ -224,10 +224,10 @@ fn late_frames_of_a_reset_stream_are_passed_over_and_their_credit_comes_back() {
         let (ours, theirs) = pair.stream(false);
         assert_eq!(pair.connector.data(theirs, &vec![1; STREAM_WINDOW_INITIAL]), STREAM_WINDOW_INITIAL);
         pair.gateway.reset(ours, ResetCode::Cancelled);
-        assert_eq!(pair.to_gateway(), []);
-        assert_eq!(pair.to_connector(), [Heard::Reset(7, ResetCode::Cancelled)]);
+        assert_eq!(pair.reach_gateway(), []);
+        assert_eq!(pair.reach_connector(), [Heard::Reset(7, ResetCode::Cancelled)]);
     }
-    pair.to_gateway();
+    pair.reach_gateway();
     pair.gateway.assert_idle(&pair.connector);
     pair.connector.assert_idle(&pair.gateway);
 }
@@ -238,7 +238,7 @@ fn an_answer_may_end_before_its_request_and_tell_the_rest_to_stop() {
     let (ours, theirs) = pair.stream(true);
     pair.connector.end(theirs, &[]);
     pair.connector.reset(theirs, ResetCode::Cancelled);
-    assert_eq!(pair.to_gateway(), [Heard::End(7), Heard::Reset(7, ResetCode::Cancelled)]);
+    assert_eq!(pair.reach_gateway(), [Heard::End(7), Heard::Reset(7, ResetCode::Cancelled)]);
     assert_eq!(pair.gateway.data(ours, b"too late"), 0);
     pair.gateway.end(ours, &[]);
     assert_eq!(pair.gateway.transmit_len(), 0);
@@ -248,13 +248,13 @@ fn an_answer_may_end_before_its_request_and_tell_the_rest_to_stop() {
 fn interim_heads_come_before_the_final_one_and_are_counted() {
     let mut pair = Pair::new();
     pair.gateway.open(&request_message(true), 7).unwrap();
-    let [Heard::Opened(theirs)] = pair.to_connector()[..] else { panic!() };
+    let [Heard::Opened(theirs)] = pair.reach_connector()[..] else { panic!() };
     for _ in 0..INTERIM_COUNT_MAX {
         pair.connector.head(theirs, &response_message(100)).unwrap();
     }
     assert_eq!(pair.connector.head(theirs, &response_message(103)), Err(Busy::Full));
     pair.connector.head(theirs, &response_message(200)).unwrap();
-    assert_eq!(pair.to_gateway().len(), INTERIM_COUNT_MAX + 1);
+    assert_eq!(pair.reach_gateway().len(), INTERIM_COUNT_MAX + 1);
 }
 
 #[test]
@@ -263,11 +263,11 @@ fn a_request_a_draining_connector_never_took_may_go_elsewhere() {
     let (taken, _) = pair.stream(false);
     pair.connector.drain();
     let crossed = pair.gateway.open(&request_message(true), 8).unwrap();
-    assert_eq!(pair.to_gateway(), [Heard::Other("Drain".into())]);
+    assert_eq!(pair.reach_gateway(), [Heard::Other("Drain".into())]);
     assert!(!pair.gateway.is_excluded(taken) && pair.gateway.is_excluded(crossed));
     assert_eq!(pair.gateway.open(&request_message(false), 9), Err(Busy::Draining));
-    assert_eq!(pair.to_connector(), []);
-    assert_eq!(pair.to_gateway(), [Heard::Reset(8, ResetCode::NotBegun)]);
+    assert_eq!(pair.reach_connector(), []);
+    assert_eq!(pair.reach_gateway(), [Heard::Reset(8, ResetCode::NotBegun)]);
     assert_eq!(pair.gateway.stream_count(), 1);
 }
 
@@ -295,10 +295,10 @@ fn two_idle_ends_keep_each_other_alive_with_few_frames() {
         pair.now = pair.gateway.poll_timeout().unwrap().min(pair.connector.poll_timeout().unwrap());
         pair.gateway.handle_timeout(pair.now).unwrap();
         frames += pair.gateway.transmit_len() / 16;
-        pair.to_connector();
+        pair.reach_connector();
         pair.connector.handle_timeout(pair.now).unwrap();
         frames += pair.connector.transmit_len() / 16;
-        pair.to_gateway();
+        pair.reach_gateway();
     }
     let turns = 600 / PING_AFTER.as_secs() as usize;
     assert!((turns..=3 * turns).contains(&frames), "{frames}");
@@ -309,17 +309,17 @@ fn settings_arrive_whole_and_a_newer_one_replaces_one_on_its_way() {
     let mut pair = Pair::new();
     let tag = |serial| RevisionTag { serial, sha256: [9; 32] };
     pair.connector.publish(tag(1), &vec![1; 300_000]);
-    pair.to_gateway();
+    pair.reach_gateway();
     pair.connector.publish(tag(2), &vec![2; 100_000]);
     let mut heard = Vec::new();
     while pair.connector.transmit_len() > 0 {
         assert!(pair.connector.transmit_len() < 64 * 1024, "never a whole publication before an answer");
-        heard.extend(pair.to_gateway());
+        heard.extend(pair.reach_gateway());
     }
     let whole = Publication { revision: tag(2), bytes: vec![2; 100_000] };
     assert_eq!(heard, [Heard::Other(format!("{:?}", Event::Settings(Box::new(whole))))]);
     pair.gateway.acknowledge(tag(2), Verdict::Refused, &"ä".repeat(200));
-    assert_eq!(pair.to_connector().len(), 1);
+    assert_eq!(pair.reach_connector().len(), 1);
 }
 
 #[test]
@@ -331,7 +331,7 @@ fn nothing_follows_close() {
     assert_eq!(pair.gateway.open(&request_message(false), 1), Err(Busy::Closed));
     pair.gateway.reset(ours, Refusal::BadRequest);
     pair.gateway.close(CloseCode::Done, "twice");
-    let heard = pair.to_connector();
+    let heard = pair.reach_connector();
     assert_eq!(heard, [Heard::Other("Close { code: Stopping, text: \"bye\" }".into())]);
     assert_eq!(pair.connector.poll_timeout(), None);
 }

@@ -1,5 +1,7 @@
 //! Claims about whole channels; hostile rows; seeded simulations.
 
+#![allow(clippy::unwrap_used)]
+
 mod claims;
 mod hostile;
 mod seeds;
