@@ -245,6 +245,42 @@ fn an_answer_may_end_before_its_request_and_tell_the_rest_to_stop() {
 }
 
 #[test]
+fn a_number_in_use_is_passed_over_when_numbers_wrap() {
+    let mut pair = Pair::new();
+    let (held, _) = pair.stream(true);
+    pair.gateway.last_wire = u32::MAX - 1;
+    pair.connector.last_wire = u32::MAX - 1;
+    let numbers: Vec<u32> =
+        (0..3).map(|_| pair.gateway.open(&request_message(false), 0).unwrap().number()).collect();
+    assert_eq!((held.number(), numbers), (1, vec![u32::MAX, 2, 3]));
+    assert_eq!(pair.reach_connector().len(), 3);
+}
+
+#[test]
+fn credit_of_the_channel_that_streams_wait_for_is_told_once() {
+    let mut pair = Pair::new();
+    let bytes = vec![1; STREAM_WINDOW_INITIAL];
+    let mut wire = Vec::new();
+    let mut drain = |gateway: &mut Channel| {
+        wire.extend_from_slice(gateway.transmit());
+        gateway.transmitted(gateway.transmit_len());
+    };
+    let mut last = None;
+    for _ in 0..=CHANNEL_WINDOW / STREAM_WINDOW_INITIAL {
+        let ours = pair.gateway.open(&request_message(true), 0).unwrap();
+        last = Some((ours, pair.gateway.data(ours, &bytes)));
+        drain(&mut pair.gateway);
+    }
+    let Some((short, 0)) = last else { panic!("{last:?}") };
+    let mut used = 0;
+    while let Some((size, _)) = pair.connector.handle_frame(&wire[used..], pair.now).unwrap() {
+        used += size;
+    }
+    assert_eq!(pair.reach_gateway(), [Heard::Other("Room".into())]);
+    assert_eq!(pair.gateway.data(short, &bytes), bytes.len());
+}
+
+#[test]
 fn interim_heads_come_before_the_final_one_and_are_counted() {
     let mut pair = Pair::new();
     pair.gateway.open(&request_message(true), 7).unwrap();

@@ -4,4 +4,5 @@
 
 mod claims;
 mod hostile;
+mod properties;
 mod seeds;
