@@ -49,5 +49,9 @@ pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
 
 /// The front of `text`, at most `size_max` bytes, cut at a character's border.
 pub(super) fn cut(text: &str, size_max: usize) -> &str {
-    &text[..text.floor_char_boundary(size_max)]
+    let mut size = text.len().min(size_max);
+    while !text.is_char_boundary(size) {
+        size -= 1;
+    }
+    &text[..size]
 }

@@ -77,7 +77,7 @@ impl ReceiveWindow {
         self.owed += by;
     }
 
-    #[cfg(test)]
+    /// The sum above holds.
     pub fn is_sound(&self) -> bool {
         self.granted + self.held + self.owed == self.size
     }
@@ -101,6 +101,15 @@ pub(super) struct ChannelWindow {
 impl ChannelWindow {
     pub fn new() -> ChannelWindow {
         ChannelWindow { granted: CHANNEL_WINDOW as u32, owed: 0 }
+    }
+
+    pub fn granted(&self) -> u32 {
+        self.granted
+    }
+
+    /// What is granted and owed together is the window.
+    pub fn is_sound(&self) -> bool {
+        (self.granted + self.owed) as usize == CHANNEL_WINDOW
     }
 
     /// Bytes came and leave the channel at once. Gives what to grant anew, or an error when more came

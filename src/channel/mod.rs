@@ -23,6 +23,7 @@ mod out;
 mod publication;
 mod pulse;
 mod receive;
+mod simulation;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -100,7 +100,13 @@ impl Streams {
         self.slab.try_remove(id.key as usize)
     }
 
-    #[cfg(test)]
+    /// Every stream is found by its number, and nothing else is.
+    pub fn is_sound(&self) -> bool {
+        let is_found =
+            |(key, stream): (usize, &Stream)| self.by_wire.get(&stream.wire) == Some(&(key as u32));
+        self.by_wire.len() == self.slab.len() && self.slab.iter().all(is_found)
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Stream> {
         self.slab.iter().map(|(_, stream)| stream)
     }

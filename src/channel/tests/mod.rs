@@ -1,1 +1,8 @@
-//! Claims about whole channels.
+//! Claims about whole channels; hostile rows; seeded simulations.
+
+#![allow(clippy::unwrap_used)]
+
+mod claims;
+mod hostile;
+mod properties;
+mod seeds;

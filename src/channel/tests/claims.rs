@@ -1,0 +1,432 @@
+//! What a channel promises, one claim each.
+
+use std::time::{Duration, Instant};
+
+use crate::channel::*;
+use crate::limits::{
+    CHANNEL_LOST_AFTER, CHANNEL_OUT_SIZE_HARD_MAX, CHANNEL_OUT_SIZE_MAX, CHANNEL_WINDOW, INTERIM_COUNT_MAX,
+    PING_AFTER, STREAM_WINDOW_INITIAL, STREAM_WINDOW_MAX,
+};
+use crate::refusal::Refusal;
+
+pub(super) fn request_message(has_body: bool) -> Vec<u8> {
+    let start = RequestStart {
+        request_id: *b"0123456789abcdef",
+        identity: 0,
+        window: 65_536,
+        has_body,
+        length: None,
+        is_tunnel: false,
+        expect_continue: has_body,
+        method: b"GET",
+        target: b"/CCM_Proxy_MutualAuth/72057594037927941/SMS_MP/.sms_pol?{A-B}",
+        host: b"gateway.example:443",
+    };
+    let mut out = Vec::new();
+    let mut writer = RequestWriter::new(&mut out, &start).unwrap();
+    writer.field(b"User-Agent", b"ccmhttp").unwrap();
+    writer.field(b"X-Empty", b"").unwrap();
+    writer.finish();
+    out
+}
+
+pub(super) fn response_message(status: u16) -> Vec<u8> {
+    let body = if status < 200 { Body::None } else { Body::Unknown };
+    let mut out = Vec::new();
+    let start = ResponseStart { status, reason: b"Fine", length: None, body };
+    ResponseWriter::new(&mut out, &start).unwrap().finish();
+    out
+}
+
+/// Two ends and no network between them: what one sends the other hears at once.
+struct Pair {
+    gateway: Channel,
+    connector: Channel,
+    now: Instant,
+}
+
+#[derive(Debug, PartialEq)]
+enum Heard {
+    Opened(StreamId),
+    Head(u32, u16),
+    Data(u32, usize),
+    End(u32),
+    Reset(u32, ResetCode),
+    Writable(u32),
+    Other(String),
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let now = Instant::now();
+        Pair { gateway: Channel::new(Side::Gateway, now), connector: Channel::new(Side::Connector, now), now }
+    }
+
+    fn reach_connector(&mut self) -> Vec<Heard> {
+        pass(&mut self.gateway, &mut self.connector, self.now)
+    }
+
+    fn reach_gateway(&mut self) -> Vec<Heard> {
+        pass(&mut self.connector, &mut self.gateway, self.now)
+    }
+
+    /// A stream open at both ends, under token 7 at both, its answer's head sent.
+    fn stream(&mut self, has_body: bool) -> (StreamId, StreamId) {
+        let ours = self.gateway.open(&request_message(has_body), 7).unwrap();
+        let heard = self.reach_connector();
+        let [Heard::Opened(theirs)] = heard[..] else { panic!("{heard:?}") };
+        self.connector.set_token(theirs, 7);
+        self.connector.head(theirs, &response_message(200)).unwrap();
+        assert_eq!(self.reach_gateway(), [Heard::Head(7, 200)]);
+        (ours, theirs)
+    }
+}
+
+fn pass(from: &mut Channel, to: &mut Channel, now: Instant) -> Vec<Heard> {
+    let bytes = from.transmit().to_vec();
+    from.transmitted(bytes.len());
+    let (mut used, mut heard) = (0, Vec::new());
+    while let Some((size, event)) = to.handle_frame(&bytes[used..], now).unwrap() {
+        used += size;
+        heard.extend(note(event));
+    }
+    assert_eq!(used, bytes.len());
+    heard
+}
+
+fn note(event: Event<'_>) -> Option<Heard> {
+    Some(match event {
+        Event::None => return None,
+        Event::Opened { stream, .. } => Heard::Opened(stream),
+        Event::Head { token, message, .. } => {
+            Heard::Head(token, ResponseMessage::parse(message).unwrap().status)
+        }
+        Event::Data { token, data, .. } => Heard::Data(token, data.len()),
+        Event::End { token, .. } => Heard::End(token),
+        Event::Reset { token, code, .. } => Heard::Reset(token, code),
+        Event::Writable { token, .. } => Heard::Writable(token),
+        other => Heard::Other(format!("{other:?}")),
+    })
+}
+
+#[test]
+fn an_exchange_ends_in_both_directions_and_is_forgotten() {
+    let mut pair = Pair::new();
+    let (ours, theirs) = pair.stream(true);
+    assert_eq!(pair.gateway.data(ours, b"abc"), 3);
+    pair.gateway.end(ours, &[]);
+    assert_eq!(pair.reach_connector(), [Heard::Data(7, 3), Heard::End(7)]);
+    assert_eq!(pair.connector.data(theirs, b"answer"), 6);
+    pair.connector.end(theirs, &[]);
+    assert_eq!(pair.connector.stream_count(), 0);
+    assert_eq!(pair.reach_gateway(), [Heard::Data(7, 6), Heard::End(7)]);
+    assert_eq!(pair.gateway.stream_count(), 0);
+}
+
+#[test]
+fn a_stream_nobody_reads_takes_one_window_and_holds_back_only_itself() {
+    let mut pair = Pair::new();
+    let (_, stalled) = pair.stream(false);
+    let (other, busy) = pair.stream(false);
+    let bytes = vec![1; 2 * STREAM_WINDOW_INITIAL];
+    assert_eq!(pair.connector.data(stalled, &bytes), STREAM_WINDOW_INITIAL);
+    assert_eq!(pair.connector.data(stalled, &bytes), 0);
+    for _ in 0..3 * CHANNEL_WINDOW / STREAM_WINDOW_INITIAL {
+        pair.reach_gateway();
+        assert_eq!(pair.connector.data(busy, &bytes[..STREAM_WINDOW_INITIAL]), STREAM_WINDOW_INITIAL);
+        pair.reach_gateway();
+        pair.gateway.consumed(other, STREAM_WINDOW_INITIAL);
+        assert_eq!(pair.reach_connector(), []);
+    }
+}
+
+#[test]
+fn a_sender_refused_for_want_of_credit_hears_when_half_a_window_is_free() {
+    let mut pair = Pair::new();
+    let (ours, theirs) = pair.stream(false);
+    assert_eq!(pair.connector.data(theirs, &vec![1; 70_000]), STREAM_WINDOW_INITIAL);
+    pair.reach_gateway();
+    pair.gateway.consumed(ours, STREAM_WINDOW_INITIAL / 2 - 1);
+    assert_eq!(pair.reach_connector(), []);
+    pair.gateway.consumed(ours, 1);
+    assert_eq!(pair.reach_connector(), [Heard::Writable(7)]);
+    assert_eq!(pair.connector.data(theirs, &vec![1; 70_000]), STREAM_WINDOW_INITIAL / 2);
+}
+
+#[test]
+fn a_window_grows_while_it_is_what_slows_the_sender_and_no_further_than_allowed() {
+    let mut pair = Pair::new();
+    let (ours, theirs) = pair.stream(false);
+    pair.gateway.handle_timeout(pair.now).unwrap();
+    pair.reach_connector();
+    pair.now += Duration::from_millis(100);
+    pair.reach_gateway();
+    assert_eq!(pair.gateway.round_trip(), Some(Duration::from_millis(100)));
+    let bytes = vec![1; 2 * STREAM_WINDOW_MAX];
+    let (mut most, mut sent) = (0, 0);
+    for _ in 0..400 {
+        let accepted = pair.connector.data(theirs, &bytes);
+        most = most.max(accepted);
+        sent += accepted;
+        pair.reach_gateway();
+        pair.gateway.consumed(ours, accepted);
+        pair.gateway.assert_sound();
+        pair.reach_connector();
+        pair.now += Duration::from_millis(10);
+    }
+    assert!(sent > 20_000_000);
+    assert_eq!(most, CHANNEL_OUT_SIZE_MAX, "the send buffer is what bounds it now");
+    pair.gateway.reset(ours, ResetCode::Cancelled);
+    pair.gateway.assert_sound();
+}
+
+#[test]
+fn a_window_does_not_grow_for_a_slow_consumer() {
+    let mut pair = Pair::new();
+    let (ours, theirs) = pair.stream(false);
+    pair.gateway.handle_timeout(pair.now).unwrap();
+    pair.reach_connector();
+    pair.now += Duration::from_millis(1);
+    pair.reach_gateway();
+    let bytes = vec![1; 2 * STREAM_WINDOW_MAX];
+    for _ in 0..40 {
+        let accepted = pair.connector.data(theirs, &bytes);
+        assert!(accepted <= STREAM_WINDOW_INITIAL);
+        pair.reach_gateway();
+        pair.now += Duration::from_millis(10);
+        pair.gateway.handle_timeout(pair.now).unwrap();
+        pair.gateway.consumed(ours, accepted);
+        pair.reach_connector();
+    }
+}
+
+#[test]
+fn small_exchanges_pass_a_send_buffer_full_of_bulk() {
+    let mut pair = Pair::new();
+    let bytes = vec![1; STREAM_WINDOW_INITIAL];
+    while pair.gateway.has_room_for_bulk() {
+        let ours = pair.gateway.open(&request_message(true), 0).unwrap();
+        pair.gateway.data(ours, &bytes);
+    }
+    let bulk = pair.gateway.open(&request_message(true), 0).unwrap();
+    assert_eq!(pair.gateway.data(bulk, &bytes), 0);
+    assert!(pair.gateway.open(&request_message(false), 0).is_ok());
+    while pair.gateway.transmit_len() < CHANNEL_OUT_SIZE_HARD_MAX {
+        pair.gateway.open(&request_message(false), 0).unwrap();
+    }
+    assert_eq!(pair.gateway.open(&request_message(false), 0), Err(Busy::Backlog));
+}
+
+#[test]
+fn late_frames_of_a_reset_stream_are_passed_over_and_their_credit_comes_back() {
+    let mut pair = Pair::new();
+    for _ in 0..2 * CHANNEL_WINDOW / STREAM_WINDOW_INITIAL {
+        let (ours, theirs) = pair.stream(false);
+        assert_eq!(pair.connector.data(theirs, &vec![1; STREAM_WINDOW_INITIAL]), STREAM_WINDOW_INITIAL);
+        pair.gateway.reset(ours, ResetCode::Cancelled);
+        assert_eq!(pair.reach_gateway(), []);
+        assert_eq!(pair.reach_connector(), [Heard::Reset(7, ResetCode::Cancelled)]);
+    }
+    pair.reach_gateway();
+    pair.gateway.assert_idle(&pair.connector);
+    pair.connector.assert_idle(&pair.gateway);
+}
+
+#[test]
+fn an_answer_may_end_before_its_request_and_tell_the_rest_to_stop() {
+    let mut pair = Pair::new();
+    let (ours, theirs) = pair.stream(true);
+    pair.connector.end(theirs, &[]);
+    pair.connector.reset(theirs, ResetCode::Cancelled);
+    assert_eq!(pair.reach_gateway(), [Heard::End(7), Heard::Reset(7, ResetCode::Cancelled)]);
+    assert_eq!(pair.gateway.data(ours, b"too late"), 0);
+    pair.gateway.end(ours, &[]);
+    assert_eq!(pair.gateway.transmit_len(), 0);
+}
+
+#[test]
+fn a_number_in_use_is_passed_over_when_numbers_wrap() {
+    let mut pair = Pair::new();
+    let (held, _) = pair.stream(true);
+    pair.gateway.last_wire = u32::MAX - 1;
+    pair.connector.last_wire = u32::MAX - 1;
+    let numbers: Vec<u32> =
+        (0..3).map(|_| pair.gateway.open(&request_message(false), 0).unwrap().number()).collect();
+    assert_eq!((held.number(), numbers), (1, vec![u32::MAX, 2, 3]));
+    assert_eq!(pair.reach_connector().len(), 3);
+}
+
+#[test]
+fn credit_of_the_channel_that_streams_wait_for_is_told_once() {
+    let mut pair = Pair::new();
+    let bytes = vec![1; STREAM_WINDOW_INITIAL];
+    let mut wire = Vec::new();
+    let mut drain = |gateway: &mut Channel| {
+        wire.extend_from_slice(gateway.transmit());
+        gateway.transmitted(gateway.transmit_len());
+    };
+    let mut last = None;
+    for _ in 0..=CHANNEL_WINDOW / STREAM_WINDOW_INITIAL {
+        let ours = pair.gateway.open(&request_message(true), 0).unwrap();
+        last = Some((ours, pair.gateway.data(ours, &bytes)));
+        drain(&mut pair.gateway);
+    }
+    let Some((short, 0)) = last else { panic!("{last:?}") };
+    let mut used = 0;
+    while let Some((size, _)) = pair.connector.handle_frame(&wire[used..], pair.now).unwrap() {
+        used += size;
+    }
+    assert_eq!(pair.reach_gateway(), [Heard::Other("Room".into())]);
+    assert_eq!(pair.gateway.data(short, &bytes), bytes.len());
+}
+
+#[test]
+fn interim_heads_come_before_the_final_one_and_are_counted() {
+    let mut pair = Pair::new();
+    pair.gateway.open(&request_message(true), 7).unwrap();
+    let [Heard::Opened(theirs)] = pair.reach_connector()[..] else { panic!() };
+    for _ in 0..INTERIM_COUNT_MAX {
+        pair.connector.head(theirs, &response_message(100)).unwrap();
+    }
+    assert_eq!(pair.connector.head(theirs, &response_message(103)), Err(Busy::Full));
+    pair.connector.head(theirs, &response_message(200)).unwrap();
+    assert_eq!(pair.reach_gateway().len(), INTERIM_COUNT_MAX + 1);
+}
+
+#[test]
+fn a_request_a_draining_connector_never_took_may_go_elsewhere() {
+    let mut pair = Pair::new();
+    let (taken, _) = pair.stream(false);
+    pair.connector.drain();
+    let crossed = pair.gateway.open(&request_message(true), 8).unwrap();
+    assert_eq!(pair.reach_gateway(), [Heard::Other("Drain".into())]);
+    assert!(!pair.gateway.is_excluded(taken) && pair.gateway.is_excluded(crossed));
+    assert_eq!(pair.gateway.open(&request_message(false), 9), Err(Busy::Draining));
+    assert_eq!(pair.reach_connector(), []);
+    assert_eq!(pair.reach_gateway(), [Heard::Reset(8, ResetCode::NotBegun)]);
+    assert_eq!(pair.gateway.stream_count(), 1);
+}
+
+#[test]
+fn a_silent_peer_is_pinged_and_a_channel_silent_for_long_is_lost() {
+    let now = Instant::now();
+    let mut channel = Channel::new(Side::Gateway, now);
+    let (mut pings, mut at) = (0, now);
+    let error = loop {
+        at = channel.poll_timeout().unwrap().max(at);
+        match channel.handle_timeout(at) {
+            Ok(()) => pings += usize::from(channel.transmit_len() > 0),
+            Err(error) => break error,
+        }
+        channel.transmitted(channel.transmit_len());
+    };
+    assert_eq!((error, at - now, pings), (ChannelError::Lost, CHANNEL_LOST_AFTER, 3));
+}
+
+#[test]
+fn two_idle_ends_keep_each_other_alive_with_few_frames() {
+    let mut pair = Pair::new();
+    let (begin, mut frames) = (pair.now, 0);
+    while pair.now < begin + Duration::from_secs(600) {
+        pair.now = pair.gateway.poll_timeout().unwrap().min(pair.connector.poll_timeout().unwrap());
+        pair.gateway.handle_timeout(pair.now).unwrap();
+        frames += pair.gateway.transmit_len() / 16;
+        pair.reach_connector();
+        pair.connector.handle_timeout(pair.now).unwrap();
+        frames += pair.connector.transmit_len() / 16;
+        pair.reach_gateway();
+    }
+    let turns = 600 / PING_AFTER.as_secs() as usize;
+    assert!((turns..=3 * turns).contains(&frames), "{frames}");
+}
+
+#[test]
+fn settings_arrive_whole_and_a_newer_one_replaces_one_on_its_way() {
+    let mut pair = Pair::new();
+    let tag = |serial| RevisionTag { serial, sha256: [9; 32] };
+    pair.connector.publish(tag(1), &vec![1; 300_000]);
+    pair.reach_gateway();
+    pair.connector.publish(tag(2), &vec![2; 100_000]);
+    let mut heard = Vec::new();
+    while pair.connector.transmit_len() > 0 {
+        assert!(pair.connector.transmit_len() < 64 * 1024, "never a whole publication before an answer");
+        heard.extend(pair.reach_gateway());
+    }
+    let whole = Publication { revision: tag(2), bytes: vec![2; 100_000] };
+    assert_eq!(heard, [Heard::Other(format!("{:?}", Event::Settings(Box::new(whole))))]);
+    pair.gateway.acknowledge(tag(2), Verdict::Refused, &"ä".repeat(200));
+    assert_eq!(pair.reach_connector().len(), 1);
+}
+
+#[test]
+fn nothing_follows_close() {
+    let mut pair = Pair::new();
+    let (ours, _) = pair.stream(true);
+    pair.gateway.close(CloseCode::Stopping, "bye");
+    assert_eq!(pair.gateway.data(ours, b"x"), 0);
+    assert_eq!(pair.gateway.open(&request_message(false), 1), Err(Busy::Closed));
+    pair.gateway.reset(ours, Refusal::BadRequest);
+    pair.gateway.close(CloseCode::Done, "twice");
+    let heard = pair.reach_connector();
+    assert_eq!(heard, [Heard::Other("Close { code: Stopping, text: \"bye\" }".into())]);
+    assert_eq!(pair.connector.poll_timeout(), None);
+}
+
+#[test]
+fn reset_codes_are_unique_and_read_back() {
+    for byte in 0..=255 {
+        assert_eq!(ResetCode::from_byte(byte).to_byte(), byte);
+    }
+    for refusal in Refusal::ALL {
+        assert_eq!(ResetCode::from_byte(refusal as u8), ResetCode::Refused(refusal));
+    }
+}
+
+#[test]
+fn a_hello_reads_back_and_what_follows_it_is_passed_over() {
+    let hello = Hello {
+        version: VERSION,
+        connection_id: [3; 16],
+        connection_point: "connector-1".into(),
+        site: "PS1".into(),
+        index: 1,
+        count: 2,
+        connector_shards: 2,
+        instance: "gw1".into(),
+    };
+    let mut out = Vec::new();
+    hello.encode(&mut out);
+    let (frame, size) = frame::take(&out).unwrap().unwrap();
+    assert_eq!((frame.kind, size), (frame::FrameKind::Hello, out.len()));
+    let longer = [frame.payload, b"of a later version"].concat();
+    assert_eq!(Hello::parse(&longer), Ok(hello));
+    for size in 0..frame.payload.len() {
+        assert!(Hello::parse(&frame.payload[..size]).is_err());
+    }
+    let reply = HelloReply {
+        version: VERSION,
+        refusal: Some(HelloRefusal::OtherInstance),
+        text: "this is gw2".into(),
+        instance: "gw2".into(),
+        instance_id: [4; 16],
+        shards: 0,
+        shard: 0,
+        instances: vec!["127.0.0.1:10140".into(), "[::1]:10140".into()],
+    };
+    let mut out = Vec::new();
+    reply.encode(&mut out);
+    let (frame, _) = frame::take(&out).unwrap().unwrap();
+    assert_eq!(HelloReply::parse(frame.payload), Ok(reply));
+}
+
+#[test]
+fn messages_read_back_as_they_were_written() {
+    let bytes = request_message(true);
+    let request = RequestMessage::parse(&bytes).unwrap();
+    assert_eq!((request.method, request.host), (&b"GET"[..], &b"gateway.example:443"[..]));
+    assert!(request.has_body && request.expect_continue && !request.is_tunnel);
+    let fields: Vec<_> = request.fields().map(|field| (field.name, field.value)).collect();
+    assert_eq!(fields, [(&b"User-Agent"[..], &b"ccmhttp"[..]), (b"X-Empty", b"")]);
+    let bytes = response_message(204);
+    assert_eq!(ResponseMessage::parse(&bytes).unwrap().reason, b"Fine");
+}
