@@ -289,10 +289,12 @@ impl Report {
                 resident_connected,
                 resident_after: resident(end, index),
                 resident_per_connection: growth.map(|growth| growth / f64::from(connections)),
-                idle_cpu_percent: idle.as_ref().and_then(|(from, to)| {
-                    let span = (to.at - from.at).as_micros() as f64;
-                    Some(cpu_between(from, to, index)? as f64 / span * 100.0)
-                }),
+                idle_cpu_percent: idle.as_ref().filter(|(from, to)| to.at > from.at).and_then(
+                    |(from, to)| {
+                        let span = (to.at - from.at).as_micros() as f64;
+                        Some(cpu_between(from, to, index)? as f64 / span * 100.0)
+                    },
+                ),
             }
         };
         let failures = tally.failures.clone();

@@ -796,6 +796,7 @@ impl<'a> Worker<'a> {
             Cause::Timeout => failures.timeout += outstanding as u64,
             Cause::Tls => failures.tls += 1,
             Cause::Ended | Cause::Failed if self.phase == Phase::Ending => {}
+            Cause::Ended | Cause::Failed if outstanding == 0 && client.exchange.is_closing() => {}
             Cause::Ended | Cause::Failed if outstanding == 0 => self.tally.closed_idle += 1,
             Cause::Ended | Cause::Failed if client.rested && is_recent && client.exchange.is_unanswered() => {
                 self.tally.closed_unread += outstanding as u64;
