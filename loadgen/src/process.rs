@@ -1,19 +1,18 @@
 //! What `/proc` says of processes: CPU time and resident memory.
 
-use serde::Serialize;
 use std::time::Duration;
 
-/// A process to watch.
+/// Processes to watch under one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watched {
-    /// What it is called in the report.
+    /// What they are called in the report.
     pub name: String,
-    /// Its number.
-    pub pid: u32,
+    /// Their numbers; what they use is added up.
+    pub pids: Vec<u32>,
 }
 
-/// What a process had used at one moment; `None` where it could not be read, for example because it is gone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// What they had used at one moment; `None` where it could not be read, for example because one is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// User and system time, in microseconds.
     pub cpu_micros: Option<u64>,
@@ -22,30 +21,33 @@ pub struct Usage {
 }
 
 impl Watched {
-    /// Reads `gateway=123`.
+    /// Reads `gateway=123`, or `nginx=12+13` for several under one name.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (name, pid) = text.split_once('=').ok_or("expected NAME=PID")?;
-        let pid = pid.trim().parse().map_err(|_| format!("{pid:?} is no process id"))?;
-        Ok(Self { name: name.trim().to_owned(), pid })
+        let (name, pids) = text.split_once('=').ok_or("expected NAME=PID")?;
+        let pid = |text: &str| text.trim().parse().map_err(|_| format!("{text:?} is no process id"));
+        Ok(Self { name: name.trim().to_owned(), pids: pids.split('+').map(pid).collect::<Result<_, _>>()? })
     }
 
-    /// What it has used until now.
+    /// What they have used until now.
     pub fn usage(&self) -> Usage {
-        Usage { cpu_micros: self.cpu_micros(), resident: self.resident() }
+        let sum = |of: fn(u32) -> Option<u64>| self.pids.iter().map(|pid| of(*pid)).sum();
+        Usage { cpu_micros: sum(cpu_micros), resident: sum(resident) }
     }
+}
 
-    fn cpu_micros(&self) -> Option<u64> {
-        cpu_micros_of(&std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?)
-    }
+fn cpu_micros(pid: u32) -> Option<u64> {
+    cpu_micros_of(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
 
-    fn resident(&self) -> Option<u64> {
-        let exact = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).ok();
-        if let Some(bytes) = exact.as_deref().and_then(resident_of) {
-            return Some(bytes);
-        }
-        let pages = std::fs::read_to_string(format!("/proc/{}/statm", self.pid)).ok()?;
-        Some(pages.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * 4096)
+fn resident(pid: u32) -> Option<u64> {
+    let exact = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok();
+    if let Some(bytes) = exact.as_deref().and_then(resident_of) {
+        return Some(bytes);
     }
+    // SAFETY: reads a constant of the system.
+    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    Some(pages.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * page)
 }
 
 /// User plus system time in a line of `/proc/PID/stat`. The command in parentheses may hold anything, blanks included.
@@ -97,13 +99,14 @@ mod tests {
 
     #[test]
     fn a_watched_process_is_a_name_and_a_number() {
-        assert_eq!(Watched::parse("gateway=12"), Ok(Watched { name: "gateway".into(), pid: 12 }));
+        assert_eq!(Watched::parse("gateway=12"), Ok(Watched { name: "gateway".into(), pids: vec![12] }));
+        assert_eq!(Watched::parse("nginx=12+13"), Ok(Watched { name: "nginx".into(), pids: vec![12, 13] }));
         assert!(Watched::parse("gateway").is_err() && Watched::parse("gateway=x").is_err());
     }
 
     #[test]
     fn this_process_has_memory() {
-        let own = Watched { name: "own".into(), pid: std::process::id() };
+        let own = Watched { name: "own".into(), pids: vec![std::process::id()] };
         assert!(own.usage().resident.is_some_and(|bytes| bytes > 100_000));
         assert!(own.usage().cpu_micros.is_some());
     }

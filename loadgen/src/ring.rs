@@ -126,9 +126,13 @@ impl Ring {
         self.uring.submitter().register_files_update(slot, &[socket.as_raw_fd()]).map(drop)
     }
 
-    /// Accepts until told otherwise, each connection into a slot of the kernel's choice.
+    /// Accepts one connection into a slot of the kernel's choice. Not multishot: with a full table the kernel would accept and drop
+    /// clients, while single accepts that are not armed leave them in the backlog.
     pub fn accept(&mut self, listener: RawFd, tag: Tag) {
-        self.push(opcode::AcceptMulti::new(types::Fd(listener)).allocate_file_index(true).build(), tag);
+        let entry = opcode::Accept::new(types::Fd(listener), std::ptr::null_mut(), std::ptr::null_mut())
+            .file_index(Some(types::DestinationSlot::auto_target()))
+            .build();
+        self.push(entry, tag);
     }
 
     /// Connects `slot`. The address is copied when the entry is submitted and must live until then.

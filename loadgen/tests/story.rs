@@ -23,11 +23,8 @@ fn every_answer_of_the_origin_is_right() {
         let outcome = clients(&format!("--plain --target {} {flags}", origin.address));
         assert_eq!(outcome.code, 0, "{flags}: {}", outcome.text);
         assert_eq!(outcome.report["requests"], requests, "{flags}: {}", outcome.text);
-        assert_eq!(
-            outcome.report["connections"].as_u64() <= outcome.report["connects"].as_u64(),
-            true,
-            "{flags}"
-        );
+        let count = |name: &str| outcome.report[name].as_u64();
+        assert!(count("connects") >= count("connections"), "{flags}: {}", outcome.text);
     }
 }
 

@@ -117,7 +117,7 @@ pub struct Options {
     /// Threads, each with its own ring [default: as few as hold the connections]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub threads: Option<u16>,
-    /// Processes to watch: gateway=123,connector=45
+    /// Processes to watch: gateway=123,connector=45; several under one name: nginx=12+13
     #[arg(long, value_name = "NAME=PID", value_delimiter = ',', value_parser = Watched::parse)]
     pub pids: Vec<Watched>,
     /// A request, a handshake or a reconnecting client without any progress for so long has failed
@@ -272,8 +272,11 @@ impl Options {
             ));
         }
         let mut watched = self.pids.clone();
-        watched.extend(up.pids.iter().map(|(name, pid)| Watched { name: name.clone(), pid: *pid }));
-        watched.dedup_by(|one, other| one.pid == other.pid);
+        for (name, pid) in &up.pids {
+            if watched.iter().all(|given| given.name != *name) {
+                watched.push(Watched { name: name.clone(), pids: vec![*pid] });
+            }
+        }
         Ok(Plan {
             target: address.ok_or_else(|| format!("--target {target}: no address"))?,
             name,

@@ -178,8 +178,8 @@ impl Percentiles {
 pub struct ProcessReport {
     /// Its name.
     pub name: String,
-    /// Its number.
-    pub pid: u32,
+    /// Its number, or theirs.
+    pub pids: Vec<u32>,
     /// CPU microseconds over the measured time.
     pub cpu_micros: Option<u64>,
     /// The same, per right answer.
@@ -282,7 +282,7 @@ impl Report {
                 .map(|(before, connected)| connected as f64 - before as f64);
             ProcessReport {
                 name: watched.name.clone(),
-                pid: watched.pid,
+                pids: watched.pids.clone(),
                 cpu_micros,
                 cpu_micros_per_request: cpu_micros.map(|micros| per_request(micros as f64)),
                 resident_before,
@@ -447,7 +447,7 @@ mod tests {
             end: snapshot(3, 250, 2_100),
             idle: None,
         };
-        let watched = [Watched { name: "gateway".into(), pid: 1 }];
+        let watched = [Watched { name: "gateway".into(), pids: vec![1] }];
         let report = Report::new(&Tally::default(), &moments, &watched, 10, 1, false);
         assert_eq!(
             (report.measured_requests, report.rate, report.own_cpu_micros_per_request),

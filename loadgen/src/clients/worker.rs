@@ -880,7 +880,7 @@ impl<'a> Worker<'a> {
             let expects = match client.state {
                 State::Connecting | State::Shaking => true,
                 State::Open => client.exchange.outstanding() > 0 && self.plan.reading != Reading::Never,
-                State::Closing { is_polite: true, .. } if is_late => {
+                State::Closing { is_polite: true, is_slot_closing: false } if is_late => {
                     let client = &mut self.clients[key as usize];
                     client.staged.clear();
                     client.state = State::Closing { is_polite: false, is_slot_closing: false };

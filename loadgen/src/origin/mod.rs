@@ -14,6 +14,8 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+/// Accepts armed at once, per shard.
+const ACCEPTS_MAX: usize = 64;
 const BUFFER_COUNT: u16 = 256;
 const BUFFER_SIZE: usize = 16 * 1024;
 /// A closed connection whose client does not go is dropped after this time.
@@ -93,7 +95,10 @@ struct Shard {
     ring: Ring,
     buffers: Buffers,
     listener: Socket,
-    is_accepting: bool,
+    /// Accepts with the kernel.
+    armed: usize,
+    /// Slots in use.
+    open: usize,
     delay: Duration,
     /// By slot: the kernel chooses slots, so a slot is a key.
     connections: Vec<Option<Box<Connection>>>,
@@ -111,7 +116,8 @@ impl Shard {
             ring,
             buffers,
             listener,
-            is_accepting: false,
+            armed: 0,
+            open: 0,
             delay,
             connections,
             generations: vec![0; slots as usize],
@@ -123,13 +129,7 @@ impl Shard {
     fn serve(mut self) -> io::Result<()> {
         let mut completions = Vec::with_capacity(1024);
         loop {
-            if !self.is_accepting {
-                self.ring.accept(
-                    self.listener.as_raw_fd(),
-                    Tag { operation: Operation::Accept, generation: 0, key: 0 },
-                );
-                self.is_accepting = true;
-            }
+            self.arm_accepts();
             let patience = self.timers.peek().map_or(Duration::from_secs(3600), |Reverse((at, ..))| {
                 at.saturating_duration_since(Instant::now())
             });
@@ -141,6 +141,14 @@ impl Shard {
                 self.settle(slot);
             }
             self.fire_timers();
+        }
+    }
+
+    fn arm_accepts(&mut self) {
+        while self.armed < ACCEPTS_MAX && self.open + self.armed < self.connections.len() {
+            let tag = Tag { operation: Operation::Accept, generation: 0, key: 0 };
+            self.ring.accept(self.listener.as_raw_fd(), tag);
+            self.armed += 1;
         }
     }
 
@@ -158,7 +166,10 @@ impl Shard {
         match completion.tag.operation {
             Operation::Receive if is_current => self.received(slot, completion),
             Operation::Send if is_current => self.sent(slot, completion.result),
-            Operation::Close if is_current => self.connections[index] = None,
+            Operation::Close if is_current => {
+                self.connections[index] = None;
+                self.open -= 1;
+            }
             _ => {}
         }
         if let Some(buffer) = completion.buffer {
@@ -167,14 +178,13 @@ impl Shard {
     }
 
     fn accepted(&mut self, completion: Completion) {
-        self.is_accepting = completion.more;
+        self.armed -= 1;
         let Ok(slot) = u32::try_from(completion.result) else {
-            // The table is full, or the listener failed: pause, so that failing does not spin.
-            if !completion.more {
-                std::thread::sleep(Duration::from_millis(10));
-            }
+            // The system has no files or memory left: pause, so that failing does not spin.
+            std::thread::sleep(Duration::from_millis(1));
             return;
         };
+        self.open += 1;
         let generation = self.generations[slot as usize].wrapping_add(1) & GENERATION_MASK;
         self.generations[slot as usize] = generation;
         self.connections[slot as usize] = Some(Box::new(Connection {
