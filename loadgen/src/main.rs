@@ -25,11 +25,20 @@ struct Arguments {
     command: Command,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  loadgen clients --up cmg-up/up.json -c 1000 -m 100
+  loadgen clients --up cmg-up/up.json -c 64 --duration 10 --warmup 2 --json run.json
+  loadgen clients --up cmg-up/up.json -c 19500 --source 127.0.0.2,127.0.0.3 --connect-rate 1000 --hold 60
+  loadgen clients --target 127.0.0.1:443 --name proxy.test --ca ca.pem --clients-dir clients -c 64 -d 10 --pids nginx=12+13
+  loadgen clients --plain --target 127.0.0.1:8080 -c 10 -m 10 --body 100000 --chunked --answer 100000";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Ask as many clients, and check every answer
     ///
     /// Exit code: 0 all right, 1 an answer was wrong or failed, 2 wrong usage.
+    #[command(after_help = EXAMPLES)]
     Clients(Box<clients::options::Options>),
     /// Answer any request with what it was
     ///

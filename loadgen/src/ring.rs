@@ -1,7 +1,7 @@
 //! One io_uring and its receive buffers, owned by one thread.
 //!
 //! Knows operations, slots and buffers, nothing of HTTP or TLS. Both halves of the program stand on it: `origin.rs` accepts
-//! into automatic slots, `clients/worker.rs` places sockets into slots of its choice. Direct descriptors do not count as
+//! into automatic slots, `clients/worker/` places sockets into slots of its choice. Direct descriptors do not count as
 //! files of the process, so that one process can hold as many connections as its rings have slots.
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};

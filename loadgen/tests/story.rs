@@ -173,3 +173,19 @@ fn replace(bytes: &mut [u8], mark: &[u8], change: impl Fn(&mut [u8])) {
         change(&mut bytes[at + mark.len()..]);
     }
 }
+
+#[test]
+fn a_request_closed_unread_is_asked_again_and_no_failure() {
+    let origin = Origin::start(&[]);
+    let count = std::sync::atomic::AtomicU64::new(0);
+    let second_is_cut = move |_: &mut Vec<u8>| count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) != 1;
+    let relay = Relay::start(&origin.address, |_| {}, second_is_cut);
+    let outcome = clients(&format!("--plain --target {} -c 1 --hold 1.2", relay.address));
+    assert_eq!((outcome.code, &outcome.report["requests"]), (0, &2.into()), "{}", outcome.text);
+    assert_eq!(
+        (&outcome.report["closed_unread"], &outcome.report["connects"]),
+        (&1.into(), &2.into()),
+        "{}",
+        outcome.text
+    );
+}

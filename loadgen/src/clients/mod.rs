@@ -1,22 +1,25 @@
 //! `loadgen clients`: thousands of clients that ask, and check every answer.
 //!
 //! This thread sets the phases, takes the snapshots a report stands on, and shows progress; the work is done by one
-//! `clients/worker.rs` per thread.
+//! `clients/worker` per thread.
 
+mod client;
 mod exchange;
 pub mod options;
 mod report;
 mod session;
+mod shared;
 mod worker;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use options::{Amount, Options, Plan};
 use report::{Moments, Report, Snapshot, Tally};
 use session::Identities;
+use shared::{Phase, Progress, Shared};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
-use worker::{Phase, Progress, Shared, Worker};
+use worker::Worker;
 
 /// How often the main thread looks.
 const LOOK: Duration = Duration::from_millis(20);

@@ -1,19 +1,25 @@
 //! One thread's connections: its ring, its timers, and each client's way from connecting to its last answer.
 //!
-//! The thread owns all it touches; with the main thread it shares only [`Shared`]: a phase to read and counters to write.
+//! The thread owns all it touches; with the main thread it shares only what is in `shared.rs`. How connections end is told in
+//! `worker/ending.rs`.
 
-use super::exchange::{Answered, Exchange, PIECE_SIZE, Wrong};
+mod ending;
+
+use super::client::{BACKOFF_MIN, Client, State};
+use super::exchange::{Answered, PIECE_SIZE};
 use super::options::{Amount, Plan, Reading};
 use super::report::{Tally, record};
 use super::session::{Identities, Opened, Session, SessionError};
-use crate::ring::{Buffers, Completion, Flight, GENERATION_MASK, Operation, Ring, Tag};
+use super::shared::{Phase, Progress, Shared};
+use crate::ring::{Buffers, Completion, Flight, Operation, Ring};
+use ending::{Cause, REST};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 const BUFFER_SIZE: usize = 16 * 1024;
@@ -29,134 +35,14 @@ const SCAN: Duration = Duration::from_millis(250);
 const GRACE: Duration = Duration::from_secs(5);
 /// Reads of a paced client follow one another by this much, or less at high rates.
 const PACE: Duration = Duration::from_millis(100);
-/// A connection without traffic for so long is at rest: that its server closes it just now is nobody's fault.
-const REST: Duration = Duration::from_secs(1);
-const BACKOFF_MIN: Duration = Duration::from_millis(10);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Wait before asking again after a 5xx.
 const BUSY_WAIT: Duration = Duration::from_millis(50);
-
-/// What all threads do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Phase {
-    /// Connections are made, nothing is asked.
-    Connecting,
-    /// Requests are asked and not measured.
-    WarmUp,
-    /// Requests are asked and measured.
-    Measuring,
-    /// Nothing more is asked.
-    Ending,
-}
-
-/// The phase, set by the main thread.
-pub struct Shared {
-    phase: AtomicU8,
-    /// When the run began.
-    pub start: Instant,
-    /// First number of this run's ids.
-    pub run: u64,
-}
-
-impl Shared {
-    /// A run that begins now.
-    pub fn new(start: Instant, run: u64) -> Self {
-        Self { phase: AtomicU8::new(Phase::Connecting as u8), start, run }
-    }
-
-    /// What to do now.
-    pub fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Acquire) {
-            0 => Phase::Connecting,
-            1 => Phase::WarmUp,
-            2 => Phase::Measuring,
-            _ => Phase::Ending,
-        }
-    }
-
-    /// Sets what to do.
-    pub fn set_phase(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Release);
-    }
-}
-
-/// What one thread says of itself while it runs; written by that thread alone.
-#[derive(Default)]
-#[repr(align(64))]
-pub struct Progress {
-    /// Right answers.
-    pub answers: AtomicU64,
-    /// Clean failures.
-    pub failures: AtomicU64,
-    /// Wrong answers.
-    pub wrong: AtomicU64,
-    /// Connections ready now.
-    pub open: AtomicU64,
-    /// Clients that connected, or failed to, at least once.
-    pub arrived: AtomicU64,
-    /// Clients that had a right answer at least once.
-    pub served: AtomicU64,
-    /// When the last right answer came, in microseconds since the start.
-    pub last_answer: AtomicU64,
-}
-
-/// Waiting ── its time ──▶ Connecting ─▶ Shaking ─▶ Open ─▶ Closing ─▶ Waiting or Done
-///
-/// Connecting and Shaking go to Closing when they fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Waiting,
-    Connecting,
-    Shaking,
-    Open,
-    Closing { is_polite: bool, is_slot_closing: bool },
-    Done,
-}
-
-/// Why a connection ends that we did not want to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    Ended,
-    Failed,
-    Tls,
-    Timeout,
-    Wrong(Wrong),
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Start,
     Ask,
     Read,
-}
-
-struct Client {
-    state: State,
-    generation: u32,
-    slot: u32,
-    receive: Flight,
-    send: Flight,
-    session: Session,
-    exchange: Exchange,
-    staged: Vec<u8>,
-    sending: Vec<u8>,
-    sent: usize,
-    /// Requests left, when each client has its own number.
-    left: u64,
-    asked_here: u64,
-    ask_at: Instant,
-    began: Instant,
-    last_traffic: Instant,
-    /// The connection rested when the oldest outstanding request was asked.
-    rested: bool,
-    trying_since: Option<Instant>,
-    failures_in_row: u32,
-    has_arrived: bool,
-    was_served: bool,
-    has_given_up: bool,
-    /// A send failed: what was received before it is still read, nothing more is sent.
-    cannot_send: bool,
 }
 
 /// One thread's clients.
@@ -503,7 +389,6 @@ impl<'a> Worker<'a> {
         self.tally.connects += 1;
         let client = &mut self.clients[key as usize];
         client.state = State::Open;
-        client.failures_in_row = 0;
         record(&mut self.tally.handshake, now - client.began);
         if client.ask_at > now {
             self.timers.push(Reverse((client.ask_at, key, client.generation, Timer::Ask)));
@@ -532,6 +417,7 @@ impl<'a> Worker<'a> {
                 }
                 self.served += u64::from(!client.was_served);
                 (client.was_served, client.trying_since) = (true, None);
+                client.failures_in_row = 0;
                 if let Some(every) = self.plan.every {
                     client.ask_at = now + every;
                     self.timers.push(Reverse((client.ask_at, key, client.generation, Timer::Ask)));
@@ -740,231 +626,6 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-    }
-
-    /// The connection ended, or must end, without our wish: counts what that means.
-    fn lose(&mut self, key: u32, cause: Cause, now: Instant) {
-        let client = &mut self.clients[key as usize];
-        let failures = &mut self.tally.failures;
-        match client.state {
-            State::Waiting | State::Done => return,
-            State::Closing { .. } => {
-                client.cannot_send = true;
-                return self.settle(key);
-            }
-            State::Connecting | State::Shaking => {
-                match cause {
-                    Cause::Timeout => failures.timeout += 1,
-                    Cause::Wrong(_) => failures.malformed += 1,
-                    Cause::Ended | Cause::Failed
-                        if client.state == State::Connecting || client.session.is_plain() =>
-                    {
-                        failures.connect += 1
-                    }
-                    Cause::Ended | Cause::Failed | Cause::Tls => failures.tls += 1,
-                }
-                self.arrive(key);
-                self.has_failed(key, now);
-            }
-            State::Open => self.lose_open(key, cause, now),
-        }
-        self.close(key, false);
-    }
-
-    fn lose_open(&mut self, key: u32, cause: Cause, now: Instant) {
-        let client = &mut self.clients[key as usize];
-        if cause == Cause::Ended {
-            match client.exchange.handle_end(self.plan, now, &mut self.answered) {
-                Ok(_) => self.judge(key, now),
-                Err(wrong) => return self.lose_open(key, Cause::Wrong(wrong), now),
-            }
-        }
-        let client = &mut self.clients[key as usize];
-        let outstanding = client.exchange.outstanding();
-        let failures = &mut self.tally.failures;
-        let is_recent = client.exchange.asked_at().is_some_and(|at| now - at < REST);
-        let mut lost = outstanding;
-        match cause {
-            Cause::Wrong(wrong) => {
-                match wrong {
-                    Wrong::Id => failures.wrong_id += 1,
-                    Wrong::Content => failures.wrong_body += 1,
-                    Wrong::Malformed => failures.malformed += 1,
-                }
-                lost = lost.saturating_sub(1);
-            }
-            Cause::Timeout => failures.timeout += outstanding as u64,
-            Cause::Tls => failures.tls += 1,
-            Cause::Ended | Cause::Failed if self.phase == Phase::Ending => {}
-            Cause::Ended | Cause::Failed if outstanding == 0 && client.exchange.is_closing() => {}
-            Cause::Ended | Cause::Failed if outstanding == 0 => self.tally.closed_idle += 1,
-            Cause::Ended | Cause::Failed if client.rested && is_recent && client.exchange.is_unanswered() => {
-                self.tally.closed_unread += outstanding as u64;
-            }
-            Cause::Ended | Cause::Failed => failures.cut += outstanding as u64,
-        }
-        self.put_back(key, lost);
-        if outstanding > 0 || matches!(cause, Cause::Tls | Cause::Wrong(_)) {
-            self.has_failed(key, now);
-        }
-    }
-
-    fn remember(&mut self, text: impl FnOnce() -> String) {
-        self.tally.first_failure.get_or_insert_with(text);
-    }
-
-    /// One more failure in a row; gives up after too long without a right answer.
-    fn has_failed(&mut self, key: u32, now: Instant) {
-        let client = &mut self.clients[key as usize];
-        client.failures_in_row += 1;
-        let since = *client.trying_since.get_or_insert(now);
-        let is_bounded = !matches!(self.plan.amount, Amount::Lasting(_));
-        if is_bounded && !client.has_given_up && now - since >= self.plan.timeout {
-            client.has_given_up = true;
-            self.tally.failures.abandoned += 1;
-        }
-    }
-
-    /// Ends the connection; what follows is decided when its slot is free.
-    fn close(&mut self, key: u32, is_polite: bool) {
-        let client = &mut self.clients[key as usize];
-        match client.state {
-            State::Connecting | State::Shaking => self.connecting -= 1,
-            State::Open => self.open -= 1,
-            State::Closing { .. } | State::Waiting | State::Done => return,
-        }
-        // An answer that came before the end of its request leaves a body half sent: no alert fits behind it.
-        let is_polite =
-            is_polite && !client.exchange.is_uploading() && client.session.end(&mut client.staged).is_ok();
-        if !is_polite {
-            client.staged.clear();
-        }
-        client.state = State::Closing { is_polite, is_slot_closing: false };
-        self.settle(key);
-    }
-
-    fn closed(&mut self, key: u32, now: Instant) {
-        let client = &mut self.clients[key as usize];
-        self.slots.push(client.slot);
-        client.session = Session::Plain;
-        client.exchange = Exchange::default();
-        for buffer in [&mut client.staged, &mut client.sending] {
-            let mut buffer = std::mem::take(buffer);
-            if buffer.capacity() > 0 && self.spares.len() < SPARES_MAX {
-                buffer.clear();
-                self.spares.push(buffer);
-            }
-        }
-        client.sent = 0;
-        client.state = State::Waiting;
-        if !self.has_work(key) && self.phase != Phase::Connecting || self.clients[key as usize].has_given_up {
-            return self.retire(key);
-        }
-        let client = &self.clients[key as usize];
-        match client.backoff(key) {
-            Duration::ZERO => self.to_connect.push_back(key),
-            wait => self.timers.push(Reverse((now + wait, key, client.generation, Timer::Start))),
-        }
-    }
-
-    fn retire(&mut self, key: u32) {
-        self.clients[key as usize].state = State::Done;
-        self.done += 1;
-        self.arrive(key);
-    }
-
-    fn look_for_timeouts(&mut self, now: Instant) {
-        for key in 0..self.clients.len() as u32 {
-            let client = &self.clients[key as usize];
-            let is_late = now.saturating_duration_since(client.last_traffic) >= self.plan.timeout;
-            let expects = match client.state {
-                State::Connecting | State::Shaking => true,
-                State::Open => client.exchange.outstanding() > 0 && self.plan.reading != Reading::Never,
-                State::Closing { is_polite: true, is_slot_closing: false } if is_late => {
-                    let client = &mut self.clients[key as usize];
-                    client.staged.clear();
-                    client.state = State::Closing { is_polite: false, is_slot_closing: false };
-                    self.settle(key);
-                    false
-                }
-                State::Closing { .. } | State::Waiting | State::Done => false,
-            };
-            if expects && is_late {
-                self.lose(key, Cause::Timeout, now);
-            }
-        }
-    }
-}
-
-impl Client {
-    fn new(left: u64, now: Instant) -> Self {
-        Self {
-            state: State::Waiting,
-            generation: 0,
-            slot: 0,
-            receive: Flight::Idle,
-            send: Flight::Idle,
-            session: Session::Plain,
-            exchange: Exchange::default(),
-            staged: Vec::new(),
-            sending: Vec::new(),
-            sent: 0,
-            left,
-            asked_here: 0,
-            ask_at: now,
-            began: now,
-            last_traffic: now,
-            rested: false,
-            trying_since: None,
-            failures_in_row: 0,
-            has_arrived: false,
-            was_served: false,
-            has_given_up: false,
-            cannot_send: false,
-        }
-    }
-
-    /// A new connection in `slot`.
-    fn begin(&mut self, slot: u32, now: Instant) {
-        self.state = State::Connecting;
-        self.generation = self.generation.wrapping_add(1) & GENERATION_MASK;
-        self.slot = slot;
-        (self.receive, self.send) = (Flight::Idle, Flight::Idle);
-        self.asked_here = 0;
-        (self.rested, self.cannot_send) = (false, false);
-        (self.began, self.last_traffic) = (now, now);
-    }
-
-    fn tag(&self, key: u32, operation: Operation) -> Tag {
-        Tag { operation, generation: self.generation, key }
-    }
-
-    /// Sends what is staged, unless something is being sent.
-    fn push_send(&mut self, key: u32, ring: &mut Ring) {
-        if self.cannot_send {
-            self.staged.clear();
-        }
-        if self.send != Flight::Idle {
-            return;
-        }
-        if self.sending.is_empty() {
-            std::mem::swap(&mut self.sending, &mut self.staged);
-        }
-        let rest = &self.sending[self.sent..];
-        if !rest.is_empty() {
-            ring.send(self.slot, rest, self.tag(key, Operation::Send));
-            self.send = Flight::Armed;
-        }
-    }
-
-    /// Longer with every failure in a row, and a little different for every client.
-    fn backoff(&self, key: u32) -> Duration {
-        if self.failures_in_row == 0 {
-            return Duration::ZERO;
-        }
-        let longest = BACKOFF_MIN.saturating_mul(1 << (self.failures_in_row - 1).min(10)).min(BACKOFF_MAX);
-        let jitter = f64::from(key.wrapping_mul(2_654_435_769) >> 16) / 65_536.0;
-        longest.mul_f64(0.5 + jitter / 2.0)
     }
 }
 
