@@ -1,1 +1,66 @@
-fn main() {}
+//! `loadgen`: simulated clients, and an origin, that measure cmg or any HTTPS proxy from outside.
+//!
+//! `loadgen clients` asks and checks every answer, `loadgen origin` answers. It shares no code with the proxy. This file
+//! alone decides how the process ends: 0 all right, 1 something failed, 2 wrong usage.
+
+mod clients;
+mod content;
+mod origin;
+mod process;
+mod ring;
+mod wire;
+
+use clap::{Parser, Subcommand};
+use clients::RunError;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Simulated clients, and an origin, that measure a proxy from outside.
+#[derive(Debug, Parser)]
+#[command(name = "loadgen", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  loadgen clients --up cmg-up/up.json -c 1000 -m 100
+  loadgen clients --up cmg-up/up.json -c 64 --duration 10 --warmup 2 --json run.json
+  loadgen clients --up cmg-up/up.json -c 19500 --source 127.0.0.2,127.0.0.3 --connect-rate 1000 --hold 60
+  loadgen clients --target 127.0.0.1:443 --name proxy.test --ca ca.pem --clients-dir clients -c 64 -d 10 --pids nginx=12+13
+  loadgen clients --plain --target 127.0.0.1:8080 -c 10 -m 10 --body 100000 --chunked --answer 100000";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Ask as many clients, and check every answer
+    ///
+    /// Exit code: 0 all right, 1 an answer was wrong or failed, 2 wrong usage.
+    #[command(after_help = EXAMPLES)]
+    Clients(Box<clients::options::Options>),
+    /// Answer any request with what it was
+    ///
+    /// The query decides: id=ID, bytes=N (200), status=N, delay_ms=N, framing=chunked|close, cut=N (end after N bytes of the
+    /// body), stall (read and answer nothing). HEAD and one Range are honoured.
+    Origin(origin::Options),
+}
+
+fn main() -> ExitCode {
+    let failed = |error: &dyn std::fmt::Display, code| {
+        eprintln!("loadgen: {error}");
+        ExitCode::from(code)
+    };
+    match Arguments::parse().command {
+        Command::Clients(options) => match clients::run(&options) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(1),
+            Err(error @ RunError::Usage(_)) => failed(&error, 2),
+            Err(error @ RunError::System(_)) => failed(&error, 1),
+        },
+        Command::Origin(options) => {
+            origin::run(&options).map_or_else(|error| failed(&error, 1), |()| ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! One simulated client: its connection, and what is left for it to do.
+//!
+//! Holds state and the little that needs nothing else; `worker/` moves it along.
+
+use super::exchange::Exchange;
+use super::session::Session;
+use crate::ring::{Flight, GENERATION_MASK, Operation, Ring, Tag};
+use std::time::{Duration, Instant};
+
+/// The shortest wait before another try.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// Waiting ── its time ──▶ Connecting ─▶ Shaking ─▶ Open ─▶ Closing ─▶ Waiting or Done
+///
+/// Connecting and Shaking go to Closing when they fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Waiting,
+    Connecting,
+    Shaking,
+    Open,
+    Closing { is_polite: bool, is_slot_closing: bool },
+    Done,
+}
+
+/// One client, over all its connections.
+pub struct Client {
+    pub state: State,
+    pub generation: u32,
+    pub slot: u32,
+    pub receive: Flight,
+    pub send: Flight,
+    pub session: Session,
+    pub exchange: Exchange,
+    pub staged: Vec<u8>,
+    pub sending: Vec<u8>,
+    pub sent: usize,
+    /// Requests left, when each client has its own number.
+    pub left: u64,
+    pub asked_here: u64,
+    pub ask_at: Instant,
+    pub began: Instant,
+    pub last_traffic: Instant,
+    /// The connection rested when the oldest outstanding request was asked.
+    pub rested: bool,
+    pub trying_since: Option<Instant>,
+    pub failures_in_row: u32,
+    pub has_arrived: bool,
+    pub was_served: bool,
+    pub has_given_up: bool,
+    /// A send failed: what was received before it is still read, nothing more is sent.
+    pub cannot_send: bool,
+}
+
+impl Client {
+    pub fn new(left: u64, now: Instant) -> Self {
+        Self {
+            state: State::Waiting,
+            generation: 0,
+            slot: 0,
+            receive: Flight::Idle,
+            send: Flight::Idle,
+            session: Session::Plain,
+            exchange: Exchange::default(),
+            staged: Vec::new(),
+            sending: Vec::new(),
+            sent: 0,
+            left,
+            asked_here: 0,
+            ask_at: now,
+            began: now,
+            last_traffic: now,
+            rested: false,
+            trying_since: None,
+            failures_in_row: 0,
+            has_arrived: false,
+            was_served: false,
+            has_given_up: false,
+            cannot_send: false,
+        }
+    }
+
+    /// A new connection in `slot`.
+    pub fn begin(&mut self, slot: u32, now: Instant) {
+        self.state = State::Connecting;
+        self.generation = self.generation.wrapping_add(1) & GENERATION_MASK;
+        self.slot = slot;
+        (self.receive, self.send) = (Flight::Idle, Flight::Idle);
+        self.asked_here = 0;
+        (self.rested, self.cannot_send) = (false, false);
+        (self.began, self.last_traffic) = (now, now);
+    }
+
+    pub fn tag(&self, key: u32, operation: Operation) -> Tag {
+        Tag { operation, generation: self.generation, key }
+    }
+
+    /// Sends what is staged, unless something is being sent.
+    pub fn push_send(&mut self, key: u32, ring: &mut Ring) {
+        if self.cannot_send {
+            self.staged.clear();
+        }
+        if self.send != Flight::Idle {
+            return;
+        }
+        if self.sending.is_empty() {
+            std::mem::swap(&mut self.sending, &mut self.staged);
+        }
+        let rest = &self.sending[self.sent..];
+        if !rest.is_empty() {
+            ring.send(self.slot, rest, self.tag(key, Operation::Send));
+            self.send = Flight::Armed;
+        }
+    }
+
+    /// Longer with every failure in a row, and a little different for every client.
+    pub fn backoff(&self, key: u32) -> Duration {
+        if self.failures_in_row == 0 {
+            return Duration::ZERO;
+        }
+        let longest = BACKOFF_MIN.saturating_mul(1 << (self.failures_in_row - 1).min(10)).min(BACKOFF_MAX);
+        let jitter = f64::from(key.wrapping_mul(2_654_435_769) >> 16) / 65_536.0;
+        longest.mul_f64(0.5 + jitter / 2.0)
+    }
+}

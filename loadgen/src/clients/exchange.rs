@@ -1,0 +1,348 @@
+//! The requests and answers of one connection: what is asked, and whether what comes back is the answer to it.
+//!
+//! Pure: bytes and `now` in, bytes and judgements out. The counterpart that answers is `origin/exchange.rs`.
+
+use super::options::{Check, Plan};
+use crate::content::{self, Hash64, ID_SIZE, Pattern};
+use crate::wire::{self, Body, Framing, Malformed};
+use std::collections::VecDeque;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// Content of a request's body is made in pieces of this size; each is a chunk, when chunked.
+pub const PIECE_SIZE: usize = 16 * 1024;
+/// How much of an answer is kept to be searched.
+const KEPT_SIZE_MAX: usize = 16 * 1024;
+
+/// An answer that is not ours, or not whole: never allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// It belongs to another request.
+    Id,
+    /// Length or content differ.
+    Content,
+    /// It is not HTTP, or comes unasked.
+    Malformed,
+}
+
+impl From<Malformed> for Wrong {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
+}
+
+/// An answer that came whole; with status 200 or 206 it was checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Its status.
+    pub status: u16,
+    /// From asking to the last byte.
+    pub latency: Duration,
+}
+
+#[derive(Debug)]
+struct Asked {
+    id: u64,
+    at: Instant,
+    size: u64,
+    hash: u64,
+}
+
+/// A body on its way out.
+#[derive(Debug)]
+struct Upload {
+    id: [u8; ID_SIZE],
+    pattern: Pattern,
+    position: u64,
+    size: u64,
+    is_chunked: bool,
+    hash: Hash64,
+}
+
+/// An answer's body on its way in.
+#[derive(Debug)]
+struct Reading {
+    status: u16,
+    body: Body,
+    check: Check,
+    position: u64,
+    pattern: Pattern,
+    is_past_account: bool,
+}
+
+/// One connection's requests, in order.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    waiting: VecDeque<Asked>,
+    upload: Option<Upload>,
+    reading: Option<Reading>,
+    kept: Vec<u8>,
+    is_closing: bool,
+}
+
+impl Exchange {
+    /// Requests without a whole answer.
+    pub fn outstanding(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether a request's body is not yet all written.
+    pub fn is_uploading(&self) -> bool {
+        self.upload.is_some()
+    }
+
+    /// Whether the server ends the connection behind its last answer.
+    pub fn is_closing(&self) -> bool {
+        self.is_closing
+    }
+
+    /// Whether no byte came of the answer to the oldest request.
+    pub fn is_unanswered(&self) -> bool {
+        self.reading.is_none() && self.kept.is_empty()
+    }
+
+    /// When the oldest outstanding request was asked.
+    pub fn asked_at(&self) -> Option<Instant> {
+        self.waiting.front().map(|asked| asked.at)
+    }
+
+    /// Writes the head of a request; its body follows by [`Self::write_body`].
+    pub fn ask(&mut self, plan: &Plan, id: u64, now: Instant, out: &mut Vec<u8>) {
+        debug_assert!(self.upload.is_none(), "a request begins behind the body of the one before");
+        let text = content::id_text(id);
+        out.extend_from_slice(&plan.before_id);
+        out.extend_from_slice(&text);
+        out.extend_from_slice(&plan.after_id);
+        self.waiting.push_back(Asked { id, at: now, size: 0, hash: Hash64::default().finish() });
+        self.upload = plan.body.map(|size| Upload {
+            id: text,
+            pattern: Pattern::new(&text),
+            position: 0,
+            size,
+            is_chunked: plan.is_chunked,
+            hash: Hash64::default(),
+        });
+    }
+
+    /// Writes the next piece of the body being written.
+    pub fn write_body(&mut self, out: &mut Vec<u8>) {
+        let Some(upload) = &mut self.upload else { return };
+        upload.write(out);
+        if upload.position == upload.size {
+            if let Some(asked) = self.waiting.back_mut() {
+                (asked.size, asked.hash) = (upload.size, upload.hash.finish());
+            }
+            self.upload = None;
+        }
+    }
+
+    /// Reads answers; whole ones go to `answered`.
+    pub fn read(
+        &mut self,
+        plan: &Plan,
+        mut bytes: &[u8],
+        now: Instant,
+        answered: &mut Vec<Answered>,
+    ) -> Result<(), Wrong> {
+        while !bytes.is_empty() {
+            let used = match self.reading.take() {
+                None => self.read_head(plan, bytes)?,
+                Some(mut reading) => {
+                    let (used, content) = reading.body.read(bytes)?;
+                    self.take_content(plan, &mut reading, content)?;
+                    self.reading = Some(reading);
+                    used
+                }
+            };
+            bytes = &bytes[used..];
+            if self.reading.as_ref().is_some_and(|reading| reading.body.is_done()) {
+                self.finish(plan, now, answered)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection ended: whether that was the end of an answer without a length.
+    pub fn handle_end(
+        &mut self,
+        plan: &Plan,
+        now: Instant,
+        answered: &mut Vec<Answered>,
+    ) -> Result<bool, Wrong> {
+        let ends = self.reading.as_ref().is_some_and(|reading| reading.body == Body::Close);
+        if ends {
+            self.finish(plan, now, answered)?;
+        }
+        Ok(ends)
+    }
+
+    fn read_head(&mut self, plan: &Plan, bytes: &[u8]) -> Result<usize, Wrong> {
+        let Some(asked) = self.waiting.front() else { return Err(Wrong::Malformed) };
+        let held = self.kept.len();
+        let source = if held == 0 {
+            bytes
+        } else {
+            self.kept.extend_from_slice(bytes);
+            &self.kept
+        };
+        let Some(head) = wire::parse_response(source, plan.is_head)? else {
+            if held == 0 {
+                self.kept.extend_from_slice(bytes);
+            }
+            return Ok(bytes.len());
+        };
+        let used = head.size.saturating_sub(held);
+        if head.status >= 200 {
+            let id = content::id_text(asked.id);
+            let is_checked = matches!(head.status, 200 | 206);
+            let check = if is_checked { plan.check } else { Check::Off };
+            if check == Check::Full && head.id != Some(&id) {
+                return Err(Wrong::Id);
+            }
+            let body = Body::new(head.framing);
+            self.is_closing |= !head.keep_alive || head.framing == Framing::Close;
+            let pattern = if check == Check::Full { Pattern::new(&id) } else { Pattern::new(b"") };
+            self.reading = Some(Reading {
+                status: head.status,
+                body,
+                check,
+                position: 0,
+                pattern,
+                is_past_account: false,
+            });
+        }
+        self.kept.clear();
+        Ok(used)
+    }
+
+    fn take_content(&mut self, plan: &Plan, reading: &mut Reading, content: &[u8]) -> Result<(), Wrong> {
+        let mut rest = content;
+        match reading.check {
+            Check::Off => rest = &[],
+            Check::Contains => {
+                let room = KEPT_SIZE_MAX - self.kept.len();
+                self.kept.extend_from_slice(&content[..content.len().min(room)]);
+                rest = &[];
+            }
+            Check::Full if reading.is_past_account => {}
+            Check::Full => match content.iter().position(|byte| *byte == b';') {
+                Some(end) => {
+                    let asked = self.waiting.front().ok_or(Wrong::Malformed)?;
+                    if self.kept.is_empty() {
+                        check_account(&content[..end], asked, plan)?;
+                    } else {
+                        self.kept.extend_from_slice(&content[..end]);
+                        check_account(&self.kept, asked, plan)?;
+                        self.kept.clear();
+                    }
+                    reading.is_past_account = true;
+                    reading.position += end as u64 + 1;
+                    rest = &content[end + 1..];
+                }
+                None if self.kept.len() + content.len() > KEPT_SIZE_MAX => return Err(Wrong::Content),
+                None => {
+                    self.kept.extend_from_slice(content);
+                    reading.position += content.len() as u64;
+                    return Ok(());
+                }
+            },
+        }
+        if !reading.pattern.matches(reading.position, rest) {
+            return Err(Wrong::Content);
+        }
+        reading.position += rest.len() as u64;
+        Ok(())
+    }
+
+    fn finish(&mut self, plan: &Plan, now: Instant, answered: &mut Vec<Answered>) -> Result<(), Wrong> {
+        let (Some(reading), Some(asked)) = (self.reading.take(), self.waiting.front()) else {
+            return Err(Wrong::Malformed);
+        };
+        let id = content::id_text(asked.id);
+        match reading.check {
+            Check::Contains if !plan.is_head && !self.kept.windows(ID_SIZE).any(|window| window == id) => {
+                return Err(Wrong::Id);
+            }
+            Check::Full if !plan.is_head => {
+                if reading.position != plan.answer {
+                    return Err(Wrong::Content);
+                }
+                let mut start = b"id=".to_vec();
+                start.extend_from_slice(&id);
+                let shown = self.kept.len().min(start.len());
+                if !reading.is_past_account && self.kept[..shown] != start[..shown] {
+                    return Err(Wrong::Id);
+                }
+            }
+            Check::Full | Check::Contains | Check::Off => {}
+        }
+        answered.push(Answered { status: reading.status, latency: now.saturating_duration_since(asked.at) });
+        // An answer before the whole request: the connection cannot carry another one.
+        self.is_closing |= self.waiting.len() == 1 && self.upload.is_some();
+        self.waiting.pop_front();
+        self.kept.clear();
+        if self.waiting.is_empty() && self.kept.capacity() > 1024 {
+            self.kept = Vec::new();
+        }
+        Ok(())
+    }
+}
+
+impl Upload {
+    fn write(&mut self, out: &mut Vec<u8>) {
+        let size = usize::try_from(self.size - self.position).unwrap_or(usize::MAX).min(PIECE_SIZE);
+        if self.is_chunked && size > 0 {
+            let _ = write!(out, "{size:x}\r\n");
+        }
+        let start = out.len();
+        out.resize(start + size, 0);
+        let piece = &mut out[start..];
+        self.pattern.fill(self.position, piece);
+        if self.position == 0 {
+            let mut line = [0; ID_SIZE + 4];
+            line[..3].copy_from_slice(b"id=");
+            line[3..3 + ID_SIZE].copy_from_slice(&self.id);
+            line[3 + ID_SIZE] = b'\n';
+            let shown = size.min(line.len());
+            piece[..shown].copy_from_slice(&line[..shown]);
+        }
+        self.hash.update(piece);
+        self.position += size as u64;
+        if self.is_chunked && size > 0 {
+            out.extend_from_slice(b"\r\n");
+        }
+        if self.is_chunked && self.position == self.size {
+            out.extend_from_slice(b"0\r\n\r\n");
+        }
+    }
+}
+
+/// Compares what the origin says with what was asked.
+fn check_account(account: &[u8], asked: &Asked, plan: &Plan) -> Result<(), Wrong> {
+    let id = content::id_text(asked.id);
+    let rest = account.strip_prefix(b"id=").and_then(|rest| rest.strip_prefix(&id)).ok_or(Wrong::Id)?;
+    let rest = rest.strip_prefix(b" path=").ok_or(Wrong::Content)?;
+    let end = rest.iter().position(|byte| *byte == b' ').ok_or(Wrong::Content)?;
+    let segment = rest[..end].rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    if segment != plan.last_segment {
+        return Err(Wrong::Content);
+    }
+    let rest = rest[end..].strip_prefix(b" body=").ok_or(Wrong::Content)?;
+    let rest =
+        rest.strip_prefix(body_id(&id, asked.size)).filter(|rest| rest.starts_with(b" ")).ok_or(Wrong::Id)?;
+    let mut expected = [0; 64];
+    let mut room = &mut expected[..];
+    let _ = write!(room, " len={} hash={:016x}", asked.size, asked.hash);
+    let size = 64 - room.len();
+    if rest == &expected[..size] { Ok(()) } else { Err(Wrong::Content) }
+}
+
+/// What the origin finds as id in a body of `size` bytes.
+fn body_id(id: &[u8; ID_SIZE], size: u64) -> &[u8] {
+    let shown = usize::try_from(size).unwrap_or(usize::MAX).saturating_sub(3).min(ID_SIZE);
+    if shown == 0 { b"-" } else { &id[..shown] }
+}
+
+#[cfg(test)]
+#[path = "exchange_tests.rs"]
+mod tests;

@@ -1,0 +1,182 @@
+//! How connections end: what each end means, when a client gives up, and what follows.
+
+use super::super::client::State;
+use super::super::exchange::{Exchange, Wrong};
+use super::super::options::{Amount, Reading};
+use super::super::session::Session;
+use super::super::shared::Phase;
+use super::{SPARES_MAX, Timer, Worker};
+use std::cmp::Reverse;
+use std::time::{Duration, Instant};
+
+/// A connection without traffic for so long is at rest: that its server closes it just now is nobody's fault.
+pub const REST: Duration = Duration::from_secs(1);
+
+/// Why a connection ends that we did not want to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Ended,
+    Failed,
+    Tls,
+    Timeout,
+    Wrong(Wrong),
+}
+
+impl Worker<'_> {
+    /// The connection ended, or must end, without our wish: counts what that means.
+    pub fn lose(&mut self, key: u32, cause: Cause, now: Instant) {
+        let client = &mut self.clients[key as usize];
+        let failures = &mut self.tally.failures;
+        match client.state {
+            State::Waiting | State::Done => return,
+            State::Closing { .. } => {
+                client.cannot_send = true;
+                return self.settle(key);
+            }
+            State::Connecting | State::Shaking => {
+                match cause {
+                    Cause::Timeout => failures.timeout += 1,
+                    Cause::Wrong(_) => failures.malformed += 1,
+                    Cause::Ended | Cause::Failed
+                        if client.state == State::Connecting || client.session.is_plain() =>
+                    {
+                        failures.connect += 1
+                    }
+                    Cause::Ended | Cause::Failed | Cause::Tls => failures.tls += 1,
+                }
+                self.arrive(key);
+                self.has_failed(key, now);
+            }
+            State::Open => self.lose_open(key, cause, now),
+        }
+        self.close(key, false);
+    }
+
+    pub fn lose_open(&mut self, key: u32, cause: Cause, now: Instant) {
+        let client = &mut self.clients[key as usize];
+        if cause == Cause::Ended {
+            match client.exchange.handle_end(self.plan, now, &mut self.answered) {
+                Ok(_) => self.judge(key, now),
+                Err(wrong) => return self.lose_open(key, Cause::Wrong(wrong), now),
+            }
+        }
+        let client = &mut self.clients[key as usize];
+        let outstanding = client.exchange.outstanding();
+        let failures = &mut self.tally.failures;
+        let is_recent = client.exchange.asked_at().is_some_and(|at| now - at < REST);
+        let mut lost = outstanding;
+        match cause {
+            Cause::Wrong(wrong) => {
+                match wrong {
+                    Wrong::Id => failures.wrong_id += 1,
+                    Wrong::Content => failures.wrong_body += 1,
+                    Wrong::Malformed => failures.malformed += 1,
+                }
+                lost = lost.saturating_sub(1);
+            }
+            Cause::Timeout => failures.timeout += outstanding as u64,
+            Cause::Tls => failures.tls += 1,
+            Cause::Ended | Cause::Failed if self.phase == Phase::Ending => {}
+            Cause::Ended | Cause::Failed if outstanding == 0 && client.exchange.is_closing() => {}
+            Cause::Ended | Cause::Failed if outstanding == 0 => {
+                self.tally.closed_idle += 1;
+                // A server that takes clients only to close them is not asked again at once.
+                client.failures_in_row += u32::from(now - client.began < REST);
+            }
+            Cause::Ended | Cause::Failed if client.rested && is_recent && client.exchange.is_unanswered() => {
+                self.tally.closed_unread += outstanding as u64;
+            }
+            Cause::Ended | Cause::Failed => failures.cut += outstanding as u64,
+        }
+        self.put_back(key, lost);
+        if outstanding > 0 || matches!(cause, Cause::Tls | Cause::Wrong(_)) {
+            self.has_failed(key, now);
+        }
+    }
+
+    pub fn remember(&mut self, text: impl FnOnce() -> String) {
+        self.tally.first_failure.get_or_insert_with(text);
+    }
+
+    /// One more failure in a row; gives up after too long without a right answer.
+    pub fn has_failed(&mut self, key: u32, now: Instant) {
+        let client = &mut self.clients[key as usize];
+        client.failures_in_row += 1;
+        let since = *client.trying_since.get_or_insert(now);
+        let is_bounded = !matches!(self.plan.amount, Amount::Lasting(_));
+        if is_bounded && !client.has_given_up && now - since >= self.plan.timeout {
+            client.has_given_up = true;
+            self.tally.failures.abandoned += 1;
+        }
+    }
+
+    /// Ends the connection; what follows is decided when its slot is free.
+    pub fn close(&mut self, key: u32, is_polite: bool) {
+        let client = &mut self.clients[key as usize];
+        match client.state {
+            State::Connecting | State::Shaking => self.connecting -= 1,
+            State::Open => self.open -= 1,
+            State::Closing { .. } | State::Waiting | State::Done => return,
+        }
+        // An answer that came before the end of its request leaves a body half sent: no alert fits behind it.
+        let is_polite =
+            is_polite && !client.exchange.is_uploading() && client.session.end(&mut client.staged).is_ok();
+        if !is_polite {
+            client.staged.clear();
+        }
+        client.state = State::Closing { is_polite, is_slot_closing: false };
+        self.settle(key);
+    }
+
+    pub fn closed(&mut self, key: u32, now: Instant) {
+        let client = &mut self.clients[key as usize];
+        self.slots.push(client.slot);
+        client.session = Session::Plain;
+        client.exchange = Exchange::default();
+        for buffer in [&mut client.staged, &mut client.sending] {
+            let mut buffer = std::mem::take(buffer);
+            if buffer.capacity() > 0 && self.spares.len() < SPARES_MAX {
+                buffer.clear();
+                self.spares.push(buffer);
+            }
+        }
+        client.sent = 0;
+        client.state = State::Waiting;
+        if !self.has_work(key) && self.phase != Phase::Connecting || self.clients[key as usize].has_given_up {
+            return self.retire(key);
+        }
+        let client = &self.clients[key as usize];
+        match client.backoff(key) {
+            Duration::ZERO => self.to_connect.push_back(key),
+            wait => self.timers.push(Reverse((now + wait, key, client.generation, Timer::Start))),
+        }
+    }
+
+    pub fn retire(&mut self, key: u32) {
+        self.clients[key as usize].state = State::Done;
+        self.done += 1;
+        self.arrive(key);
+    }
+
+    pub fn look_for_timeouts(&mut self, now: Instant) {
+        for key in 0..self.clients.len() as u32 {
+            let client = &self.clients[key as usize];
+            let is_late = now.saturating_duration_since(client.last_traffic) >= self.plan.timeout;
+            let expects = match client.state {
+                State::Connecting | State::Shaking => true,
+                State::Open => client.exchange.outstanding() > 0 && self.plan.reading != Reading::Never,
+                State::Closing { is_polite: true, is_slot_closing: false } if is_late => {
+                    let client = &mut self.clients[key as usize];
+                    client.staged.clear();
+                    client.state = State::Closing { is_polite: false, is_slot_closing: false };
+                    self.settle(key);
+                    false
+                }
+                State::Closing { .. } | State::Waiting | State::Done => false,
+            };
+            if expects && is_late {
+                self.lose(key, Cause::Timeout, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! `loadgen origin`: an HTTP/1.1 origin that says of every request what it was, and is never the bottleneck.
+//!
+//! One thread and one ring per shard, all on one port. What is answered is decided in `origin/exchange.rs`.
+
+mod exchange;
+
+use crate::ring::{self, Buffers, Completion, Flight, GENERATION_MASK, Operation, Ring, Tag};
+use exchange::{Exchange, HELD_SIZE_MAX, Next};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+/// Accepts armed at once, per shard.
+const ACCEPTS_MAX: usize = 64;
+const BUFFER_COUNT: u16 = 256;
+const BUFFER_SIZE: usize = 16 * 1024;
+/// A closed connection whose client does not go is dropped after this time.
+const LINGER: Duration = Duration::from_secs(5);
+/// Buffers that grew beyond this are given up when they are empty.
+const KEPT_SIZE_MAX: usize = 16 * 1024;
+
+/// The flags of `loadgen origin`.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Where to listen; port 0 picks a free one, which is printed
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+    /// Threads, each with its own ring and listener
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub shards: u16,
+    /// Delay of every answer, in milliseconds; `?delay_ms=` overrides it
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub delay_ms: u64,
+}
+
+/// Serves until the process ends.
+pub fn run(options: &Options) -> io::Result<()> {
+    let slots = ring::slots_max()?;
+    let first = listen(options.listen)?;
+    let address = first.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+    let mut listeners = vec![first];
+    for _ in 1..options.shards {
+        listeners.push(listen(address)?);
+    }
+    println!("origin on http://{address} with {} shard(s)", options.shards);
+    let delay = Duration::from_millis(options.delay_ms);
+    std::thread::scope(|scope| {
+        let shards: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| scope.spawn(move || Shard::new(listener, slots, delay)?.serve()))
+            .collect();
+        shards
+            .into_iter()
+            .try_for_each(|shard| shard.join().map_err(|_| io::Error::other("a shard panicked"))?)
+    })
+}
+
+fn listen(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(socket)
+}
+
+/// Open ── answered with close ──▶ Lingering ── end heard ──▶ Closing      (Open ── end heard ──▶ Closing)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    Lingering,
+    Closing,
+}
+
+struct Connection {
+    generation: u32,
+    state: State,
+    receive: Flight,
+    send: Flight,
+    exchange: Exchange,
+    wants_input: bool,
+    is_stalled: bool,
+    held: Vec<u8>,
+    staged: Vec<u8>,
+    sending: Vec<u8>,
+    sent: usize,
+}
+
+struct Shard {
+    ring: Ring,
+    buffers: Buffers,
+    listener: Socket,
+    /// Accepts with the kernel.
+    armed: usize,
+    /// Slots in use.
+    open: usize,
+    delay: Duration,
+    /// By slot: the kernel chooses slots, so a slot is a key.
+    connections: Vec<Option<Box<Connection>>>,
+    generations: Vec<u32>,
+    timers: BinaryHeap<Reverse<(Instant, u32, u32)>>,
+    starved: Vec<u32>,
+}
+
+impl Shard {
+    fn new(listener: Socket, slots: u32, delay: Duration) -> io::Result<Self> {
+        let ring = Ring::new(slots)?;
+        let buffers = Buffers::new(&ring, BUFFER_COUNT, BUFFER_SIZE)?;
+        let connections = (0..slots).map(|_| None).collect();
+        Ok(Self {
+            ring,
+            buffers,
+            listener,
+            armed: 0,
+            open: 0,
+            delay,
+            connections,
+            generations: vec![0; slots as usize],
+            timers: BinaryHeap::new(),
+            starved: Vec::new(),
+        })
+    }
+
+    fn serve(mut self) -> io::Result<()> {
+        let mut completions = Vec::with_capacity(1024);
+        loop {
+            self.arm_accepts();
+            let patience = self.timers.peek().map_or(Duration::from_secs(3600), |Reverse((at, ..))| {
+                at.saturating_duration_since(Instant::now())
+            });
+            self.ring.wait(patience, &mut completions)?;
+            for completion in &completions {
+                self.dispatch(*completion);
+            }
+            for slot in std::mem::take(&mut self.starved) {
+                self.settle(slot);
+            }
+            self.fire_timers();
+        }
+    }
+
+    fn arm_accepts(&mut self) {
+        while self.armed < ACCEPTS_MAX && self.open + self.armed < self.connections.len() {
+            let tag = Tag { operation: Operation::Accept, generation: 0, key: 0 };
+            self.ring.accept(self.listener.as_raw_fd(), tag);
+            self.armed += 1;
+        }
+    }
+
+    fn dispatch(&mut self, completion: Completion) {
+        let slot = completion.tag.key;
+        match completion.tag.operation {
+            Operation::Accept => return self.accepted(completion),
+            Operation::Unwatched | Operation::Connect => return,
+            Operation::Receive | Operation::Send | Operation::Close => {}
+        }
+        let index = slot as usize;
+        let is_current = self.connections[index]
+            .as_ref()
+            .is_some_and(|connection| connection.generation == completion.tag.generation);
+        match completion.tag.operation {
+            Operation::Receive if is_current => self.received(slot, completion),
+            Operation::Send if is_current => self.sent(slot, completion.result),
+            Operation::Close if is_current => {
+                self.connections[index] = None;
+                self.open -= 1;
+            }
+            _ => {}
+        }
+        if let Some(buffer) = completion.buffer {
+            self.buffers.give_back(buffer);
+        }
+    }
+
+    fn accepted(&mut self, completion: Completion) {
+        self.armed -= 1;
+        let Ok(slot) = u32::try_from(completion.result) else {
+            // The system has no files or memory left: pause, so that failing does not spin.
+            std::thread::sleep(Duration::from_millis(1));
+            return;
+        };
+        self.open += 1;
+        let generation = self.generations[slot as usize].wrapping_add(1) & GENERATION_MASK;
+        self.generations[slot as usize] = generation;
+        self.connections[slot as usize] = Some(Box::new(Connection {
+            generation,
+            state: State::Open,
+            receive: Flight::Idle,
+            send: Flight::Idle,
+            exchange: Exchange::new(self.delay),
+            wants_input: true,
+            is_stalled: false,
+            held: Vec::new(),
+            staged: Vec::new(),
+            sending: Vec::new(),
+            sent: 0,
+        }));
+        self.settle(slot);
+    }
+
+    fn received(&mut self, slot: u32, completion: Completion) {
+        let Some(connection) = self.connections[slot as usize].as_mut() else { return };
+        if !completion.more {
+            connection.receive = Flight::Idle;
+        }
+        match (completion.result, completion.buffer) {
+            (1.., Some(buffer)) => {
+                let bytes = self.buffers.filled(buffer, completion.result as usize);
+                match connection.state {
+                    State::Open if connection.held.is_empty() && !connection.is_stalled => {
+                        let used = self.handle(slot, Some((buffer, completion.result as usize)));
+                        if let Some(connection) = self.connections[slot as usize].as_mut() {
+                            connection.held.extend_from_slice(
+                                &self.buffers.filled(buffer, completion.result as usize)[used..],
+                            );
+                        }
+                    }
+                    State::Open => {
+                        connection.held.extend_from_slice(bytes);
+                        if !connection.is_stalled {
+                            self.handle(slot, None);
+                        }
+                    }
+                    State::Lingering | State::Closing => {}
+                }
+            }
+            (result, _) if result == -libc::ENOBUFS => return self.starved.push(slot),
+            (result, _) if result == -libc::ECANCELED || result > 0 => {}
+            _ => connection.state = State::Closing,
+        }
+        self.settle(slot);
+    }
+
+    /// Passes bytes (of a lent buffer, or those held) to the exchange. How many were used.
+    fn handle(&mut self, slot: u32, lent: Option<(u16, usize)>) -> usize {
+        let Some(connection) = self.connections[slot as usize].as_mut() else { return 0 };
+        let (used, next) = match lent {
+            Some((buffer, size)) => {
+                connection.exchange.handle_bytes(self.buffers.filled(buffer, size), &mut connection.staged)
+            }
+            None => {
+                let (used, next) = connection.exchange.handle_bytes(&connection.held, &mut connection.staged);
+                connection.held.drain(..used);
+                (used, next)
+            }
+        };
+        connection.wants_input = true;
+        match next {
+            Next::Read => {}
+            Next::Send => connection.wants_input = false,
+            Next::Wait(delay) => {
+                self.timers.push(Reverse((Instant::now() + delay, slot, connection.generation)));
+            }
+            Next::Stall => (connection.is_stalled, connection.wants_input) = (true, false),
+            Next::Close => {
+                connection.state = State::Lingering;
+                self.timers.push(Reverse((Instant::now() + LINGER, slot, connection.generation)));
+            }
+        }
+        used
+    }
+
+    fn sent(&mut self, slot: u32, result: i32) {
+        let Some(connection) = self.connections[slot as usize].as_mut() else { return };
+        connection.send = Flight::Idle;
+        match usize::try_from(result) {
+            Ok(size) => connection.sent += size,
+            Err(_) => connection.state = State::Closing,
+        }
+        if connection.sent >= connection.sending.len() {
+            connection.sending.clear();
+            connection.sent = 0;
+            if connection.state == State::Open && !connection.is_stalled && connection.staged.is_empty() {
+                self.handle(slot, None);
+            }
+        }
+        self.settle(slot);
+    }
+
+    /// Brings what is with the kernel in line with what the connection wants.
+    fn settle(&mut self, slot: u32) {
+        let Some(connection) = self.connections[slot as usize].as_mut() else { return };
+        let tag = |operation| Tag { operation, generation: connection.generation, key: slot };
+        if connection.state == State::Closing {
+            if connection.receive == Flight::Armed {
+                self.ring.cancel(tag(Operation::Receive));
+                connection.receive = Flight::Cancelling;
+            }
+            if connection.send == Flight::Armed {
+                self.ring.cancel(tag(Operation::Send));
+                connection.send = Flight::Cancelling;
+            }
+            if (connection.receive, connection.send) == (Flight::Idle, Flight::Idle) {
+                self.ring.close(slot, tag(Operation::Close));
+                // The slot is the kernel's until the completion: nothing else is asked of it.
+                (connection.receive, connection.send) = (Flight::Cancelling, Flight::Cancelling);
+            }
+            return;
+        }
+        if connection.send == Flight::Idle {
+            if connection.sending.is_empty() {
+                std::mem::swap(&mut connection.sending, &mut connection.staged);
+            }
+            let rest = &connection.sending[connection.sent..];
+            if !rest.is_empty() {
+                self.ring.send(slot, rest, tag(Operation::Send));
+                connection.send = Flight::Armed;
+            } else if connection.state == State::Lingering {
+                self.ring.shut_down(slot, tag(Operation::Unwatched));
+            }
+            for idle in [&mut connection.staged, &mut connection.held] {
+                if idle.is_empty() && idle.capacity() > KEPT_SIZE_MAX {
+                    *idle = Vec::new();
+                }
+            }
+        }
+        let is_full = connection.held.len() >= HELD_SIZE_MAX;
+        let wants_input = connection.wants_input && !is_full || connection.state == State::Lingering;
+        match connection.receive {
+            Flight::Idle if wants_input => {
+                self.ring.receive(slot, tag(Operation::Receive));
+                connection.receive = Flight::Armed;
+            }
+            Flight::Armed if is_full || connection.is_stalled => {
+                self.ring.cancel(tag(Operation::Receive));
+                connection.receive = Flight::Cancelling;
+            }
+            Flight::Idle | Flight::Armed | Flight::Cancelling => {}
+        }
+    }
+
+    fn fire_timers(&mut self) {
+        while let Some(Reverse((at, slot, generation))) = self.timers.peek().copied() {
+            if at > Instant::now() {
+                break;
+            }
+            self.timers.pop();
+            let Some(connection) =
+                self.connections[slot as usize].as_mut().filter(|found| found.generation == generation)
+            else {
+                continue;
+            };
+            match connection.state {
+                State::Open => {
+                    connection.exchange.answer_delayed(&mut connection.staged);
+                    self.handle(slot, None);
+                }
+                State::Lingering => connection.state = State::Closing,
+                State::Closing => {}
+            }
+            self.settle(slot);
+        }
+    }
+}
