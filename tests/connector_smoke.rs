@@ -42,6 +42,51 @@ fn origin() -> SocketAddr {
     address
 }
 
+/// The same over TLS, for small answers only; a client certificate of `ca` is required. TLS 1.2 when
+/// `is_old`.
+fn tls_origin(files: &Pki, ca: &[CertificateDer<'static>], is_old: bool) -> (SocketAddr, [u8; 32]) {
+    let pair = files.server(&["localhost".to_owned()], &[]).unwrap();
+    let chain: Vec<_> = CertificateDer::pem_file_iter(&pair.certificate).unwrap().map(Result::unwrap).collect();
+    let thumbprint = ring::digest::digest(&ring::digest::SHA256, &chain[0]).as_ref().try_into().unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca[0].clone()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+    let versions = if is_old { [&rustls::version::TLS12] } else { [&rustls::version::TLS13] };
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&versions)
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(chain, PrivateKeyDer::from_pem_file(&pair.key).unwrap())
+        .unwrap();
+    let config = std::sync::Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let tls = rustls::ServerConnection::new(config.clone()).unwrap();
+            let mut stream = rustls::StreamOwned::new(tls, stream.unwrap());
+            thread::spawn(move || {
+                let mut bytes = Vec::new();
+                loop {
+                    let mut byte = [0];
+                    match stream.read(&mut byte) {
+                        Ok(1) => bytes.push(byte[0]),
+                        _ => return,
+                    }
+                    if bytes.ends_with(b"\r\n\r\n") {
+                        let certificates = stream.conn.peer_certificates().map_or(0, <[_]>::len);
+                        let text = format!("{certificates} certificate");
+                        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()).unwrap();
+                        bytes.clear();
+                    }
+                }
+            });
+        }
+    });
+    (address, thumbprint)
+}
+
 /// One request; whether the connection goes on.
 fn answer(mut stream: &TcpStream) -> std::io::Result<bool> {
     let mut reader = BufReader::with_capacity(1, stream);
@@ -58,6 +103,9 @@ fn answer(mut stream: &TcpStream) -> std::io::Result<bool> {
     let target = head.split(' ').nth(1).unwrap().to_owned();
     if field("Expect").is_some() && !target.contains("silent") {
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+    }
+    if target.ends_with("/stall") {
+        thread::sleep(Duration::from_secs(60));
     }
     let mut body = 0;
     let mut trailer = String::new();
@@ -292,6 +340,73 @@ async fn ask_on(gateway: &Gateway, link: &Rc<Link>, request: Request<'_>) -> Res
     .await
 }
 
+/// Sends a body of 64 MiB to an origin that takes some and then nothing, and asks for an answer that it
+/// does not read; others go on, and memory stays bounded.
+async fn stalls(gateway: &Rc<Gateway>) {
+    let link = gateway.links.borrow()[0].clone();
+    let before = resident();
+    let mailboxes: Vec<_> = ["/big?1", "/big?2"]
+        .into_iter()
+        .map(|path| {
+            let target = format!("{BASE}{path}");
+            let mut open = Vec::new();
+            RequestWriter::new(&mut open, &plain_start(&target, "GET", None)).unwrap().finish();
+            let stream = link.open(&open, Mailbox::new(&gateway.shard.ring)).unwrap();
+            stream.has_no_body();
+            stream
+        })
+        .collect();
+    let target = format!("{BASE}/stall");
+    let mut open = Vec::new();
+    RequestWriter::new(&mut open, &plain_start(&target, "POST", Some(64 << 20))).unwrap().finish();
+    let upload = link.open(&open, Mailbox::new(&gateway.shard.ring)).unwrap();
+    let piece = vec![7; 1 << 20];
+    let mut sent = 0;
+    for _ in 0..12 {
+        for _ in 0..50 {
+            sent += upload.send(&piece);
+            futures_lite::future::yield_now().await;
+        }
+        let began = std::time::Instant::now();
+        assert_eq!(ask_on(gateway, &link, get("/small")).await.unwrap().status, 200);
+        assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
+        gateway.shard.sleep(Duration::from_millis(30)).await;
+    }
+    let grown = resident().saturating_sub(before);
+    eprintln!("stalled: sent {sent}, resident grew by {} KiB", grown >> 10);
+    assert!(grown < 16 << 20 && sent < 20 << 20, "{grown} {sent}");
+    drop((mailboxes, upload));
+    gateway.shard.sleep(Duration::from_millis(300)).await;
+    assert_eq!(ask_on(gateway, &link, get("/small")).await.unwrap().status, 200);
+}
+
+fn plain_start<'r>(target: &'r str, method: &'r str, length: Option<u64>) -> RequestStart<'r> {
+    RequestStart {
+        request_id: [0xab; 16],
+        identity: 0,
+        window: 65_536,
+        has_body: length.is_some(),
+        length,
+        is_tunnel: false,
+        expect_continue: false,
+        method: method.as_bytes(),
+        target: target.as_bytes(),
+        host: b"cmg.example",
+    }
+}
+
+fn resident() -> usize {
+    let text = fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// CPU time of this process.
+fn cpu() -> Duration {
+    let text = fs::read_to_string("/proc/self/stat").unwrap();
+    let ticks: Vec<u64> = text.rsplit(") ").next().unwrap().split(' ').skip(11).take(2).map(|n| n.parse().unwrap()).collect();
+    Duration::from_millis(10 * (ticks[0] + ticks[1]))
+}
+
 fn refused(refusal: Refusal) -> Broken {
     Broken::Reset(ResetCode::Refused(refusal))
 }
@@ -308,6 +423,7 @@ async fn story(gateway: &Rc<Gateway>) {
     assert_eq!(gateway.links.borrow().len(), 3, "max(2 connector shards, 3 gateway shards) channels");
     let published = PublishedSettings::from_bytes(&gateway.settings.borrow()[0].bytes).unwrap();
     assert_eq!((published.site.as_str(), published.roles.len()), ("PS1", 1));
+    assert_eq!(published.roles[0].endpoints.len(), 8);
 
     // What the origin is told.
     let link = gateway.links.borrow()[0].clone();
@@ -348,6 +464,24 @@ async fn story(gateway: &Rc<Gateway>) {
     assert_eq!(ask(gateway, get("/dieafter")).await.unwrap().body, b"ok");
     assert_eq!(ask(gateway, get("/small")).await.unwrap().status, 200);
 
+    // A POST does not.
+    assert_eq!(ask(gateway, get("/dieafter")).await.unwrap().body, b"ok");
+    let post = Request { method: "POST", body: Some((b"x".to_vec(), true)), ..get("/small") };
+    assert_eq!(ask(gateway, post).await.unwrap_err(), refused(Refusal::BadGateway));
+
+    // Over TLS.
+    for path in ["13", "12", "pin"] {
+        for _ in 0..3 {
+            let answer = ask(gateway, get(&format!("tls{path}/"))).await.unwrap();
+            assert_eq!(answer.body, b"1 certificate", "{path}");
+        }
+    }
+    for path in ["bare13", "bare12"] {
+        let refusal = ask(gateway, get(&format!("tls{path}/"))).await.unwrap_err();
+        assert_eq!(refusal, refused(Refusal::ConnectorCertificateRequired), "{path}");
+    }
+    assert_eq!(ask(gateway, get("tlsstranger/")).await.unwrap_err(), refused(Refusal::BadGateway));
+
     // Bodies.
     let body = |size: usize, known| Some((vec![7; size], known));
     for (size, known) in [(0, true), (3, true), (3, false), (100_000, true), (5_000_000, false), (20_000_000, true)] {
@@ -375,9 +509,10 @@ async fn story(gateway: &Rc<Gateway>) {
         let (gateway, done) = (gateway.clone(), done.clone());
         shard.clone().spawn("ask", async move {
             let link = gateway.links.borrow()[number % 3].clone();
-            let path = format!("/small?{number}");
+            // Every second one must wait for the only connection.
+            let path = format!("{}/small?{number}", if number % 2 == 0 { "one" } else { "" });
             let answer = ask_on(&gateway, &link, get(&path)).await.unwrap();
-            assert!(String::from_utf8(answer.body).unwrap().contains(&format!("{path} ")));
+            assert!(String::from_utf8(answer.body).unwrap().contains(&format!("/small?{number} ")));
             done.set(done.get() + 1);
         });
     }
@@ -388,6 +523,15 @@ async fn story(gateway: &Rc<Gateway>) {
         shard.sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(done.get(), count);
+
+    stalls(gateway).await;
+
+    // At rest nothing runs.
+    let before = cpu();
+    shard.sleep(Duration::from_secs(3)).await;
+    let used = cpu() - before;
+    eprintln!("at rest: {used:?} of CPU in 3 s");
+    assert!(used < Duration::from_millis(60), "{used:?}");
 
     // Lost channels come back.
     for link in gateway.links.borrow().iter() {
@@ -459,10 +603,24 @@ fn a_connector_answers_from_its_origin_and_drains() {
     let origin = origin();
     let (gateway, done) = play(&files, folder.path());
     let name = gateway_tls_name("gw1");
-    let site = format!(
-        "code = \"PS1\"\nserial = 1\n[trust]\nroots = [\"pki/ca.pem\"]\n\
-         [[endpoint]]\nid = 72057594037927941\npath = \"app\"\nurl = \"http://{origin}/inner\"\n"
-    );
+    let ca: Vec<_> = CertificateDer::pem_file_iter(files.site_ca()).unwrap().map(Result::unwrap).collect();
+    let client = files.client("connector").unwrap();
+    let [old, new] = [true, false].map(|is_old| tls_origin(&files, &ca, is_old));
+    let own = format!("certificate = {:?}\nkey = {:?}", client.certificate, client.key);
+    let pin = new.1.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut site = "code = \"PS1\"\nserial = 1\n[trust]\nroots = [\"pki/ca.pem\"]\n".to_owned();
+    for (path, url, more) in [
+        ("", format!("http://{origin}/inner"), String::new()),
+        ("one", format!("http://localhost:{}/inner", origin.port()), "connections_max = 1".to_owned()),
+        ("tls13", format!("https://localhost:{}", new.0.port()), format!("ca = \"pki/ca.pem\"\n{own}")),
+        ("tls12", format!("https://localhost:{}", old.0.port()), format!("ca = \"pki/ca.pem\"\n{own}")),
+        ("tlspin", format!("https://localhost:{}", new.0.port()), format!("thumbprint_sha256 = {pin:?}\n{own}")),
+        ("tlsbare13", format!("https://localhost:{}", new.0.port()), "ca = \"pki/ca.pem\"".to_owned()),
+        ("tlsbare12", format!("https://localhost:{}", old.0.port()), "ca = \"pki/ca.pem\"".to_owned()),
+        ("tlsstranger", format!("https://localhost:{}", new.0.port()), "ca = \"pki/internal-ca.pem\"".to_owned()),
+    ] {
+        site += &format!("[[endpoint]]\nid = 72057594037927941\npath = \"app{path}\"\nurl = {url:?}\n{more}\n");
+    }
     fs::write(folder.path().join("site.toml"), site).unwrap();
     let text = format!(
         "[connector]\nidentity = \"cp1\"\nsite = \"site.toml\"\nshards = 2\n\

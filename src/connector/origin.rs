@@ -121,11 +121,6 @@ impl Origin {
         &self.plan.origins[self.index]
     }
 
-    /// Connections, and how many of them rest.
-    pub fn counts(&self) -> (usize, usize) {
-        (self.open.get(), self.resting.borrow().len())
-    }
-
     /// A connection for one request; nothing was sent when there is none.
     ///
     /// # Errors
@@ -266,6 +261,9 @@ impl Origin {
             Some(Err(error)) => {
                 let authority = &self.plan().authority;
                 tracing::warn!(origin = authority, %error, "the origin cannot be reached");
+                if wants_certificate(&error) {
+                    tell_certificate_wanted(authority);
+                }
                 Err(refusal_of(&error).into())
             }
             None => {
@@ -313,7 +311,7 @@ pub fn refusal_of(error: &io::Error) -> Refusal {
 
 /// Whether the origin asked for our certificate late, or missed it: rustls refuses a request behind the
 /// handshake (TLS 1.3), which IIS sends unless told to ask in the handshake.
-pub fn wants_certificate(error: &io::Error) -> bool {
+fn wants_certificate(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match inner {
         Some(rustls::Error::InappropriateHandshakeMessage { got_type, .. }) => {
@@ -322,6 +320,16 @@ pub fn wants_certificate(error: &io::Error) -> bool {
         Some(rustls::Error::AlertReceived(alert)) => *alert == rustls::AlertDescription::CertificateRequired,
         _ => false,
     }
+}
+
+/// Says what an operator can do about an origin that wants our certificate.
+pub fn tell_certificate_wanted(authority: &str) {
+    tracing::warn!(
+        origin = authority,
+        "the origin wants the connection point's certificate: name one for it in the site's settings; if one is \
+         named, the origin asks behind the handshake: with IIS set clientcertnegotiation=enable on its binding \
+         (netsh http), so that it asks in it"
+    );
 }
 
 /// A request's place in the queue. What was handed to it and not taken goes on to the next.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::Here;
 use super::head::{self, Client, Written};
-use super::origin::{Connection, refusal_of};
+use super::origin::{Connection, refusal_of, tell_certificate_wanted};
 use crate::channel::{
     Body, Busy, RequestMessage, ResetCode, ResponseStart, ResponseWriter, TrailersWriter, parse_trailers,
 };
@@ -44,13 +44,9 @@ impl Fault {
         let id = head::guid(&request.request_id);
         let id = std::str::from_utf8(&id).unwrap_or_default();
         if self == Fault::Refused(Refusal::ConnectorCertificateRequired) {
-            tracing::warn!(
-                request = id,
-                origin = authority,
-                "the origin asks for a certificate after the handshake; with IIS set \
-                 clientcertnegotiation=enable on its binding (netsh http), so that it asks in it"
-            );
-        } else if self != Fault::Left {
+            tell_certificate_wanted(authority);
+        }
+        if self != Fault::Left {
             tracing::info!(request = id, origin = authority, fault = ?self, "the exchange failed");
         }
         match self {
