@@ -36,6 +36,7 @@ fn origin() -> SocketAddr {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let stream = stream.unwrap();
+            stream.set_nodelay(true).unwrap();
             thread::spawn(move || while answer(&stream).unwrap_or(false) {});
         }
     });
@@ -363,7 +364,7 @@ async fn stalls(gateway: &Rc<Gateway>) {
     let piece = vec![7; 1 << 20];
     let mut sent = 0;
     for _ in 0..12 {
-        for _ in 0..50 {
+        for _ in 0..500 {
             sent += upload.send(&piece);
             futures_lite::future::yield_now().await;
         }
