@@ -504,6 +504,7 @@ async fn story(gateway: &Rc<Gateway>) {
     assert!(answer.body.iter().enumerate().all(|(at, byte)| *byte == at as u8));
     eprintln!("bodies done");
 
+    for round in 0..std::env::var("ROUNDS").map_or(1, |n| n.parse::<usize>().unwrap()) {
     // Many at once.
     let (done, count) = (Rc::new(std::cell::Cell::new(0)), 500);
     for number in 0..count {
@@ -523,8 +524,11 @@ async fn story(gateway: &Rc<Gateway>) {
         }
         shard.sleep(Duration::from_millis(100)).await;
     }
+    eprintln!("round {round}");
     assert_eq!(done.get(), count);
 
+    }
+    if std::env::var_os("SHORT").is_some() { return; }
     stalls(gateway).await;
 
     // At rest nothing runs.
