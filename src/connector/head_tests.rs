@@ -6,7 +6,8 @@ use crate::settings::SiteSettings;
 const TARGET: &[u8] = b"/CCM_Proxy_MutualAuth/7/app/x";
 
 fn mapping() -> UrlMapping {
-    let text = "code = \"PS1\"\nserial = 1\n[[endpoint]]\nid = 7\npath = \"app\"\nurl = \"http://in.corp/base\"\n";
+    let text =
+        "code = \"PS1\"\nserial = 1\n[[endpoint]]\nid = 7\npath = \"app\"\nurl = \"http://in.corp/base\"\n";
     SiteSettings::parse(text, "site.toml").unwrap().url_mapping()
 }
 
