@@ -168,8 +168,16 @@ where
                 next_id: Cell::new(1),
             });
             let (turn, role) = main(shard.clone());
-            let driver = glommio::spawn_local(drive(shard.clone(), turn));
-            role.await;
+            let mut driver = glommio::spawn_local(drive(shard.clone(), turn));
+            // A driver ends by itself only when its ring is broken; then nothing on the shard goes on.
+            let broken = async { Some((&mut driver).await) };
+            let ended = futures_lite::future::or(async { role.await; None }, broken).await;
+            if let Some(outcome) = ended {
+                if let Err(error) = &outcome {
+                    tracing::error!(shard = shard.index, %error, "the shard's ring broke");
+                }
+                return outcome;
+            }
             shard.stop();
             super::shard::ring::wake(shard.ring.wake_fd());
             driver.await
