@@ -69,7 +69,7 @@ impl Reach {
             here: here.clone(),
             instance,
             name: Name::new(host, *port),
-            count: Cell::new(here.plan.shards),
+            count: Cell::new(here.plan.shards.min(here.plan.channels)),
             kept: RefCell::default(),
         });
         reach.keep_all();
@@ -95,7 +95,7 @@ impl Reach {
     /// The instance has so many shards.
     fn learn(self: &Rc<Self>, gateway_shards: u16) {
         let bounded = gateway_shards.min(limits::SHARD_COUNT_MAX);
-        self.count.set(bounded.max(self.here.plan.shards));
+        self.count.set(bounded.max(self.here.plan.shards).min(self.here.plan.channels));
         self.here.board.instances[self.instance].wants(self.count.get());
         self.keep_all();
     }

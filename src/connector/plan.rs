@@ -56,6 +56,8 @@ pub struct Plan {
     pub site: String,
     /// Shards of this process.
     pub shards: u16,
+    /// Channels to one instance at most.
+    pub channels: u16,
     /// TLS towards instances.
     pub tls: Arc<ClientConfig>,
     /// Every instance.
@@ -92,6 +94,7 @@ impl Plan {
             name: settings.identity.clone(),
             site: site.code.clone(),
             shards: shards(settings),
+            channels: settings.channels.unwrap_or(crate::limits::SHARD_COUNT_MAX),
             tls,
             instances: instances(settings)?,
             mapping: site.url_mapping(),

@@ -65,6 +65,9 @@ pub struct ConnectorSettings {
     pub identity: String,
     /// Executors; `None`: one for each CPU allowed.
     pub shards: Option<u16>,
+    /// Channels to each instance at most; `None`: one to every shard of it. Where there are fewer, an
+    /// instance's other shards reach the connection point by way of those that have one.
+    pub channels: Option<u16>,
     /// The file with [`SiteSettings`](super::SiteSettings).
     pub site: PathBuf,
     /// Instances to attach to; at least one.
@@ -94,6 +97,8 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<Connector
     let identity = connector.required(report, "identity", value::name);
     let site = connector.required(report, "site", value::path);
     let shards = shards(&mut connector, report);
+    let bounds = 1..=u64::from(crate::limits::SHARD_COUNT_MAX);
+    let channels = connector.optional(report, "channels", value::number(bounds));
     connector.finish(report);
 
     let mut internal_section = root.section(report, "internal");
@@ -107,6 +112,7 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<Connector
     Some(ConnectorSettings {
         identity: identity?,
         shards,
+        channels: channels.and_then(|count| count.try_into().ok()),
         site: site?,
         gateways,
         internal: internal?,
