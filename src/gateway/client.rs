@@ -190,7 +190,7 @@ impl Connection {
 
     /// Sends the request and carries the answer back; once more where that is safe.
     async fn exchange(&mut self, request: &mut Request) -> io::Result<Next> {
-        let mut repeats = 1;
+        let (mut repeated, mut turned_away) = (false, 0);
         loop {
             let mailbox = Mailbox::new(&self.gate.shard.ring);
             let Some(stream) = self.gate.open(&self.client, self.leaf(), request, &mailbox) else {
@@ -212,15 +212,18 @@ impl Connection {
                     gate::add(&self.gate.counters().cut, 1);
                     Ok(Next::Cut)
                 }
-                Outcome::NotBegun if repeats > 0 => {
-                    repeats -= 1;
+                Outcome::NotBegun if turned_away < NOT_BEGUN_MAX => {
+                    turned_away += 1;
                     gate::add(&self.gate.counters().retried, 1);
                     continue;
                 }
                 Outcome::NotBegun => self.refuse(Refusal::NoConnector, request.manner),
-                Outcome::Lost if request.is_repeatable && repeats > 0 => {
-                    repeats -= 1;
+                Outcome::Lost if request.is_repeatable && !repeated => {
+                    repeated = true;
                     gate::add(&self.gate.counters().retried, 1);
+                    // A connection point that died takes all its channels with it: the others are given
+                    // time to be noticed, or the one repetition would be spent on one of them.
+                    self.gate.shard.sleep(NOTICED_WITHIN).await;
                     continue;
                 }
                 Outcome::Lost => self.refuse(Refusal::BadGateway, request.manner),
@@ -389,6 +392,10 @@ impl Drop for Counted {
     }
 }
 
+/// A request of which nothing was begun goes elsewhere so often; then the site is in trouble.
+const NOT_BEGUN_MAX: usize = 3;
+/// All channels of a killed process are seen to end within milliseconds of the first.
+const NOTICED_WITHIN: Duration = Duration::from_millis(50);
 /// A certificate that fits an IDENTITY frame beside the address.
 const LEAF_SIZE_MAX: usize = limits::IDENTITY_SIZE_MAX - 64;
 /// How long a verdict on a certificate holds at most: certificates expire.
