@@ -87,7 +87,6 @@ fn read(payload: &[u8]) -> Result<Identity<'_>, &'static str> {
 const FIXED_SIZE_MAX: usize = 1 + 1 + 16 + 1;
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
