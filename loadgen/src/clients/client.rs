@@ -16,44 +16,70 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Connecting and Shaking go to Closing when they fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
+    /// For its time to connect.
     Waiting,
+    /// TCP is being connected.
     Connecting,
+    /// TLS shakes hands.
     Shaking,
+    /// Requests may be asked.
     Open,
+    /// Until nothing is in flight; politely means that what is staged still goes.
     Closing { is_polite: bool, is_slot_closing: bool },
+    /// Nothing is left to do.
     Done,
 }
 
 /// One client, over all its connections.
 pub struct Client {
+    /// Where it stands.
     pub state: State,
+    /// Which connection this is, for tags.
     pub generation: u32,
+    /// Its direct descriptor.
     pub slot: u32,
+    /// Receiving, as the kernel has it.
     pub receive: Flight,
+    /// Connecting, then sending, as the kernel has it.
     pub send: Flight,
+    /// Plain or TLS.
     pub session: Session,
+    /// Requests and answers of this connection.
     pub exchange: Exchange,
+    /// What goes after `sending`.
     pub staged: Vec<u8>,
+    /// What the kernel sends; not touched while it does.
     pub sending: Vec<u8>,
+    /// How much of `sending` went.
     pub sent: usize,
     /// Requests left, when each client has its own number.
     pub left: u64,
+    /// Requests asked on this connection.
     pub asked_here: u64,
+    /// Nothing is asked before.
     pub ask_at: Instant,
+    /// When this connection began.
     pub began: Instant,
+    /// When a byte went or came last, or a request was asked at rest.
     pub last_traffic: Instant,
     /// The connection rested when the oldest outstanding request was asked.
     pub rested: bool,
+    /// The first failure since the last right answer.
     pub trying_since: Option<Instant>,
+    /// Failures since the last right answer.
     pub failures_in_row: u32,
+    /// It connected, or failed to, once.
     pub has_arrived: bool,
+    /// It had a right answer.
     pub was_served: bool,
+    /// It does nothing more.
     pub has_given_up: bool,
     /// A send failed: what was received before it is still read, nothing more is sent.
     pub cannot_send: bool,
 }
 
 impl Client {
+    /// A client with `left` requests to ask.
     pub fn new(left: u64, now: Instant) -> Self {
         Self {
             state: State::Waiting,
@@ -92,6 +118,7 @@ impl Client {
         (self.began, self.last_traffic) = (now, now);
     }
 
+    /// The tag of its operations.
     pub fn tag(&self, key: u32, operation: Operation) -> Tag {
         Tag { operation, generation: self.generation, key }
     }

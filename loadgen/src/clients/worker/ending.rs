@@ -15,10 +15,15 @@ pub const REST: Duration = Duration::from_secs(1);
 /// Why a connection ends that we did not want to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
+    /// The server ended it.
     Ended,
+    /// The system says it broke.
     Failed,
+    /// TLS went wrong.
     Tls,
+    /// Nothing moved for too long.
     Timeout,
+    /// An answer was wrong.
     Wrong(Wrong),
 }
 
@@ -52,6 +57,7 @@ impl Worker<'_> {
         self.close(key, false);
     }
 
+    /// The same, of a connection that was ready.
     pub fn lose_open(&mut self, key: u32, cause: Cause, now: Instant) {
         let client = &mut self.clients[key as usize];
         if cause == Cause::Ended {
@@ -94,6 +100,7 @@ impl Worker<'_> {
         }
     }
 
+    /// Keeps what the first failure said.
     pub fn remember(&mut self, text: impl FnOnce() -> String) {
         self.tally.first_failure.get_or_insert_with(text);
     }
@@ -128,6 +135,7 @@ impl Worker<'_> {
         self.settle(key);
     }
 
+    /// The slot is free: connect again, now or later, or never.
     pub fn closed(&mut self, key: u32, now: Instant) {
         let client = &mut self.clients[key as usize];
         self.slots.push(client.slot);
@@ -152,12 +160,14 @@ impl Worker<'_> {
         }
     }
 
+    /// The client does nothing more.
     pub fn retire(&mut self, key: u32) {
         self.clients[key as usize].state = State::Done;
         self.done += 1;
         self.arrive(key);
     }
 
+    /// Ends what made no progress for too long.
     pub fn look_for_timeouts(&mut self, now: Instant) {
         for key in 0..self.clients.len() as u32 {
             let client = &self.clients[key as usize];

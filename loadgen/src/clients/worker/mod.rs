@@ -40,8 +40,11 @@ const BUSY_WAIT: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
+    /// Connect.
     Start,
+    /// Ask again.
     Ask,
+    /// Read on, paced.
     Read,
 }
 
