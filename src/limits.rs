@@ -205,3 +205,12 @@ const _: () = assert!(CHANNEL_OUT_STALLED_SIZE > CHANNEL_OUT_SIZE_HARD_MAX + STR
 
 /// Shards of one process: hello counts them, and no machine in sight has more CPUs to give.
 pub const SHARD_COUNT_MAX: u16 = 256;
+
+// ── connector ───────────────────────────────────────────────────────────────────────────────────
+
+/// Bytes of a reason phrase that are passed on; the longest registered one has 31.
+pub const REASON_SIZE_MAX: usize = 256;
+/// After a signal: exchanges may end within this time before channels are closed.
+pub const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// A channel that lived this long was sound: reconnecting starts with the short wait again.
+pub const CHANNEL_SOUND_AFTER: Duration = Duration::from_secs(10);

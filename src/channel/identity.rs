@@ -11,6 +11,7 @@ use super::bytes::Bytes;
 use super::error::ChannelError;
 use super::fields::TooLarge;
 use super::frame::FrameKind;
+use super::message;
 use crate::limits::IDENTITY_SIZE_MAX;
 
 const FORMAT: u8 = 1;
@@ -81,6 +82,11 @@ fn read(payload: &[u8]) -> Result<Identity<'_>, &'static str> {
         (Some(1), leaf @ [_, ..]) => Ok(Identity { peer, leaf: Some(leaf) }),
         _ => Err("a leaf is missing or unannounced"),
     }
+}
+
+/// Number of the identity that an OPEN payload names; 0: none.
+pub fn identity_of(open: &[u8]) -> u32 {
+    message::open_facts(open).map_or(0, |facts| facts.identity)
 }
 
 /// All but the leaf.

@@ -31,7 +31,7 @@ mod tests;
 pub use error::{ChannelError, CloseCode};
 pub use fuzzing::fuzz;
 pub use hello::{Hello, HelloRefusal, HelloReply, VERSION};
-pub use identity::Identity;
+pub use identity::{Identity, identity_of};
 pub use message::{Body, RequestMessage, RequestStart, RequestWriter, ResponseMessage, ResponseStart};
 pub use message::{Field, Fields, ResponseWriter, TooLarge, TrailersWriter, parse_trailers};
 pub use mux::Channel;

@@ -1,1 +1,231 @@
-//! To come.
+//! The connection point: dials every gateway instance and answers what comes over its channels from
+//! the origins inside.
+//!
+//! `instance.rs` keeps the channels, `exchange.rs` tells the story of one request, `origin.rs` holds
+//! the connections to origins. Shards share nothing; each holds its own channels and connections.
+
+mod board;
+mod exchange;
+mod head;
+mod instance;
+mod names;
+mod origin;
+mod plan;
+mod relay;
+mod wait;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::task::{Poll, Waker};
+use std::thread;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::admin;
+use crate::channel::CloseCode;
+use crate::limits;
+use crate::settings::ConnectorSettings;
+use crate::shard::{self, Mesh, Place, Port, Shard, Slots};
+use crate::transport::{Link, StartError};
+use board::{Board, Counts};
+use instance::Reach;
+use origin::Origin;
+use plan::Plan;
+
+/// Runs a connection point until it has drained: SIGTERM or SIGINT asks for that, a second one returns
+/// at once. Paths in `settings` start from `folder`.
+///
+/// # Errors
+/// What keeps it from starting, or a shard that broke.
+pub fn run(settings: ConnectorSettings, folder: &Path) -> Result<(), StartError> {
+    shard::probe().map_err(|error| StartError(error.to_string()))?;
+    let open_files =
+        shard::raise_open_files().map_err(|error| start_error("the limit of open files", &error))?;
+    let plan = Arc::new(Plan::read(&settings, folder)?);
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| start_error("signals", &error))?;
+    let board = Arc::new(Board::new(&plan));
+    admin::serve(settings.admin, board.clone()).map_err(|error| StartError(error.to_string()))?;
+    let mesh = Mesh::new(usize::from(plan.shards));
+    let ended = start_shards(&plan, &board, &mesh, shard::slots_for(open_files))?;
+
+    let stopping = signals.handle();
+    let outcome = thread::spawn(move || {
+        let outcome = wait_for_shards(&ended);
+        stopping.close();
+        outcome
+    });
+    let mut is_draining = false;
+    for signal in signals.forever() {
+        if std::mem::replace(&mut is_draining, true) {
+            tracing::warn!(signal, "stopping at once");
+            return Ok(());
+        }
+        tracing::info!(signal, "draining");
+        for to in 0..mesh.shards() {
+            // An inbox that is full has been asked already.
+            let _ = mesh.send(to, Control::Drain);
+        }
+    }
+    outcome.join().unwrap_or_else(|_| Err(StartError("a thread panicked; this is a bug of cmg".to_owned())))
+}
+
+fn start_error(what: &str, error: &io::Error) -> StartError {
+    StartError(format!("{what}: {error}"))
+}
+
+/// What the shards are told from outside.
+enum Control {
+    /// Take nothing new, finish what lives, end.
+    Drain,
+}
+
+type Ended = mpsc::Receiver<(usize, Result<(), String>)>;
+
+fn start_shards(
+    plan: &Arc<Plan>,
+    board: &Arc<Board>,
+    mesh: &Arc<Mesh<Control>>,
+    slots: u32,
+) -> Result<Ended, StartError> {
+    let cpus = shard::allowed_cpus();
+    let (tell, ended) = mpsc::channel();
+    for index in 0..usize::from(plan.shards) {
+        let place = Place { index, cpu: cpus[index % cpus.len()], slots, owner: Slots::ByRing };
+        let (plan, board, mesh) = (plan.clone(), board.clone(), mesh.clone());
+        let running = shard::start(place, move |shard| serve(&shard, &plan, &board, mesh))
+            .map_err(|error| start_error("a shard's thread", &error))?;
+        let tell = tell.clone();
+        thread::spawn(move || {
+            let outcome = match running.join() {
+                Ok(outcome) => outcome.map_err(|error| error.to_string()),
+                Err(_) => Err("it panicked; this is a bug of cmg".to_owned()),
+            };
+            // Nobody listens any more when another shard broke first.
+            let _ = tell.send((index, outcome));
+        });
+    }
+    Ok(ended)
+}
+
+/// Until all ended well, or one did not.
+fn wait_for_shards(ended: &Ended) -> Result<(), StartError> {
+    for (index, outcome) in ended {
+        outcome.map_err(|error| StartError(format!("shard {index}: {error}")))?;
+    }
+    Ok(())
+}
+
+/// What a shard's tasks have in common.
+pub(crate) struct Here {
+    shard: Rc<Shard>,
+    plan: Arc<Plan>,
+    board: Arc<Board>,
+    counts: Arc<Counts>,
+    /// By the mapping's numbers.
+    origins: Vec<Rc<Origin>>,
+    links: RefCell<Vec<Rc<Link>>>,
+    exchanges: Cell<usize>,
+    draining: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Starts a shard: what its driver does each turn, and its life.
+fn serve(
+    shard: &Rc<Shard>,
+    plan: &Arc<Plan>,
+    board: &Arc<Board>,
+    mesh: Arc<Mesh<Control>>,
+) -> (impl FnMut() -> usize + use<>, impl Future<Output = ()> + use<>) {
+    let port = Port::new(mesh, shard.index, shard.ring.wake_fd());
+    let here = Here::new(shard, plan, board);
+    let heard = here.clone();
+    let turn = move || std::iter::from_fn(|| port.receive()).map(|control| heard.hear(&control)).count();
+    (turn, here.live())
+}
+
+impl Here {
+    fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, board: &Arc<Board>) -> Rc<Here> {
+        let origins = (0..plan.origins.len()).map(|index| Origin::new(shard, plan, index)).collect();
+        Rc::new(Here {
+            shard: shard.clone(),
+            plan: plan.clone(),
+            board: board.clone(),
+            counts: board.counts(shard.index),
+            origins,
+            links: RefCell::default(),
+            exchanges: Cell::new(0),
+            draining: Cell::new(false),
+            waker: RefCell::default(),
+        })
+    }
+
+    fn hear(&self, control: &Control) {
+        match control {
+            Control::Drain => self.draining.set(true),
+        }
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    async fn live(self: Rc<Self>) {
+        for instance in 0..self.plan.instances.len() {
+            Reach::begin(&self, instance);
+        }
+        std::future::poll_fn(|context| {
+            if self.draining.get() {
+                return Poll::Ready(());
+            }
+            *self.waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        self.drain().await;
+    }
+
+    async fn drain(&self) {
+        self.each_link(Link::drain);
+        self.until(limits::DRAIN_WITHIN, || self.exchanges.get() == 0).await;
+        self.each_link(|link| link.close(CloseCode::Done, ""));
+        self.until(GOODBYE_WITHIN, || self.links.borrow().is_empty()).await;
+    }
+
+    fn each_link(&self, what: impl Fn(&Link)) {
+        let links: Vec<_> = self.links.borrow().clone();
+        links.iter().for_each(|link| what(link));
+    }
+
+    async fn until(&self, wait: Duration, is_done: impl Fn() -> bool) {
+        let end = self.shard.now() + wait;
+        while !is_done() && self.shard.now() < end {
+            self.shard.sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// An exchange lives as long as what this gives.
+    fn begin_exchange(self: &Rc<Self>) -> Counted {
+        self.exchanges.set(self.exchanges.get() + 1);
+        self.counts.began();
+        Counted(self.clone())
+    }
+}
+
+/// See [`Here::begin_exchange`].
+struct Counted(Rc<Here>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.exchanges.set(self.0.exchanges.get() - 1);
+    }
+}
+
+/// While draining: how often to look whether it is over.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// For the last words on each channel.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(1);

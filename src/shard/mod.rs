@@ -131,7 +131,7 @@ where
     std::thread::Builder::new().name(name).spawn(move || {
         let executor = LocalExecutorBuilder::new(Placement::Fixed(place.cpu))
             .io_memory(64 * 1024)
-            .preempt_timer(Duration::from_millis(2))
+            .preempt_timer(PREEMPT_EVERY)
             .make()
             .map_err(|error| io::Error::other(format!("executor: {error}")))?;
         executor.run(async move {
@@ -167,7 +167,9 @@ async fn drive(shard: Rc<Shard>, mut turn: impl FnMut() -> usize) -> io::Result<
     };
     ring.unpark();
     let mut quiet = 0;
+    let mut heartbeat = Heartbeat::default();
     while !shard.stopped.get() {
+        heartbeat.beat(ring.now()).await;
         let completed = ring.turn()?;
         let messages = turn();
         let passed = shard.wheel.advance(ring.now());
@@ -192,6 +194,7 @@ async fn drive(shard: Rc<Shard>, mut turn: impl FnMut() -> usize) -> io::Result<
             quiet = 0;
             continue;
         }
+        heartbeat.stop();
         // The eventfd counts: what is written to it before this read makes it return at once.
         let read = parked.read_at(0, 8).await;
         ring.unpark();
@@ -200,6 +203,41 @@ async fn drive(shard: Rc<Shard>, mut turn: impl FnMut() -> usize) -> io::Result<
     }
     Ok(())
 }
+
+/// Keeps the executor from oversleeping. glommio 0.9 sleeps although tasks are ready when its
+/// preemption timer fires before the first of them ran (a process that lost its CPU at the wrong
+/// moment; seen within seconds on two busy cores, and for good). While the driver is awake a timer is
+/// armed, so such a sleep is short; and the preemption timer is long, so it is rare.
+#[derive(Default)]
+struct Heartbeat {
+    timer: Option<(Instant, glommio::timer::Timer)>,
+}
+
+impl Heartbeat {
+    /// Arms the timer anew when it has passed.
+    async fn beat(&mut self, now: Instant) {
+        if self.timer.as_ref().is_some_and(|(armed, _)| now.duration_since(*armed) < HEARTBEAT_EVERY) {
+            return;
+        }
+        let mut timer = glommio::timer::Timer::new(HEARTBEAT_EVERY);
+        // One poll registers it with the executor; who is woken is this task, which is ready anyway.
+        std::future::poll_fn(|context| {
+            let _ = std::pin::Pin::new(&mut timer).poll(context);
+            std::task::Poll::Ready(())
+        })
+        .await;
+        self.timer = Some((now, timer));
+    }
+
+    fn stop(&mut self) {
+        self.timer = None;
+    }
+}
+
+/// glommio's own timers and rings are not on the data path: how late it looks at them hurts nobody.
+const PREEMPT_EVERY: Duration = Duration::from_millis(100);
+/// The longest sleep with work to do; see [`Heartbeat`].
+const HEARTBEAT_EVERY: Duration = Duration::from_millis(5);
 
 /// The CPUs this process may use, in order.
 pub fn allowed_cpus() -> Vec<usize> {

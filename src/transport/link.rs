@@ -215,6 +215,14 @@ impl Link {
         sent
     }
 
+    /// A stream that found no room at all is woken when there is some.
+    fn wait_for_room(&self, token: u32) {
+        let mut queue = self.no_room.borrow_mut();
+        if !queue.contains(&token) {
+            queue.push_back(token);
+        }
+    }
+
     pub(super) fn end(&self, id: StreamId, trailers: &[u8]) {
         self.channel.borrow_mut().end(id, trailers);
         self.kick();
@@ -512,13 +520,17 @@ impl Stream {
     /// Connector: sends a head of the answer.
     ///
     /// # Errors
-    /// When it must wait, or is one interim head too many.
+    /// `Busy::Backlog`: the task is woken when there is room. `Busy::Full`: one interim head too many.
     pub fn head(&self, message: &[u8]) -> Result<(), Busy> {
         match &self.place {
-            Place::Here { link, id, .. } => {
-                link.channel.borrow_mut().head(*id, message)?;
-                link.kick();
-                Ok(())
+            Place::Here { link, id, token } => {
+                let done = link.channel.borrow_mut().head(*id, message);
+                match done {
+                    Ok(()) => link.kick(),
+                    Err(Busy::Backlog) => link.wait_for_room(*token),
+                    Err(Busy::Full | Busy::Draining | Busy::Closed) => {}
+                }
+                done
             }
             Place::There { .. } => Err(Busy::Closed),
         }

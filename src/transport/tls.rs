@@ -15,6 +15,7 @@ pub struct Tls {
     session: Session,
     handshaken: bool,
     peer_closed: bool,
+    refused_renegotiation: bool,
 }
 
 enum Session {
@@ -39,7 +40,7 @@ impl Tls {
     /// When the configuration cannot serve.
     pub fn server(config: Arc<ServerConfig>) -> Result<Tls, Error> {
         let session = Session::Server(Box::new(UnbufferedServerConnection::new(config)?));
-        Ok(Tls { session, handshaken: false, peer_closed: false })
+        Ok(Tls { session, handshaken: false, peer_closed: false, refused_renegotiation: false })
     }
 
     /// The dialling side; the first `receive` with no bytes writes its hello.
@@ -48,7 +49,7 @@ impl Tls {
     /// When the configuration cannot serve.
     pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Tls, Error> {
         let session = Session::Client(Box::new(UnbufferedClientConnection::new(config, name)?));
-        Ok(Tls { session, handshaken: false, peer_closed: false })
+        Ok(Tls { session, handshaken: false, peer_closed: false, refused_renegotiation: false })
     }
 
     /// Whether application data may be sent.
@@ -59,6 +60,12 @@ impl Tls {
     /// Whether the peer said that it sends nothing more.
     pub fn is_peer_closed(&self) -> bool {
         self.peer_closed
+    }
+
+    /// Whether the peer asked for another handshake (TLS 1.2) and was refused: servers that want a
+    /// certificate late do. After a handshake of TLS 1.2 nothing else makes rustls speak by itself.
+    pub fn has_refused_renegotiation(&self) -> bool {
+        self.refused_renegotiation && self.version() == Some(ProtocolVersion::TLSv1_2)
     }
 
     /// The peer's chain, leaf first, once the handshake is done.
@@ -88,7 +95,7 @@ impl Tls {
         out: &mut Vec<u8>,
         plain: &mut impl FnMut(&[u8]),
     ) -> Result<usize, Error> {
-        let Tls { session, handshaken, peer_closed } = self;
+        let Tls { session, handshaken, peer_closed, refused_renegotiation } = self;
         either!(session, connection => {
             let mut at = 0;
             loop {
@@ -102,7 +109,10 @@ impl Tls {
                             plain(record.payload);
                         }
                     }
-                    Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, out)?,
+                    Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                        *refused_renegotiation |= *handshaken;
+                        encode(&mut data, out)?;
+                    }
                     Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
                     Ok(ConnectionState::WriteTraffic(_)) => {
                         *handshaken = true;

@@ -1,0 +1,207 @@
+//! Heads between channel and origin: what the origin is told of a request, and the gateway of an
+//! answer.
+//!
+//! Bytes and values only; when they are sent is `exchange.rs`'s story.
+
+use std::net::IpAddr;
+
+use crate::auth::client_cert_field;
+use crate::channel::{Body, Identity, RequestMessage, ResponseStart, ResponseWriter, TooLarge};
+use crate::http::{
+    self, ConnectionTokens, Field, ResponseFraming, ResponseHead, forwarded_response_fields,
+    is_forwarded_request_field, write_content_length, write_end, write_field, write_request_line,
+};
+use crate::limits::REASON_SIZE_MAX;
+use crate::mapping::{Mapped, UrlMapping};
+use crate::refusal::Refusal;
+
+/// A client as origins are told of it; built once per identity.
+pub struct Client {
+    /// Value of `for` in `Forwarded`.
+    node: String,
+    /// Value of `Client-Cert`.
+    certificate: Option<String>,
+}
+
+impl Client {
+    /// What to say of this identity.
+    pub fn new(identity: &Identity<'_>) -> Client {
+        let node = match identity.peer {
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("\"[{address}]\""),
+        };
+        Client { node, certificate: identity.leaf.map(client_cert_field) }
+    }
+}
+
+/// Writes the head that goes to the origin. `client` only where the endpoint forwards identities.
+pub fn write_request(
+    out: &mut Vec<u8>,
+    request: &RequestMessage<'_>,
+    mapped: &Mapped<'_, '_>,
+    authority: &str,
+    client: Option<&Client>,
+) {
+    write_request_line(out, request.method, mapped.prefix, mapped.rest);
+    write_field(out, b"Host", authority.as_bytes());
+    // The gateway filtered already; what it may have missed must not reach an origin either.
+    let none = ConnectionTokens::default();
+    for field in request.fields() {
+        if is_forwarded_request_field(field.name, &none) && !is_connection_login(field.name, field.value) {
+            write_field(out, field.name, field.value);
+        }
+    }
+    match request.length {
+        Some(length) => write_content_length(out, length),
+        None if request.has_body => write_field(out, b"Transfer-Encoding", b"chunked"),
+        None => {}
+    }
+    if request.expect_continue && request.has_body {
+        write_field(out, b"Expect", b"100-continue");
+    }
+    write_field(out, b"X-CMG-Request-Id", &guid(&request.request_id));
+    if let Some(client) = client {
+        write_client(out, client, request.host);
+    }
+    write_end(out);
+}
+
+fn write_client(out: &mut Vec<u8>, client: &Client, host: &[u8]) {
+    out.extend_from_slice(b"Forwarded: for=");
+    out.extend_from_slice(client.node.as_bytes());
+    if http::is_host(host) {
+        // Quoted, because of a port's colon; a host holds nothing that would need more.
+        out.extend_from_slice(b";host=\"");
+        out.extend_from_slice(host);
+        out.extend_from_slice(b"\"");
+    }
+    out.extend_from_slice(b";proto=https\r\n");
+    if let Some(certificate) = &client.certificate {
+        write_field(out, b"Client-Cert", certificate.as_bytes());
+    }
+}
+
+/// Whether a request brings a login that would stay with the origin's connection, and so with whoever
+/// uses it next.
+fn is_connection_login(name: &[u8], value: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"authorization") && names_connection_scheme(value)
+}
+
+/// Whether a list of challenges or credentials names a scheme that authenticates the connection.
+fn names_connection_scheme(value: &[u8]) -> bool {
+    value.split(|byte| *byte == b',').any(|part| {
+        let scheme = part.trim_ascii_start().split(u8::is_ascii_whitespace).next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+    })
+}
+
+/// What a written answer says to who carries it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The origin offered a login that stays with its connection: it must not serve anybody else.
+    pub saw_connection_login: bool,
+}
+
+/// Writes the head that goes to the gateway, interim or final.
+///
+/// # Errors
+/// `Redirect`: it leads to where nothing is published. `BadGateway`: it does not fit one frame.
+pub fn write_answer(
+    out: &mut Vec<u8>,
+    head: &ResponseHead<'_, '_>,
+    mapping: &UrlMapping,
+    mapped: &Mapped<'_, '_>,
+) -> Result<Written, Refusal> {
+    let mut reason = [0; REASON_SIZE_MAX];
+    let start = ResponseStart {
+        status: head.status,
+        reason: told_reason(head, &mut reason),
+        length: told_length(head),
+        body: match head.framing {
+            ResponseFraming::None => Body::None,
+            ResponseFraming::Length(_) => Body::Length,
+            ResponseFraming::Chunked | ResponseFraming::UntilClose => Body::Unknown,
+        },
+    };
+    let mut writer = ResponseWriter::new(out, &start).map_err(too_large)?;
+    let mut written = Written { saw_connection_login: false };
+    for Field { name, value } in forwarded_response_fields(head) {
+        if is_login_offer(name) && names_connection_scheme(value) {
+            written.saw_connection_login = true;
+        } else if name.eq_ignore_ascii_case(b"location") {
+            write_location(&mut writer, head.status, value, mapping, mapped)?;
+        } else {
+            writer.field(name, value).map_err(too_large)?;
+        }
+    }
+    writer.finish();
+    Ok(written)
+}
+
+fn is_login_offer(name: &[u8]) -> bool {
+    name.len() == 16 && name.eq_ignore_ascii_case(b"www-authenticate")
+}
+
+fn write_location(
+    writer: &mut ResponseWriter<'_>,
+    status: u16,
+    location: &[u8],
+    mapping: &UrlMapping,
+    mapped: &Mapped<'_, '_>,
+) -> Result<(), Refusal> {
+    let mut external = Vec::new();
+    match mapping.map_back(mapped, location, &mut external) {
+        Ok(()) => writer.field(b"Location", &external).map_err(too_large),
+        Err(refusal) if status == 201 || (300..400).contains(&status) => Err(refusal),
+        // Elsewhere it means nothing, and an internal address is not told.
+        Err(_) => Ok(()),
+    }
+}
+
+fn too_large(_: TooLarge) -> Refusal {
+    Refusal::BadGateway
+}
+
+/// The length as declared; an interim answer or 204 has none, whatever it declares.
+fn told_length(head: &ResponseHead<'_, '_>) -> Option<u64> {
+    match head.framing {
+        ResponseFraming::None if head.status < 200 || head.status == 204 => None,
+        ResponseFraming::None => head.content_length,
+        ResponseFraming::Length(length) => Some(length),
+        ResponseFraming::Chunked | ResponseFraming::UntilClose => None,
+    }
+}
+
+/// The origin's reason; from status 400 up `CMGConnector_` and the reason without blanks.
+fn told_reason<'r>(head: &ResponseHead<'r, '_>, room: &'r mut [u8; REASON_SIZE_MAX]) -> &'r [u8] {
+    if head.status < 400 {
+        return &head.reason[..head.reason.len().min(REASON_SIZE_MAX)];
+    }
+    let standard = axum::http::StatusCode::from_u16(head.status).ok();
+    let standard = standard.and_then(|status| status.canonical_reason()).unwrap_or("Error");
+    let reason = if head.reason.is_empty() { standard.as_bytes() } else { head.reason };
+    let visible = reason.iter().filter(|byte| byte.is_ascii_graphic());
+    let mut size = 0;
+    for (slot, byte) in room.iter_mut().zip(PREFIX.iter().chain(visible)) {
+        *slot = *byte;
+        size += 1;
+    }
+    &room[..size]
+}
+
+const PREFIX: &[u8] = b"CMGConnector_";
+
+/// A request id as a GUID: lower case, in the order of its bytes.
+pub fn guid(id: &[u8; 16]) -> [u8; 36] {
+    let mut text = [b'-'; 36];
+    let places = (0..36).filter(|place| !matches!(place, 8 | 13 | 18 | 23));
+    let nibbles = id.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    for (place, nibble) in places.zip(nibbles) {
+        text[place] = b"0123456789abcdef"[usize::from(nibble)];
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "head_tests.rs"]
+mod tests;

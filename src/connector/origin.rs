@@ -1,0 +1,378 @@
+//! Connections to one origin, as one shard holds them: at rest, in use, waited for.
+//!
+//! Those at rest keep a receive armed, so that an origin that closes one is noticed before the next
+//! request goes out on it. What is said on a connection belongs to `exchange.rs`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::names::Name;
+use super::plan::{OriginPlan, Plan};
+use super::wait::within;
+use crate::channel::ResetCode;
+use crate::limits;
+use crate::refusal::Refusal;
+use crate::shard::{Deadline, Shard, Socket};
+use crate::transport::{Tls, Wire, listen};
+
+/// Which connection a request may go out on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Any that is not known to be closed.
+    Any,
+    /// A new one, or one used so recently that the origin cannot be about to close it.
+    Recent,
+    /// A new one.
+    Fresh,
+}
+
+/// A connection in use. Dropped, it is closed and its place goes to who waits.
+pub struct Connection {
+    /// What is said on it.
+    pub wire: Wire,
+    /// Of the exchange on it; it stays with the connection so that moving it costs nothing.
+    pub deadline: Deadline,
+    /// No request went out on it before.
+    pub is_fresh: bool,
+    lease: Lease,
+}
+
+impl Connection {
+    /// Gives it back for the next request. Nothing of an answer may be left on it.
+    pub fn give_back(self) {
+        let Connection { mut wire, deadline, mut lease, .. } = self;
+        wire.use_own_buffer(false);
+        deadline.clear();
+        // Whoever waited on it does so no more, and must not be kept by it.
+        let nobody = Context::from_waker(Waker::noop());
+        let _ = deadline.poll(&nobody);
+        if !is_alive(&mut wire) {
+            return;
+        }
+        lease.is_open = false;
+        let since = lease.origin.shard.now();
+        lease.origin.take_back(Resting { wire, deadline, since });
+    }
+}
+
+/// A place among the connections of an origin.
+struct Lease {
+    origin: Rc<Origin>,
+    /// False once the connection rests: then the place is the resting one's.
+    is_open: bool,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.origin.place_free();
+        }
+    }
+}
+
+struct Resting {
+    wire: Wire,
+    deadline: Deadline,
+    since: Instant,
+}
+
+/// What a request in the queue is given.
+enum Grant {
+    Waiting(Waker),
+    Connection(Box<Resting>),
+    /// It may make a connection in a place that another left.
+    Place,
+    /// It waits no more, or has what it was given.
+    Gone,
+}
+
+/// See the file's head.
+pub struct Origin {
+    shard: Rc<Shard>,
+    plan: Arc<Plan>,
+    index: usize,
+    name: Name,
+    /// The one used last at the end.
+    resting: RefCell<Vec<Resting>>,
+    /// Connections in use, at rest and being made.
+    open: Cell<usize>,
+    waiting: RefCell<VecDeque<Rc<RefCell<Grant>>>>,
+    is_sweeping: Cell<bool>,
+}
+
+impl Origin {
+    /// The origin with this number in the plan; nothing is dialled yet.
+    pub fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, index: usize) -> Rc<Origin> {
+        let name = Name::new(&plan.origins[index].host, plan.origins[index].port);
+        let (resting, waiting) = Default::default();
+        let (open, is_sweeping) = Default::default();
+        let (shard, plan) = (shard.clone(), plan.clone());
+        Rc::new(Origin { shard, plan, index, name, resting, open, waiting, is_sweeping })
+    }
+
+    /// What the settings say of it.
+    pub fn plan(&self) -> &OriginPlan {
+        &self.plan.origins[self.index]
+    }
+
+    /// A connection for one request; nothing was sent when there is none.
+    ///
+    /// # Errors
+    /// `NotBegun` after too long a wait for a free one, `BadGateway` or `GatewayTimeout` when none can
+    /// be made.
+    pub async fn connection(self: &Rc<Self>, want: Want) -> Result<Connection, ResetCode> {
+        if let Some(resting) = self.take_resting(want) {
+            return Ok(self.lend(resting));
+        }
+        if self.open.get() >= self.plan().connections_max && !self.retire_oldest() {
+            return self.wait_for_one(want).await;
+        }
+        self.open.set(self.open.get() + 1);
+        self.dial(self.lease()).await
+    }
+
+    fn lease(self: &Rc<Self>) -> Lease {
+        Lease { origin: self.clone(), is_open: true }
+    }
+
+    fn lend(self: &Rc<Self>, resting: Resting) -> Connection {
+        let Resting { wire, deadline, .. } = resting;
+        Connection { wire, deadline, is_fresh: false, lease: self.lease() }
+    }
+
+    // ── at rest ─────────────────────────────────────────────────────────────────────────────────
+
+    fn take_resting(&self, want: Want) -> Option<Resting> {
+        let idle_max = match want {
+            Want::Any => self.plan.limits.origin_idle,
+            Want::Recent => self.plan.limits.origin_idle / 2,
+            Want::Fresh => return None,
+        };
+        loop {
+            // The last one is the youngest; if it is too old, all are.
+            let is_recent = |resting: &Resting| self.age(resting) < idle_max;
+            let mut resting = self.resting.borrow_mut().pop_if(|resting| is_recent(resting))?;
+            if is_alive(&mut resting.wire) {
+                return Some(resting);
+            }
+            self.open.set(self.open.get() - 1);
+        }
+    }
+
+    fn age(&self, resting: &Resting) -> Duration {
+        self.shard.now().saturating_duration_since(resting.since)
+    }
+
+    /// Closes the connection at rest the longest, to make room; whether there was one.
+    fn retire_oldest(&self) -> bool {
+        let mut resting = self.resting.borrow_mut();
+        if resting.is_empty() {
+            return false;
+        }
+        drop(resting.remove(0));
+        self.open.set(self.open.get() - 1);
+        true
+    }
+
+    fn take_back(self: &Rc<Self>, resting: Resting) {
+        if let Some(grant) = self.next_waiting() {
+            hand(&grant, Grant::Connection(Box::new(resting)));
+            return;
+        }
+        self.resting.borrow_mut().push(resting);
+        if !self.is_sweeping.replace(true) {
+            self.shard.spawn("sweep", self.clone().sweep());
+        }
+    }
+
+    /// Closes what rested too long or was closed by the origin; runs only while something rests.
+    async fn sweep(self: Rc<Self>) {
+        loop {
+            let idle_max = self.plan.limits.origin_idle;
+            let oldest = self.resting.borrow().first().map(|resting| self.age(resting));
+            let Some(oldest) = oldest else { break };
+            self.shard.sleep(idle_max.saturating_sub(oldest).max(SWEEP_EVERY_MIN)).await;
+            let mut resting = self.resting.borrow_mut();
+            let before = resting.len();
+            resting.retain_mut(|one| self.age(one) < idle_max && is_alive(&mut one.wire));
+            self.open.set(self.open.get() - (before - resting.len()));
+        }
+        self.is_sweeping.set(false);
+    }
+
+    // ── waiting for a free one ──────────────────────────────────────────────────────────────────
+
+    async fn wait_for_one(self: &Rc<Self>, want: Want) -> Result<Connection, ResetCode> {
+        if !self.has_queue_room() {
+            return Err(ResetCode::NotBegun);
+        }
+        let ticket = Ticket { origin: self.clone(), grant: Rc::new(RefCell::new(Grant::Gone)) };
+        let granted = within(&self.shard, self.plan.limits.wait, ticket.granted()).await;
+        match granted.ok_or(ResetCode::NotBegun)? {
+            Grant::Connection(resting) if want != Want::Fresh => Ok(self.lend(*resting)),
+            Grant::Connection(resting) => {
+                drop(resting);
+                self.dial(self.lease()).await
+            }
+            Grant::Place => self.dial(self.lease()).await,
+            Grant::Waiting(_) | Grant::Gone => Err(ResetCode::NotBegun),
+        }
+    }
+
+    fn has_queue_room(&self) -> bool {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() >= limits::ORIGIN_WAITING_MAX {
+            // Those that gave up stand in it still.
+            waiting.retain(|grant| matches!(*grant.borrow(), Grant::Waiting(_)));
+        }
+        waiting.len() < limits::ORIGIN_WAITING_MAX
+    }
+
+    fn next_waiting(&self) -> Option<Rc<RefCell<Grant>>> {
+        let mut waiting = self.waiting.borrow_mut();
+        loop {
+            let grant = waiting.pop_front()?;
+            if matches!(*grant.borrow(), Grant::Waiting(_)) {
+                return Some(grant);
+            }
+        }
+    }
+
+    /// A connection was closed: its place goes to who waits longest.
+    fn place_free(&self) {
+        match self.next_waiting() {
+            Some(grant) => hand(&grant, Grant::Place),
+            None => self.open.set(self.open.get() - 1),
+        }
+    }
+
+    // ── dialling ────────────────────────────────────────────────────────────────────────────────
+
+    async fn dial(&self, lease: Lease) -> Result<Connection, ResetCode> {
+        let (deadline, wait) = (self.shard.deadline(), self.plan.limits.connect);
+        match within(&self.shard, wait, self.connect()).await {
+            Some(Ok(wire)) => Ok(Connection { wire, deadline, is_fresh: true, lease }),
+            Some(Err(error)) => {
+                let authority = &self.plan().authority;
+                tracing::warn!(origin = authority, %error, "the origin cannot be reached");
+                if wants_certificate(&error) {
+                    tell_certificate_wanted(authority);
+                }
+                Err(refusal_of(&error).into())
+            }
+            None => {
+                tracing::warn!(origin = self.plan().authority, "the origin does not accept in time");
+                Err(Refusal::GatewayTimeout.into())
+            }
+        }
+    }
+
+    async fn connect(&self) -> io::Result<Wire> {
+        let addresses = self.name.addresses(&self.shard).await?;
+        let mut wire = Wire::new(connect_any(&self.shard, &addresses).await?, self.tls()?);
+        wire.handshake().await?;
+        Ok(wire)
+    }
+
+    fn tls(&self) -> io::Result<Option<Tls>> {
+        let Some((config, name)) = &self.plan().tls else { return Ok(None) };
+        Tls::client(config.clone(), name.clone()).map(Some).map_err(io::Error::other)
+    }
+}
+
+/// The first of these addresses that accepts.
+pub async fn connect_any(shard: &Shard, addresses: &[SocketAddr]) -> io::Result<Socket> {
+    let mut outcome = Err(io::ErrorKind::NotFound.into());
+    for address in addresses {
+        let socket = Socket::adopt(&shard.ring, listen::dialler(*address)?)?;
+        match socket.connect(address).await {
+            Ok(()) => return Ok(socket),
+            Err(error) => outcome = Err(error),
+        }
+    }
+    outcome
+}
+
+/// Whether a connection without a request stands and is silent. Arms its receive.
+fn is_alive(wire: &mut Wire) -> bool {
+    wire.received().is_empty() && wire.poll_fill(&Context::from_waker(Waker::noop())).is_pending()
+}
+
+/// What a failure of the connection means to the client.
+pub fn refusal_of(error: &io::Error) -> Refusal {
+    if wants_certificate(error) { Refusal::ConnectorCertificateRequired } else { Refusal::BadGateway }
+}
+
+/// Whether the origin asked for our certificate late, or missed it: rustls refuses a request behind the
+/// handshake (TLS 1.3), which IIS sends unless told to ask in the handshake.
+fn wants_certificate(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InappropriateHandshakeMessage { got_type, .. }) => {
+            *got_type == rustls::HandshakeType::CertificateRequest
+        }
+        Some(rustls::Error::AlertReceived(alert)) => *alert == rustls::AlertDescription::CertificateRequired,
+        _ => false,
+    }
+}
+
+/// Says what an operator can do about an origin that wants our certificate.
+pub fn tell_certificate_wanted(authority: &str) {
+    tracing::warn!(
+        origin = authority,
+        "the origin wants the connection point's certificate: name one for it in the site's settings; if one is \
+         named, the origin asks behind the handshake: with IIS set clientcertnegotiation=enable on its binding \
+         (netsh http), so that it asks in it"
+    );
+}
+
+/// A request's place in the queue. What was handed to it and not taken goes on to the next.
+struct Ticket {
+    origin: Rc<Origin>,
+    grant: Rc<RefCell<Grant>>,
+}
+
+impl Ticket {
+    async fn granted(&self) -> Grant {
+        let mut is_queued = false;
+        std::future::poll_fn(|context| {
+            let mut grant = self.grant.borrow_mut();
+            if matches!(*grant, Grant::Connection(_) | Grant::Place) {
+                return Poll::Ready(std::mem::replace(&mut *grant, Grant::Gone));
+            }
+            *grant = Grant::Waiting(context.waker().clone());
+            if !std::mem::replace(&mut is_queued, true) {
+                self.origin.waiting.borrow_mut().push_back(self.grant.clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let grant = std::mem::replace(&mut *self.grant.borrow_mut(), Grant::Gone);
+        match grant {
+            Grant::Connection(resting) => self.origin.take_back(*resting),
+            Grant::Place => self.origin.place_free(),
+            Grant::Waiting(_) | Grant::Gone => {}
+        }
+    }
+}
+
+fn hand(to: &RefCell<Grant>, what: Grant) {
+    let before = std::mem::replace(&mut *to.borrow_mut(), what);
+    if let Grant::Waiting(waker) = before {
+        waker.wake();
+    }
+}
+
+/// Sweeping is not worth more turns than this.
+const SWEEP_EVERY_MIN: Duration = Duration::from_secs(1);

@@ -1,0 +1,508 @@
+//! One request on one origin connection: both directions at once, in bounded memory.
+//!
+//! Nothing is read that cannot be passed on: a slow client leaves the answer with the origin, a slow
+//! origin leaves the body with the gateway. One task, one poll; every wait has the deadline that fits
+//! whom it waits for.
+
+use std::io;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::Here;
+use super::head::{self, Client, Written};
+use super::origin::{Connection, refusal_of, tell_certificate_wanted};
+use crate::channel::{
+    Body, Busy, RequestMessage, ResetCode, ResponseStart, ResponseWriter, TrailersWriter, parse_trailers,
+};
+use crate::http::{
+    BodyReader, Field, FieldScratch, Parsed, Step, chunk_end, chunk_header, forwarded_trailer_fields,
+    last_chunk, parse_response,
+};
+use crate::limits;
+use crate::mapping::Mapped;
+use crate::refusal::Refusal;
+use crate::transport::{Stream, Tls, Wire};
+
+/// Why an exchange ended before its answer was whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The gateway waits no more.
+    Left,
+    /// The origin closed before the first byte of an answer.
+    Died,
+    /// Turned away; nothing of an answer was passed on.
+    Refused(Refusal),
+    /// The answer broke off behind its head.
+    Broke,
+    /// The gateway's side of the exchange makes no sense.
+    Protocol,
+}
+
+impl Fault {
+    /// What the gateway is told; the log gets the rest.
+    pub fn told(self, request: &RequestMessage<'_>, authority: &str) -> ResetCode {
+        let id = head::guid(&request.request_id);
+        let id = std::str::from_utf8(&id).unwrap_or_default();
+        if self == Fault::Refused(Refusal::ConnectorCertificateRequired) {
+            tell_certificate_wanted(authority);
+        }
+        if self != Fault::Left {
+            tracing::info!(request = id, origin = authority, fault = ?self, "the exchange failed");
+        }
+        match self {
+            Fault::Left => ResetCode::Cancelled,
+            Fault::Died => Refusal::BadGateway.into(),
+            Fault::Refused(refusal) => refusal.into(),
+            Fault::Broke => ResetCode::OriginBroke,
+            Fault::Protocol => ResetCode::Protocol,
+        }
+    }
+}
+
+/// The request's body.
+/// Held ── 100, or time passed ──▶ Flowing ── end, all written ──▶ Whole
+/// Held ── final answer ──▶ Abandoned        Flowing ── origin takes no more ──▶ Abandoned
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Held { until: Instant },
+    Flowing,
+    Whole,
+    Abandoned,
+}
+
+/// The answer. Awaited ── final head ──▶ Flowing ── all ──▶ Ended
+enum Answering {
+    Awaited,
+    Flowing(BodyReader),
+    Ended,
+}
+
+/// What the answer's direction does next.
+enum Next {
+    Again,
+    /// More bytes of the origin are needed.
+    Fill,
+    /// The channel takes nothing now; it wakes us.
+    Blocked,
+}
+
+/// See the file's head.
+pub struct Relay<'r> {
+    here: &'r Here,
+    stream: &'r Stream,
+    connection: Connection,
+    request: &'r RequestMessage<'r>,
+    mapped: &'r Mapped<'r, 'r>,
+    sending: Sending,
+    answering: Answering,
+    /// A head that the channel had no room for.
+    head: Option<Vec<u8>>,
+    /// Body bytes at the front of what was received that the reader is done with and the channel not.
+    owed: usize,
+    sent_size: u64,
+    answer_due: Instant,
+    /// The client was told to go on.
+    has_continued: bool,
+    interims: usize,
+    has_heard: bool,
+    keeps_alive: bool,
+    saw_connection_login: bool,
+}
+
+impl<'r> Relay<'r> {
+    /// The request's head is written, not sent yet.
+    pub fn new(
+        here: &'r Here,
+        stream: &'r Stream,
+        mut connection: Connection,
+        request: &'r RequestMessage<'r>,
+        mapped: &'r Mapped<'r, 'r>,
+        client: Option<&Client>,
+    ) -> Relay<'r> {
+        let now = here.shard.now();
+        let mut bytes = here.shard.ring.pool.borrow_mut().small();
+        let authority = &here.plan.origins[mapped.origin].authority;
+        head::write_request(&mut bytes, request, mapped, authority, client);
+        let written = connection.wire.write(&bytes);
+        here.shard.ring.pool.borrow_mut().give_back(bytes);
+        let sending = match (written.is_ok(), request.has_body, request.expect_continue) {
+            (false, ..) => Sending::Abandoned,
+            (true, true, true) => Sending::Held { until: now + limits::CONTINUE_WITHIN },
+            (true, true, false) => Sending::Flowing,
+            (true, false, _) => Sending::Whole,
+        };
+        Relay {
+            here,
+            stream,
+            connection,
+            request,
+            mapped,
+            sending,
+            answering: Answering::Awaited,
+            head: None,
+            owed: 0,
+            sent_size: 0,
+            answer_due: now + here.plan.limits.answer,
+            has_continued: !request.expect_continue,
+            interims: 0,
+            has_heard: false,
+            keeps_alive: false,
+            saw_connection_login: false,
+        }
+    }
+
+    /// Carries request and answer; the connection is kept when nothing is left on it.
+    pub async fn run(mut self) -> Result<(), Fault> {
+        std::future::poll_fn(|context| self.poll(context)).await?;
+        let is_clean = self.connection.wire.received().is_empty() && self.connection.wire.unsent() == 0;
+        if self.keeps_alive && self.sending == Sending::Whole && is_clean && !self.saw_connection_login {
+            self.connection.give_back();
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        match self.step(context) {
+            Err(fault) => return Poll::Ready(Err(fault)),
+            Ok(()) if matches!(self.answering, Answering::Ended) => return Poll::Ready(Ok(())),
+            Ok(()) => {}
+        }
+        self.stream.mailbox().watch(context);
+        self.connection.wire.watch(context);
+        match self.patience() {
+            Some(wait) => self.connection.deadline.set(self.here.shard.now(), wait),
+            None => self.connection.deadline.clear(),
+        }
+        if self.connection.deadline.poll(context) {
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    fn step(&mut self, context: &Context<'_>) -> Result<(), Fault> {
+        if self.stream.mailbox().broken().is_some() {
+            return Err(Fault::Left);
+        }
+        if self.connection.deadline.has_passed() {
+            self.hear_deadline()?;
+        }
+        self.pass_request(context)?;
+        self.pass_answer(context)?;
+        if self.sending == Sending::Flowing {
+            // A 100 in the answer's direction may just have let the body go.
+            self.pass_request(context)?;
+        }
+        Ok(())
+    }
+
+    /// How long to wait for whom we wait for. Nobody waits here for a slow client: the gateway does.
+    fn patience(&self) -> Option<Duration> {
+        let now = self.here.shard.now();
+        let limits = &self.here.plan.limits;
+        match (&self.answering, self.sending) {
+            (Answering::Ended, _) => None,
+            (Answering::Flowing(_), _) => (self.owed == 0 && self.head.is_none()).then_some(limits.body),
+            (Answering::Awaited, Sending::Held { until }) => Some(until.saturating_duration_since(now)),
+            (Answering::Awaited, Sending::Flowing) => {
+                (!self.connection.wire.is_flushed()).then_some(limits.body)
+            }
+            (Answering::Awaited, Sending::Whole | Sending::Abandoned) => {
+                Some(self.answer_due.saturating_duration_since(now))
+            }
+        }
+    }
+
+    fn hear_deadline(&mut self) -> Result<(), Fault> {
+        match (&self.answering, self.sending) {
+            (Answering::Awaited, Sending::Held { until }) if until <= self.here.shard.now() => {
+                self.begin_body()
+            }
+            (Answering::Awaited, Sending::Held { .. }) => Ok(()),
+            (Answering::Awaited, _) => Err(Fault::Refused(Refusal::GatewayTimeout)),
+            (Answering::Flowing(_) | Answering::Ended, _) => Err(Fault::Broke),
+        }
+    }
+
+    // ── the request's direction ─────────────────────────────────────────────────────────────────
+
+    /// The body may go: the origin said 100, or said nothing for long enough.
+    fn begin_body(&mut self) -> Result<(), Fault> {
+        self.sending = Sending::Flowing;
+        if !std::mem::replace(&mut self.has_continued, true) {
+            let mut message = self.here.shard.ring.pool.borrow_mut().small();
+            let start = ResponseStart { status: 100, reason: b"Continue", length: None, body: Body::None };
+            ResponseWriter::new(&mut message, &start)
+                .map_err(|_| Fault::Refused(Refusal::BadGateway))?
+                .finish();
+            self.head = Some(message);
+        }
+        Ok(())
+    }
+
+    fn pass_request(&mut self, context: &Context<'_>) -> Result<(), Fault> {
+        loop {
+            while self.sending == Sending::Flowing && self.connection.wire.has_room() && self.pass_piece()? {}
+            match self.connection.wire.poll_room(context) {
+                Poll::Ready(Ok(())) if self.has_more_to_send() => {}
+                Poll::Ready(Ok(())) | Poll::Pending => return Ok(()),
+                Poll::Ready(Err(_)) => {
+                    // It may have answered before it closed; what there is will be read.
+                    self.abandon();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn has_more_to_send(&self) -> bool {
+        self.sending == Sending::Flowing && !self.stream.data().is_empty()
+    }
+
+    fn abandon(&mut self) {
+        self.sending = Sending::Abandoned;
+        self.answer_due = self.here.shard.now() + self.here.plan.limits.answer;
+    }
+
+    /// Moves some of the body to the wire; whether there was any.
+    fn pass_piece(&mut self) -> Result<bool, Fault> {
+        let data = self.stream.data();
+        if data.is_empty() {
+            drop(data);
+            if self.stream.mailbox().has_end() {
+                self.end_body()?;
+            }
+            return Ok(false);
+        }
+        let size = data.len().min(limits::TRANSFER_BUFFER_SIZE);
+        self.sent_size += size as u64;
+        self.check_size()?;
+        let wire = &mut self.connection.wire;
+        let written = write_piece(wire, &data[..size], self.request.length.is_none());
+        drop(data);
+        self.stream.consume(size);
+        if written.is_err() {
+            self.abandon();
+        }
+        Ok(true)
+    }
+
+    fn check_size(&self) -> Result<(), Fault> {
+        match self.request.length {
+            Some(length) if self.sent_size > length => Err(Fault::Protocol),
+            None if self.sent_size > self.mapped.endpoint.request_length_max => {
+                Err(Fault::Refused(Refusal::ContentTooLarge))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn end_body(&mut self) -> Result<(), Fault> {
+        if self.request.length.is_some_and(|length| length != self.sent_size) {
+            return Err(Fault::Protocol);
+        }
+        self.sending = Sending::Whole;
+        self.answer_due = self.here.shard.now() + self.here.plan.limits.answer;
+        if self.request.length.is_none() {
+            let trailers = self.stream.mailbox().trailers();
+            let fields = parse_trailers(&trailers).map_err(|_| Fault::Protocol)?;
+            let fields = fields.map(|field| Field { name: field.name, value: field.value });
+            let mut bytes = self.here.shard.ring.pool.borrow_mut().small();
+            last_chunk(&mut bytes, forwarded_trailer_fields(fields));
+            let written = self.connection.wire.write(&bytes);
+            self.here.shard.ring.pool.borrow_mut().give_back(bytes);
+            drop(trailers);
+            if written.is_err() {
+                self.abandon();
+            }
+        }
+        Ok(())
+    }
+
+    // ── the answer's direction ──────────────────────────────────────────────────────────────────
+
+    fn pass_answer(&mut self, context: &Context<'_>) -> Result<(), Fault> {
+        loop {
+            let next = match &self.answering {
+                _ if self.head.is_some() => self.send_head(),
+                Answering::Awaited => self.read_head()?,
+                Answering::Flowing(_) => self.pass_body()?,
+                Answering::Ended => return Ok(()),
+            };
+            match next {
+                Next::Again => {}
+                Next::Blocked => {
+                    // What the origin sends meanwhile stays with it.
+                    self.connection.wire.use_own_buffer(true);
+                    self.connection.wire.pause();
+                    return Ok(());
+                }
+                Next::Fill => match self.connection.wire.poll_fill(context) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(true)) => self.has_heard = true,
+                    Poll::Ready(Ok(false)) => self.hear_close(None)?,
+                    Poll::Ready(Err(error)) => self.hear_close(Some(&error))?,
+                },
+            }
+        }
+    }
+
+    fn send_head(&mut self) -> Next {
+        let Some(message) = self.head.take() else { return Next::Again };
+        if self.stream.head(&message) == Err(Busy::Backlog) {
+            self.head = Some(message);
+            return Next::Blocked;
+        }
+        // An interim answer that finds its count full is dropped; a closed channel breaks the stream.
+        self.here.shard.ring.pool.borrow_mut().give_back(message);
+        Next::Again
+    }
+
+    fn read_head(&mut self) -> Result<Next, Fault> {
+        let bytes = self.connection.wire.received();
+        if bytes.is_empty() {
+            return Ok(Next::Fill);
+        }
+        let mut scratch = FieldScratch::new();
+        let is_head = self.request.method == b"HEAD";
+        let parsed = parse_response(bytes, is_head, &mut scratch);
+        let (head, size) = match parsed {
+            Ok(Parsed::Complete { head, size }) if head.status != 101 => (head, size),
+            Ok(Parsed::Partial) => return Ok(Next::Fill),
+            Ok(Parsed::Complete { .. }) => return Err(Fault::Refused(Refusal::BadGateway)),
+            Err(error) => return Err(Fault::Refused(error.origin_refusal())),
+        };
+        let mut message = self.here.shard.ring.pool.borrow_mut().small();
+        let Written { saw_connection_login } =
+            head::write_answer(&mut message, &head, &self.here.plan.mapping, self.mapped)
+                .map_err(Fault::Refused)?;
+        self.saw_connection_login |= saw_connection_login;
+        let (status, is_interim) = (head.status, head.is_interim());
+        if !is_interim {
+            self.keeps_alive = head.keep_alive;
+            self.answering = Answering::Flowing(BodyReader::of_response(head.framing));
+        }
+        self.connection.wire.consume(size);
+        self.take_head(message, status, is_interim);
+        Ok(Next::Again)
+    }
+
+    /// Passes a head on, unless it is an interim one that nobody waits for.
+    fn take_head(&mut self, message: Vec<u8>, status: u16, is_interim: bool) {
+        let is_told = match (is_interim, status) {
+            (false, _) => true,
+            (true, 100) => !std::mem::replace(&mut self.has_continued, true),
+            (true, _) => {
+                self.interims += 1;
+                // One is kept for a 100 of ours.
+                self.interims < limits::INTERIM_COUNT_MAX
+            }
+        };
+        if let Sending::Held { .. } = self.sending {
+            match (is_interim, status) {
+                (true, 100) => self.sending = Sending::Flowing,
+                (true, _) => {}
+                (false, _) => self.sending = Sending::Abandoned,
+            }
+        }
+        if is_told {
+            self.head = Some(message);
+        } else {
+            self.here.shard.ring.pool.borrow_mut().give_back(message);
+        }
+    }
+
+    fn pass_body(&mut self) -> Result<Next, Fault> {
+        let wire = &mut self.connection.wire;
+        if self.owed > 0 {
+            let taken = self.stream.send(&wire.received()[..self.owed]);
+            wire.consume(taken);
+            self.owed -= taken;
+            return Ok(if self.owed > 0 { Next::Blocked } else { Next::Again });
+        }
+        let Answering::Flowing(reader) = &mut self.answering else { return Ok(Next::Again) };
+        match reader.next(wire.received()).map_err(|_| Fault::Broke)? {
+            Step::Data { consumed, data } => {
+                self.owed = data.len();
+                let framing = consumed - data.len();
+                wire.consume(framing);
+                Ok(Next::Again)
+            }
+            Step::More { consumed } => {
+                wire.consume(consumed);
+                if reader.remaining_hint().is_none_or(|rest| rest > LARGE_BODY_SIZE) {
+                    wire.use_own_buffer(true);
+                }
+                Ok(Next::Fill)
+            }
+            Step::End { consumed } => {
+                wire.consume(consumed);
+                self.end_answer();
+                Ok(Next::Again)
+            }
+        }
+    }
+
+    fn end_answer(&mut self) {
+        let Answering::Flowing(reader) = std::mem::replace(&mut self.answering, Answering::Ended) else {
+            return;
+        };
+        let mut fields = forwarded_trailer_fields(reader.trailers()).peekable();
+        if fields.peek().is_none() {
+            self.stream.end(&[]);
+            return;
+        }
+        let mut trailers = Vec::new();
+        let mut writer = TrailersWriter::new(&mut trailers);
+        for Field { name, value } in fields {
+            // Bounded as the origin's were; one field too many for a frame is left out.
+            let _ = writer.field(name, value);
+        }
+        writer.finish();
+        self.stream.end(&trailers);
+    }
+
+    /// The origin sends nothing more.
+    fn hear_close(&mut self, error: Option<&io::Error>) -> Result<(), Fault> {
+        let wire = &self.connection.wire;
+        match &mut self.answering {
+            Answering::Awaited => {
+                if error.map(refusal_of) == Some(Refusal::ConnectorCertificateRequired)
+                    || wire.tls().is_some_and(Tls::has_refused_renegotiation)
+                {
+                    return Err(Fault::Refused(Refusal::ConnectorCertificateRequired));
+                }
+                Err(if self.has_heard { Fault::Refused(Refusal::BadGateway) } else { Fault::Died })
+            }
+            // A cut must not pass for an end: without TLS's closing alert it could be one.
+            Answering::Flowing(reader) if error.is_none() && wire.is_cleanly_closed() => {
+                reader.handle_eof().map_err(|_| Fault::Broke)
+            }
+            Answering::Flowing(_) | Answering::Ended => Err(Fault::Broke),
+        }
+    }
+}
+
+/// Writes body bytes, as one chunk where the body has no length.
+fn write_piece(wire: &mut Wire, data: &[u8], is_chunked: bool) -> io::Result<()> {
+    if wire.unsent() > 0 && wire.unsent() + data.len() > HEAD_AND_BODY_SIZE {
+        // The head goes ahead, so that a large piece finds a large buffer.
+        wire.start_send()?;
+    }
+    if !is_chunked {
+        return wire.write(data);
+    }
+    let mut line = Vec::with_capacity(CHUNK_LINE_ROOM);
+    chunk_header(data.len(), &mut line);
+    wire.write(&line)?;
+    wire.write(data)?;
+    line.clear();
+    chunk_end(&mut line);
+    wire.write(&line)
+}
+
+/// From here on a body is received into a buffer of its own, and not reading it holds the origin back.
+const LARGE_BODY_SIZE: u64 = 16 * 1024;
+/// A head and a small body leave together.
+const HEAD_AND_BODY_SIZE: usize = 1_536;
+/// Sixteen digits and CRLF.
+const CHUNK_LINE_ROOM: usize = 18;
