@@ -127,8 +127,9 @@ impl Tls {
                     // Early data is never offered; a new state would be one this code cannot know.
                     Ok(_) => return Err(Error::General("unexpected TLS state".into())),
                     Err(error) => {
-                        // rustls has an alert ready that names the error to the peer.
-                        if let Ok(ConnectionState::EncodeTlsData(mut alert)) =
+                        // rustls has an alert ready that names the error to the peer, perhaps behind
+                        // the flight that it belongs to.
+                        while let Ok(ConnectionState::EncodeTlsData(mut alert)) =
                             connection.process_tls_records(&mut []).state
                         {
                             let _ = encode(&mut alert, out);
