@@ -15,8 +15,8 @@ use std::thread;
 use std::time::Duration;
 
 use cmg::channel::{
-    Acknowledgement, Body, Hello, HelloReply, Identity, Publication, RequestStart, RequestWriter, ResponseMessage,
-    ResetCode, Side, VERSION, Verdict, frame, parse_trailers,
+    Acknowledgement, Body, Hello, HelloReply, Identity, Publication, RequestStart, RequestWriter, ResetCode,
+    ResponseMessage, Side, VERSION, Verdict, frame, parse_trailers,
 };
 use cmg::pki::{Pki, gateway_tls_name};
 use cmg::refusal::Refusal;
@@ -36,6 +36,7 @@ fn origin() -> SocketAddr {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let stream = stream.unwrap();
+            stream.set_nodelay(true).unwrap();
             thread::spawn(move || while answer(&stream).unwrap_or(false) {});
         }
     });
@@ -46,12 +47,14 @@ fn origin() -> SocketAddr {
 /// `is_old`.
 fn tls_origin(files: &Pki, ca: &[CertificateDer<'static>], is_old: bool) -> (SocketAddr, [u8; 32]) {
     let pair = files.server(&["localhost".to_owned()], &[]).unwrap();
-    let chain: Vec<_> = CertificateDer::pem_file_iter(&pair.certificate).unwrap().map(Result::unwrap).collect();
+    let chain: Vec<_> =
+        CertificateDer::pem_file_iter(&pair.certificate).unwrap().map(Result::unwrap).collect();
     let thumbprint = ring::digest::digest(&ring::digest::SHA256, &chain[0]).as_ref().try_into().unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca[0].clone()).unwrap();
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
     let versions = if is_old { [&rustls::version::TLS12] } else { [&rustls::version::TLS13] };
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&versions)
@@ -77,7 +80,8 @@ fn tls_origin(files: &Pki, ca: &[CertificateDer<'static>], is_old: bool) -> (Soc
                     if bytes.ends_with(b"\r\n\r\n") {
                         let certificates = stream.conn.peer_certificates().map_or(0, <[_]>::len);
                         let text = format!("{certificates} certificate");
-                        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()).unwrap();
+                        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())
+                            .unwrap();
                         bytes.clear();
                     }
                 }
@@ -304,12 +308,16 @@ async fn ask_on(gateway: &Gateway, link: &Rc<Link>, request: Request<'_>) -> Res
                 continue;
             }
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-            let mut fields: Vec<_> = head.fields().map(|field| (text(field.name), text(field.value))).collect();
-            if head.body == Body::None && let Some(length) = head.length {
+            let mut fields: Vec<_> =
+                head.fields().map(|field| (text(field.name), text(field.value))).collect();
+            if head.body == Body::None
+                && let Some(length) = head.length
+            {
                 fields.push(("length".into(), length.to_string()));
             }
             let (status, reason) = (head.status, text(head.reason));
-            answer = Some(Answer { status, reason, fields, body: Vec::new(), trailers: 0, interims: Vec::new() });
+            answer =
+                Some(Answer { status, reason, fields, body: Vec::new(), trailers: 0, interims: Vec::new() });
         }
         if let Some((body, _)) = &request.body
             && (!request.expect || !interims.is_empty())
@@ -363,7 +371,7 @@ async fn stalls(gateway: &Rc<Gateway>) {
     let piece = vec![7; 1 << 20];
     let mut sent = 0;
     for _ in 0..12 {
-        for _ in 0..50 {
+        for _ in 0..500 {
             sent += upload.send(&piece);
             futures_lite::future::yield_now().await;
         }
@@ -403,7 +411,8 @@ fn resident() -> usize {
 /// CPU time of this process.
 fn cpu() -> Duration {
     let text = fs::read_to_string("/proc/self/stat").unwrap();
-    let ticks: Vec<u64> = text.rsplit(") ").next().unwrap().split(' ').skip(11).take(2).map(|n| n.parse().unwrap()).collect();
+    let ticks: Vec<u64> =
+        text.rsplit(") ").next().unwrap().split(' ').skip(11).take(2).map(|n| n.parse().unwrap()).collect();
     Duration::from_millis(10 * (ticks[0] + ticks[1]))
 }
 
@@ -484,7 +493,9 @@ async fn story(gateway: &Rc<Gateway>) {
 
     // Bodies.
     let body = |size: usize, known| Some((vec![7; size], known));
-    for (size, known) in [(0, true), (3, true), (3, false), (100_000, true), (5_000_000, false), (20_000_000, true)] {
+    for (size, known) in
+        [(0, true), (3, true), (3, false), (100_000, true), (5_000_000, false), (20_000_000, true)]
+    {
         let request = Request { method: "CCM_POST", body: body(size, known), ..get("/small") };
         let answer = ask(gateway, request).await.unwrap();
         let text = String::from_utf8(answer.body).unwrap();
@@ -544,7 +555,8 @@ async fn story(gateway: &Rc<Gateway>) {
 
 fn play(files: &Pki, folder: &std::path::Path) -> (SocketAddr, mpsc::Receiver<()>) {
     let pair = files.gateway("gw1").unwrap();
-    let read = |file: &std::path::Path| CertificateDer::pem_file_iter(file).unwrap().map(Result::unwrap).collect();
+    let read =
+        |file: &std::path::Path| CertificateDer::pem_file_iter(file).unwrap().map(Result::unwrap).collect();
     let own = tls_config::Credential {
         chain: read(&pair.certificate),
         key: PrivateKeyDer::from_pem_file(&pair.key).unwrap(),
@@ -567,7 +579,8 @@ fn play(files: &Pki, folder: &std::path::Path) -> (SocketAddr, mpsc::Receiver<()
                 let listener = Listener::new(&accepting.shard.ring, fd, false);
                 loop {
                     listener.arm();
-                    let (socket, _) = std::future::poll_fn(|context| listener.poll_accept(context)).await.unwrap();
+                    let (socket, _) =
+                        std::future::poll_fn(|context| listener.poll_accept(context)).await.unwrap();
                     let wire = Wire::new(socket, Some(Tls::server(config.clone()).unwrap()));
                     accepting.shard.spawn("attach", attach(accepting.clone(), wire));
                 }
@@ -614,12 +627,21 @@ fn a_connector_answers_from_its_origin_and_drains() {
         ("one", format!("http://localhost:{}/inner", origin.port()), "connections_max = 1".to_owned()),
         ("tls13", format!("https://localhost:{}", new.0.port()), format!("ca = \"pki/ca.pem\"\n{own}")),
         ("tls12", format!("https://localhost:{}", old.0.port()), format!("ca = \"pki/ca.pem\"\n{own}")),
-        ("tlspin", format!("https://localhost:{}", new.0.port()), format!("thumbprint_sha256 = {pin:?}\n{own}")),
+        (
+            "tlspin",
+            format!("https://localhost:{}", new.0.port()),
+            format!("thumbprint_sha256 = {pin:?}\n{own}"),
+        ),
         ("tlsbare13", format!("https://localhost:{}", new.0.port()), "ca = \"pki/ca.pem\"".to_owned()),
         ("tlsbare12", format!("https://localhost:{}", old.0.port()), "ca = \"pki/ca.pem\"".to_owned()),
-        ("tlsstranger", format!("https://localhost:{}", new.0.port()), "ca = \"pki/internal-ca.pem\"".to_owned()),
+        (
+            "tlsstranger",
+            format!("https://localhost:{}", new.0.port()),
+            "ca = \"pki/internal-ca.pem\"".to_owned(),
+        ),
     ] {
-        site += &format!("[[endpoint]]\nid = 72057594037927941\npath = \"app{path}\"\nurl = {url:?}\n{more}\n");
+        site +=
+            &format!("[[endpoint]]\nid = 72057594037927941\npath = \"app{path}\"\nurl = {url:?}\n{more}\n");
     }
     fs::write(folder.path().join("site.toml"), site).unwrap();
     let text = format!(

@@ -48,8 +48,14 @@ async fn carry(here: &Here, stream: &Stream, message: &[u8], asking: &Asking) ->
     let origin = &here.origins[mapped.origin];
     let mut want = if is_repeatable(&request, &mapped) { Want::Any } else { Want::Recent };
     loop {
-        let connection =
-            unless_broken(stream, origin.connection(want)).await.ok_or(ResetCode::Cancelled)??;
+        let connection = match origin.ready(want) {
+            Some(connection) => connection,
+            // Boxed, so that the usual exchange does not carry the room for a handshake.
+            None => {
+                let made = Box::pin(unless_broken(stream, origin.connection(want)));
+                made.await.ok_or(ResetCode::Cancelled)??
+            }
+        };
         let may_repeat = want == Want::Any && !connection.is_fresh;
         let relay = Relay::new(here, stream, connection, &request, &mapped, client);
         match relay.run().await {

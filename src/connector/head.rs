@@ -203,5 +203,6 @@ pub fn guid(id: &[u8; 16]) -> [u8; 36] {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 #[path = "head_tests.rs"]
 mod tests;

@@ -121,15 +121,17 @@ impl Origin {
         &self.plan.origins[self.index]
     }
 
-    /// A connection for one request; nothing was sent when there is none.
+    /// A connection at rest that fits, if there is one.
+    pub fn ready(self: &Rc<Self>, want: Want) -> Option<Connection> {
+        self.take_resting(want).map(|resting| self.lend(resting))
+    }
+
+    /// A connection for one request that found none ready; nothing was sent when there is none.
     ///
     /// # Errors
     /// `NotBegun` after too long a wait for a free one, `BadGateway` or `GatewayTimeout` when none can
     /// be made.
     pub async fn connection(self: &Rc<Self>, want: Want) -> Result<Connection, ResetCode> {
-        if let Some(resting) = self.take_resting(want) {
-            return Ok(self.lend(resting));
-        }
         if self.open.get() >= self.plan().connections_max && !self.retire_oldest() {
             return self.wait_for_one(want).await;
         }

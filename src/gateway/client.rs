@@ -16,7 +16,6 @@ use super::gate::{self, Client, Gate};
 use super::relay::{Outcome, Relay};
 use super::request::{Manner, Planned, Request, plan};
 use crate::auth;
-use crate::channel::Identity;
 use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
 use crate::refusal::Refusal;
@@ -182,7 +181,7 @@ impl Connection {
         let mut repeats = 1;
         loop {
             let mailbox = Mailbox::new(&self.gate.shard.ring);
-            let Some(stream) = self.gate.open(&self.client, request, &mailbox) else {
+            let Some(stream) = self.gate.open(&self.client, self.leaf(), request, &mailbox) else {
                 if self.gate.wait_for_link(&self.deadline).await {
                     continue;
                 }
@@ -214,6 +213,12 @@ impl Connection {
         }
     }
 
+    /// The certificate whose key the client proved to hold.
+    fn leaf(&self) -> Option<&[u8]> {
+        let chain = self.wire.tls().and_then(Tls::peer_certificates).unwrap_or_default();
+        chain.first().map(|leaf| leaf.as_ref())
+    }
+
     /// Who the client is, for the site of this request: judged once per site and settings, and again
     /// after a while, because certificates expire.
     fn identify(&mut self, request: &Request) -> Result<(), Refusal> {
@@ -228,7 +233,10 @@ impl Connection {
         }
         let chain = self.wire.tls().and_then(Tls::peer_certificates).unwrap_or_default();
         let verdict = match auth::judge(chain, &request.settings.sites[site].trust, UnixTime::now()) {
-            Ok(_) => self.describe(),
+            Ok(_) if self.leaf().is_some_and(|leaf| leaf.len() > LEAF_SIZE_MAX) => {
+                Err(Refusal::UntrustedCertificate)
+            }
+            Ok(_) => Ok(()),
             Err(fault) => {
                 let id = answer::guid(&request.manner.request_id);
                 let id = std::str::from_utf8(&id).unwrap_or_default();
@@ -238,20 +246,6 @@ impl Connection {
         };
         self.judged = Some(Judged { site, epoch, until: now + JUDGED_FOR, verdict });
         verdict
-    }
-
-    /// Writes the client's IDENTITY, once.
-    fn describe(&self) -> Result<(), Refusal> {
-        let mut identity = self.client.identity.borrow_mut();
-        if identity.is_none() {
-            let leaf = self.wire.tls().and_then(Tls::peer_certificates).and_then(<[_]>::first);
-            let leaf = leaf.map(|der| der.as_ref());
-            let mut bytes = Vec::with_capacity(64 + leaf.map_or(0, <[u8]>::len));
-            let written = Identity { peer: self.client.peer, leaf }.encode(&mut bytes);
-            written.map_err(|_| Refusal::UntrustedCertificate)?;
-            *identity = Some(bytes.into());
-        }
-        Ok(())
     }
 
     // ── answers of the gateway's own ────────────────────────────────────────────────────────────
@@ -375,5 +369,7 @@ impl Drop for Counted {
     }
 }
 
+/// A certificate that fits an IDENTITY frame beside the address.
+const LEAF_SIZE_MAX: usize = limits::IDENTITY_SIZE_MAX - 64;
 /// How long a verdict on a certificate holds at most: certificates expire.
 const JUDGED_FOR: Duration = Duration::from_secs(60);

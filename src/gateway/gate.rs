@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use super::GatewayMessage;
 use super::request::Request;
 use crate::auth::Trust;
-use crate::channel::{RevisionTag, Verdict, message};
+use crate::channel::{self, Identity, RevisionTag, Verdict, message};
 use crate::dispatch::Roster;
 use crate::limits;
 use crate::mapping::PublishedTable;
@@ -109,8 +109,6 @@ pub struct Client {
     pub id: u64,
     /// Where it comes from.
     pub peer: IpAddr,
-    /// Its IDENTITY, written once; `None` until it is needed.
-    pub identity: RefCell<Option<Arc<[u8]>>>,
     /// Where it has been announced: links of this shard with its number, and other shards.
     announced: RefCell<Vec<(Weak<Link>, u32)>>,
     shards: RefCell<Vec<usize>>,
@@ -119,8 +117,21 @@ pub struct Client {
 impl Client {
     /// A client that no connection point has heard of.
     pub fn new(id: u64, peer: IpAddr) -> Client {
-        let (identity, announced, shards) = Default::default();
-        Client { id, peer, identity, announced, shards }
+        let (announced, shards) = Default::default();
+        Client { id, peer, announced, shards }
+    }
+}
+
+impl Client {
+    /// Its IDENTITY. A leaf too long to be carried has been refused before.
+    fn describe(&self, leaf: Option<&[u8]>) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(64 + leaf.map_or(0, <[u8]>::len));
+        if (Identity { peer: self.peer, leaf }).encode(&mut bytes).is_err() {
+            bytes.clear();
+            let bare = Identity { peer: self.peer, leaf: None };
+            bare.encode(&mut bytes).expect("an address alone fits");
+        }
+        bytes
     }
 }
 
@@ -226,7 +237,7 @@ impl Gate {
     /// Says goodbye on every link.
     pub fn close_links(&self) {
         for (_, _, link) in self.roster.borrow().links() {
-            link.close(crate::channel::CloseCode::Done, "the gateway stops");
+            link.close(channel::CloseCode::Done, "the gateway stops");
         }
     }
 
@@ -301,22 +312,34 @@ impl Gate {
 
     /// Opens a stream: on a link of this shard whose turn it is, else on another shard that has one.
     /// `None`: no link of any shard takes it now, and nothing was sent.
-    pub fn open(&self, client: &Client, request: &mut Request, mailbox: &Rc<Mailbox>) -> Option<Stream> {
+    pub fn open(
+        &self,
+        client: &Client,
+        leaf: Option<&[u8]>,
+        request: &mut Request,
+        mailbox: &Rc<Mailbox>,
+    ) -> Option<Stream> {
         let mut tries = 4;
         while tries > 0 {
             tries -= 1;
             let link = self.roster.borrow_mut().choose(request.site, |link| link.is_open()).cloned();
             let Some(link) = link else { break };
-            let Ok(number) = self.announce(client, &link) else { continue };
+            let Ok(number) = self.announce(client, leaf, &link) else { continue };
             message::set_identity(&mut request.message, number);
             if let Ok(stream) = link.open(&request.message, mailbox.clone()) {
                 return Some(stream);
             }
         }
-        self.open_elsewhere(client, request, mailbox)
+        self.open_elsewhere(client, leaf, request, mailbox)
     }
 
-    fn open_elsewhere(&self, client: &Client, request: &Request, mailbox: &Rc<Mailbox>) -> Option<Stream> {
+    fn open_elsewhere(
+        &self,
+        client: &Client,
+        leaf: Option<&[u8]>,
+        request: &Request,
+        mailbox: &Rc<Mailbox>,
+    ) -> Option<Stream> {
         let count = self.port.shards();
         let from = self.turn.get();
         let elsewhere = self.elsewhere.borrow();
@@ -333,17 +356,15 @@ impl Gate {
             exchange,
             site: request.site,
             client: client.id,
-            identity: client.identity.borrow().clone(),
+            identity: client.describe(leaf).into(),
             message: request.message.clone(),
         };
         self.port.send(shard, message);
         Some(stream)
     }
 
-    fn announce(&self, client: &Client, link: &Rc<Link>) -> Result<u32, crate::channel::Busy> {
-        let identity = client.identity.borrow();
-        let Some(bytes) = identity.as_deref() else { return Ok(0) };
-        announce(&mut client.announced.borrow_mut(), link, bytes)
+    fn announce(&self, client: &Client, leaf: Option<&[u8]>, link: &Rc<Link>) -> Result<u32, channel::Busy> {
+        announce(&mut client.announced.borrow_mut(), link, || client.describe(leaf))
     }
 
     /// A client of another shard wants a stream on a link of this one.
@@ -353,17 +374,14 @@ impl Gate {
         exchange: u64,
         site: usize,
         client: u64,
-        identity: Option<Arc<[u8]>>,
+        identity: Arc<[u8]>,
         mut message: Vec<u8>,
     ) {
         let link = self.roster.borrow_mut().choose(site, |link| link.is_open()).cloned();
         let Some(link) = link else { return self.crossing.turn_away(from, exchange) };
-        let number = match identity.as_deref() {
-            None => Ok(0),
-            Some(bytes) => {
-                let mut guests = self.guests.borrow_mut();
-                announce(guests.entry((from, client)).or_default(), &link, bytes)
-            }
+        let number = {
+            let mut guests = self.guests.borrow_mut();
+            announce(guests.entry((from, client)).or_default(), &link, || identity)
         };
         match number {
             Ok(number) => {
@@ -443,17 +461,17 @@ impl InForce {
     }
 }
 
-fn announce(
+fn announce<B: AsRef<[u8]>>(
     announced: &mut Vec<(Weak<Link>, u32)>,
     link: &Rc<Link>,
-    bytes: &[u8],
-) -> Result<u32, crate::channel::Busy> {
+    bytes: impl FnOnce() -> B,
+) -> Result<u32, channel::Busy> {
     let held = announced.iter().find(|(known, _)| std::ptr::eq(known.as_ptr(), Rc::as_ptr(link)));
     if let Some((_, number)) = held {
         return Ok(*number);
     }
     announced.retain(|(known, _)| known.strong_count() > 0);
-    let number = link.identity(bytes)?;
+    let number = link.identity(bytes().as_ref())?;
     announced.push((Rc::downgrade(link), number));
     Ok(number)
 }

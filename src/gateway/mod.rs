@@ -57,7 +57,7 @@ pub enum GatewayMessage {
         /// Number of the client there.
         client: u64,
         /// Who it is.
-        identity: Option<Arc<[u8]>>,
+        identity: Arc<[u8]>,
         /// The OPEN message.
         message: Vec<u8>,
     },

@@ -154,7 +154,7 @@ impl Wire {
         if self.cipher.is_empty() {
             let used = self.decrypt(&mut bytes)?;
             if used < bytes.len() {
-                self.cipher = self.socket.ring().pool.borrow_mut().large();
+                self.cipher = self.socket.ring().pool.borrow_mut().small();
                 self.cipher.extend_from_slice(&bytes[used..]);
             }
         } else {
