@@ -336,9 +336,8 @@ impl Ring {
         self.now.set(Instant::now());
         self.submit()?;
         let done = self.dispatch();
-        if done > 0 {
-            self.feed_starved();
-        }
+        // Tasks give buffers back between turns, whether or not anything completes after that.
+        self.feed_starved();
         Ok(done)
     }
 
@@ -437,8 +436,9 @@ impl Ring {
             Op::RecvShared { socket } => {
                 if result == -libc::ENOBUFS {
                     self.counts.starved.set(self.counts.starved.get() + 1);
-                    socket.starve();
-                    self.starved.borrow_mut().push_back(Rc::downgrade(&socket));
+                    if socket.starve() {
+                        self.starved.borrow_mut().push_back(Rc::downgrade(&socket));
+                    }
                     return;
                 }
                 socket.received_shared(result, buffer, false);
