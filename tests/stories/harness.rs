@@ -238,18 +238,24 @@ impl Setup {
 
     /// Writes files and starts nothing.
     pub fn prepare(self) -> Stack {
+        self.prepare_with(|_| {})
+    }
+
+    /// The same with ports of the caller's choice.
+    pub fn prepare_with(self, choose: impl FnOnce(&mut Ports)) -> Stack {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(&folder.path().join("pki")).unwrap();
         pki.server(&[SERVICE.into()], &[Ipv4Addr::LOCALHOST.into()]).unwrap();
         pki.gateway("gw1").unwrap();
         pki.connector("PS1", "1").unwrap();
         pki.client("client").unwrap();
-        let ports = Ports {
+        let mut ports = Ports {
             gateway: free_port(),
             channel: free_port(),
             gateway_admin: free_port(),
             connector_admin: free_port(),
         };
+        choose(&mut ports);
         let stack = Stack { folder, ports, gateway: None, connector: None };
         stack.write("gateway.toml", &self.gateway_toml(&ports));
         stack.write("connector.toml", &self.connector_toml(&ports));
@@ -412,10 +418,6 @@ impl Stack {
         local(self.ports.gateway)
     }
 
-    pub fn channel_address(&self) -> SocketAddr {
-        local(self.ports.channel)
-    }
-
     pub fn gateway_admin(&self) -> SocketAddr {
         local(self.ports.gateway_admin)
     }
@@ -503,7 +505,7 @@ pub fn text(bytes: &[u8]) -> String {
 pub struct Nginx {
     pub folder: TempDir,
     pub port: u16,
-    process: Process,
+    _process: Process,
 }
 
 impl Nginx {
@@ -523,7 +525,7 @@ impl Nginx {
         eventually("nginx listens", || {
             TcpStream::connect(local(port)).is_ok() && TcpStream::connect(local(sink)).is_ok()
         });
-        Nginx { folder, port, process }
+        Nginx { folder, port, _process: process }
     }
 
     pub fn url(&self) -> String {
@@ -539,10 +541,6 @@ impl Nginx {
     pub fn stored(&self, answer: &str) -> PathBuf {
         let file = answer.lines().find_map(|line| line.strip_prefix("stored: ")).expect(answer);
         PathBuf::from(file)
-    }
-
-    pub fn is_running(&mut self) -> bool {
-        self.process.is_running()
     }
 }
 
