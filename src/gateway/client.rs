@@ -4,13 +4,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use rustls::ServerConfig;
 use rustls::pki_types::UnixTime;
 
+use super::Seated;
 use super::answer;
 use super::gate::{self, Client, Gate};
 use super::relay::{Outcome, Relay};
@@ -31,6 +30,7 @@ pub struct Connection {
     pub deadline: Deadline,
     client: Client,
     judged: Option<Judged>,
+    _counted: Counted,
 }
 
 /// A verdict on the client's certificate, for one site under one set of settings.
@@ -52,29 +52,41 @@ enum Next {
 }
 
 /// Serves one client until it leaves.
-pub async fn serve(gate: Rc<Gate>, socket: Socket, peer: SocketAddr, config: Arc<ServerConfig>) {
-    let Ok(tls) = Tls::server(config) else { return };
-    let mut connection = Connection {
-        wire: Wire::new(socket, Some(tls)),
-        deadline: gate.shard.deadline(),
-        client: Client::new(gate.shard.next_id(), peer.ip()),
-        judged: None,
-        gate,
-    };
-    let _counted = Counted::new(&connection.gate);
-    if !connection.handshake().await {
-        return;
-    }
-    loop {
-        match connection.serve_next().await {
-            Ok(Next::GoOn) => {}
-            Ok(Next::Finish) => return connection.finish().await,
-            Ok(Next::Cut) | Err(_) => return,
-        }
-    }
+pub fn serve(
+    gate: Rc<Gate>,
+    socket: Socket,
+    peer: SocketAddr,
+    tls: Tls,
+    seat: Seated,
+) -> impl Future<Output = ()> {
+    Connection::new(gate, socket, peer, tls, seat).live()
 }
 
 impl Connection {
+    fn new(gate: Rc<Gate>, socket: Socket, peer: SocketAddr, tls: Tls, seat: Seated) -> Connection {
+        Connection {
+            wire: Wire::new(socket, Some(tls)),
+            deadline: gate.shard.deadline(),
+            client: Client::new(gate.shard.next_id(), peer.ip()),
+            judged: None,
+            _counted: Counted::new(&gate, seat),
+            gate,
+        }
+    }
+
+    async fn live(mut self) {
+        if !self.handshake().await {
+            return;
+        }
+        loop {
+            match self.serve_next().await {
+                Ok(Next::GoOn) => {}
+                Ok(Next::Finish) => return self.finish().await,
+                Ok(Next::Cut) | Err(_) => return,
+            }
+        }
+    }
+
     fn limits(&self) -> &crate::settings::GatewayLimits {
         &self.gate.common.settings.limits
     }
@@ -352,20 +364,25 @@ enum Head {
     Unreadable(HeadError),
 }
 
-/// Counts a client as long as it is here.
-struct Counted(Rc<Gate>);
+/// Counts a client, and holds its seat, as long as it is here.
+struct Counted {
+    gate: Rc<Gate>,
+    seat: Option<Seated>,
+}
 
 impl Counted {
-    fn new(gate: &Rc<Gate>) -> Counted {
+    fn new(gate: &Rc<Gate>, seat: Seated) -> Counted {
         gate::add(&gate.counters().clients, 1);
-        Counted(gate.clone())
+        Counted { gate: gate.clone(), seat: Some(seat) }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        gate::take(&self.0.counters().clients, 1);
-        self.0.wake_acceptors();
+        gate::take(&self.gate.counters().clients, 1);
+        // The seat is free before those who want it look.
+        self.seat = None;
+        self.gate.wake_acceptors();
     }
 }
 

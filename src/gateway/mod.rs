@@ -31,7 +31,7 @@ use crate::channel::{Publication, RevisionTag, Verdict};
 use crate::limits;
 use crate::settings::GatewaySettings;
 use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
-use crate::transport::{CrossMessage, Crossing, StartError, listen};
+use crate::transport::{CrossMessage, Crossing, StartError, Tls, listen};
 use connection_point::{Arrival, Seat};
 use control::Publications;
 use gate::{Common, Counters, Gate, InForce};
@@ -322,11 +322,12 @@ async fn accept(gate: Rc<Gate>, listener: Listener, config: Arc<ServerConfig>) {
             Some(Ok((socket, peer))) => {
                 reserved -= 1;
                 let seat = Seated(gate.common.clone());
-                let (gate, config) = (gate.clone(), config.clone());
-                gate.shard.clone().spawn("client", async move {
-                    client::serve(gate, socket, peer, config).await;
-                    drop(seat);
-                });
+                match Tls::server(config.clone()) {
+                    Ok(tls) => {
+                        gate.shard.spawn("client", client::serve(gate.clone(), socket, peer, tls, seat));
+                    }
+                    Err(error) => tracing::error!(%error, "TLS cannot serve"),
+                }
             }
             Some(Err(error)) => {
                 tracing::error!(%error, "accepting clients failed");
@@ -364,7 +365,7 @@ fn arm(gate: &Gate, listener: &Listener, mut reserved: u64) -> u64 {
 }
 
 /// Gives a client's seat back when it left.
-struct Seated(Arc<Common>);
+pub struct Seated(Arc<Common>);
 
 impl Drop for Seated {
     fn drop(&mut self) {

@@ -23,7 +23,9 @@ use std::future::Future;
 use std::io;
 use std::os::fd::FromRawFd;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt;
@@ -65,14 +67,8 @@ impl Shard {
 
     /// Starts a task that serves a peer. A panic in it ends that task alone and is counted.
     pub fn spawn(self: &Rc<Self>, name: &'static str, task: impl Future<Output = ()> + 'static) {
-        let shard = self.clone();
-        glommio::spawn_local(async move {
-            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-                shard.panics.set(shard.panics.get() + 1);
-                tracing::error!(shard = shard.index, task = name, "a task panicked; this is a bug of cmg");
-            }
-        })
-        .detach();
+        let task = AssertUnwindSafe(task).catch_unwind();
+        glommio::spawn_local(Guarded { task, name, shard: self.clone() }).detach();
     }
 
     /// Ends the shard's driver; its thread ends when the main task does.
@@ -84,10 +80,37 @@ impl Shard {
     pub async fn sleep(&self, wait: Duration) {
         let deadline = self.deadline();
         deadline.set(self.now(), wait);
-        std::future::poll_fn(|context| {
-            if deadline.poll(context) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-        })
-        .await;
+        std::future::poll_fn(|context| if deadline.poll(context) { Poll::Ready(()) } else { Poll::Pending })
+            .await;
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A task whose panic is caught. By hand, because an `async` block would hold the task twice: once
+    /// as what it captured, once as what it awaits.
+    struct Guarded<F> {
+        #[pin]
+        task: F,
+        name: &'static str,
+        shard: Rc<Shard>,
+    }
+}
+
+impl<F: Future<Output = std::thread::Result<()>>> Future for Guarded<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let ended = std::task::ready!(this.task.poll(context));
+        if ended.is_err() {
+            this.shard.panics.set(this.shard.panics.get() + 1);
+            tracing::error!(
+                shard = this.shard.index,
+                task = this.name,
+                "a task panicked; this is a bug of cmg"
+            );
+        }
+        Poll::Ready(())
     }
 }
 
@@ -222,8 +245,8 @@ impl Heartbeat {
         let mut timer = glommio::timer::Timer::new(HEARTBEAT_EVERY);
         // One poll registers it with the executor; who is woken is this task, which is ready anyway.
         std::future::poll_fn(|context| {
-            let _ = std::pin::Pin::new(&mut timer).poll(context);
-            std::task::Poll::Ready(())
+            let _ = Pin::new(&mut timer).poll(context);
+            Poll::Ready(())
         })
         .await;
         self.timer = Some((now, timer));
