@@ -200,7 +200,10 @@ impl Connection {
                 return self.refuse(Refusal::NoConnector, request.manner);
             };
             let keep = request.manner.keep_alive && !self.gate.is_draining();
-            let outcome = Relay::new(self.gate.clone(), self, request, stream, keep).carry().await?;
+            let mut relay = Relay::new(self.gate.clone(), self, request, stream, keep);
+            // The relay is awaited where it lies: handed over, the task would hold it twice.
+            let outcome = std::future::poll_fn(|context| relay.poll(context)).await?;
+            drop(relay);
             return match outcome {
                 Outcome::Answered { keep: true } => Ok(Next::GoOn),
                 Outcome::Answered { keep: false } => Ok(Next::Finish),

@@ -167,7 +167,7 @@ impl Start {
             self;
         let mesh = Mesh::new(cpus.len());
         let report = report::Gateway::new(common.clone());
-        let (ended, endings) = mpsc::channel();
+        let (tell, news) = mpsc::channel();
         let mut first = Some((channel_listeners, publications, channels));
         for (index, cpu) in cpus.iter().enumerate() {
             let place = Place { index, cpu: *cpu, slots, owner: Slots::ByAccept };
@@ -182,11 +182,11 @@ impl Start {
             };
             let thread = shard::start(place, move |shard| role.start(&shard));
             let thread = thread.map_err(|error| StartError(format!("shard {index}: {error}")))?;
-            let ended = ended.clone();
+            let tell = tell.clone();
             std::thread::spawn(move || {
                 let result = thread.join().unwrap_or_else(|_| Err(std::io::Error::other("it panicked")));
-                let _ =
-                    ended.send(result.map_err(|error| StartError(format!("shard {index} ended: {error}"))));
+                let result = result.map_err(|error| StartError(format!("shard {index} ended: {error}")));
+                let _ = tell.send(News::Ended(result));
             });
         }
         crate::admin::serve(common.settings.admin, report).map_err(|error| StartError(error.to_string()))?;
@@ -197,45 +197,44 @@ impl Start {
             listeners = ?common.settings.listeners,
             "gateway started"
         );
-        let (told, orders) = mpsc::channel();
         std::thread::spawn(move || {
             for _ in signals.forever() {
-                let _ = told.send(());
+                let _ = tell.send(News::Signal);
             }
         });
-        supervise(&mesh, &endings, &orders, cpus.len())
+        supervise(&mesh, &news)
     }
 }
 
+/// What the starting thread waits for.
+enum News {
+    /// A shard ended.
+    Ended(Result<(), StartError>),
+    /// The process was told to stop.
+    Signal,
+}
+
 /// Waits for signals and for shards that end.
-fn supervise(
-    mesh: &Mesh<GatewayMessage>,
-    endings: &mpsc::Receiver<Result<(), StartError>>,
-    orders: &mpsc::Receiver<()>,
-    mut running: usize,
-) -> Result<(), StartError> {
+fn supervise(mesh: &Mesh<GatewayMessage>, news: &mpsc::Receiver<News>) -> Result<(), StartError> {
+    let mut running = mesh.shards();
     let mut stopping = false;
-    loop {
-        match endings.recv_timeout(Duration::from_millis(100)) {
-            Ok(Ok(())) if stopping => running -= 1,
-            Ok(Ok(())) => return Err(StartError("a shard ended by itself".into())),
-            Ok(Err(error)) => return Err(error),
-            Err(_) => {}
-        }
-        if running == 0 {
-            return Ok(());
-        }
-        if orders.try_recv().is_ok() {
-            if stopping {
-                return Ok(());
+    while running > 0 {
+        match news.recv() {
+            Ok(News::Ended(Ok(()))) if stopping => running -= 1,
+            Ok(News::Ended(Ok(()))) => return Err(StartError("a shard ended by itself".into())),
+            Ok(News::Ended(Err(error))) => return Err(error),
+            Ok(News::Signal) if stopping => return Ok(()),
+            Ok(News::Signal) => {
+                stopping = true;
+                tracing::info!("draining; a second signal stops at once");
+                for shard in 0..mesh.shards() {
+                    let _ = mesh.send(shard, GatewayMessage::Drain);
+                }
             }
-            stopping = true;
-            tracing::info!("draining; a second signal stops at once");
-            for shard in 0..mesh.shards() {
-                let _ = mesh.send(shard, GatewayMessage::Drain);
-            }
+            Err(mpsc::RecvError) => return Err(StartError("nobody is left to wait for".into())),
         }
     }
+    Ok(())
 }
 
 fn bind_all(what: &str, addresses: &[std::net::SocketAddr]) -> Result<Vec<OwnedFd>, StartError> {

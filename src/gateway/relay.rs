@@ -84,16 +84,16 @@ impl<'c> Relay<'c> {
         Relay { gate, connection, request, stream, sending, answering: Answering::Head, keep, moved: true }
     }
 
-    /// Carries it to its end.
-    pub async fn carry(mut self) -> io::Result<Outcome> {
-        let outcome = std::future::poll_fn(|context| self.poll(context)).await?;
-        if matches!(outcome, Outcome::Answered { .. }) {
+    /// Carries it on; ready when it has ended.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Outcome>> {
+        let outcome = std::task::ready!(self.poll_carry(context));
+        if matches!(outcome, Ok(Outcome::Answered { .. })) {
             gate::add(&self.gate.counters().answered, 1);
         }
-        Ok(outcome)
+        Poll::Ready(outcome)
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Outcome>> {
+    fn poll_carry(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Outcome>> {
         self.stream.mailbox().watch(context);
         let sent = self.poll_send(context);
         if let Poll::Ready(Err(refusal)) = sent {

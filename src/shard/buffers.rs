@@ -32,6 +32,10 @@ impl SharedBuffers {
         if ring.is_null() || memory.is_null() {
             return Err(io::Error::from(io::ErrorKind::OutOfMemory));
         }
+        // Every page is touched now: the kernel hands the buffers out in turn, so all of them would be
+        // faulted in by the first thousand receives, under load.
+        // SAFETY: `memory` has the size of `layout`.
+        unsafe { std::ptr::write_bytes(memory, 0, layout.size()) };
         let mut buffers = SharedBuffers { ring: ring.cast(), memory, count, size, tail: 0, lent: count };
         for buffer in 0..count {
             buffers.give_back(buffer);
