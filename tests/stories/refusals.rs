@@ -12,7 +12,7 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 
 use crate::client::{Answer, Client, config};
 use crate::harness::{
-    HandOrigin, MANAGEMENT_POINT, OWN, PATIENCE, SampleOrigin, Setup, Stack, read_head, run, text,
+    HandOrigin, MANAGEMENT_POINT, OWN, PATIENCE, SampleOrigin, Setup, Stack, eventually, read_head, run, text,
 };
 use crate::needs;
 
@@ -209,6 +209,8 @@ fn a_published_url_without_a_connection_point_waits_and_is_refused() {
     let mut client = stack.client().unwrap();
     assert_eq!(client.ask("GET", &target("SMS_MP/x")).unwrap().status, 200);
     stack.connector.take().unwrap().kill();
+    // Until the gateway noticed, a request may be lost with its channel: 502.
+    eventually("the channels are gone", || stack.count("links") == 0);
     let answer = client.ask("GET", &target("SMS_MP/x")).unwrap();
     assert_refused(&answer, 503, "CMGService_No_Connector");
     // Known to nobody at all is something else, and said at once.
@@ -217,7 +219,7 @@ fn a_published_url_without_a_connection_point_waits_and_is_refused() {
     // What was published outlives the gateway.
     stack.gateway.take().unwrap().kill();
     stack.start_gateway();
-    crate::harness::eventually("the gateway listens again", || stack.client().is_some());
+    eventually("the gateway listens again", || stack.client().is_some());
     let mut client = stack.client().unwrap();
     assert_refused(&client.ask("GET", &target("SMS_MP/x")).unwrap(), 503, "CMGService_No_Connector");
 
@@ -231,7 +233,7 @@ fn a_published_url_without_a_connection_point_waits_and_is_refused() {
 fn a_gateway_that_was_told_nothing_serves_nothing() {
     let mut stack = Setup::new("http://127.0.0.1:1").prepare();
     stack.start_gateway();
-    crate::harness::eventually("the gateway listens", || stack.client().is_some());
+    eventually("the gateway listens", || stack.client().is_some());
     let mut client = stack.client().unwrap();
     assert_refused(&client.ask("GET", &target("SMS_MP/x")).unwrap(), 404, "CMGService_Unknown_Url");
     assert_eq!(client.ask("GET", "/CCM_Proxy_MutualAuth/ServiceMetadata").unwrap().status, 200);
