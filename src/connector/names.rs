@@ -74,9 +74,8 @@ impl Name {
     async fn ask(&self, shard: &Shard) -> io::Result<Rc<[SocketAddr]>> {
         let asking = Asking::new(self);
         let (host, port) = (self.host.clone(), self.port);
-        let answer = glommio::executor()
-            .spawn_blocking(move || (host.as_str(), port).to_socket_addrs().map(Vec::from_iter))
-            .await?;
+        let answer =
+            shard.errand(move || (host.as_str(), port).to_socket_addrs().map(Vec::from_iter)).await??;
         drop(asking);
         if answer.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));

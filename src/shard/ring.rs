@@ -12,7 +12,6 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::{Rc, Weak};
-use std::sync::atomic::{Ordering, fence};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -37,8 +36,8 @@ pub(super) enum Op {
     Connect { socket: Rc<SocketCore>, address: Box<Address> },
     /// Shuts the sending side down.
     Shutdown { socket: Rc<SocketCore> },
-    /// Wakes the driver for the deadline wheel.
-    Timeout { _at: Box<types::Timespec>, due: Instant },
+    /// Waits until another shard or thread writes to the eventfd.
+    Wake { _count: Box<u64> },
     /// Closes a direct descriptor; its slot is free afterwards.
     CloseSlot { slot: u32 },
     /// Cancels another operation; only the other one's completion matters.
@@ -125,8 +124,6 @@ pub struct Ring {
     slots: u32,
     slots_used: Cell<u32>,
     wake: OwnedFd,
-    parked: Cell<bool>,
-    timeout_due: Cell<Option<Instant>>,
     now: Cell<Instant>,
     /// What happened so far.
     pub counts: RingCounts,
@@ -174,12 +171,11 @@ impl Ring {
             }
             OwnedFd::from_raw_fd(fd)
         };
-        uring.submitter().register_eventfd(wake.as_raw_fd())?;
         let free_slots = match owner {
             Slots::ByAccept => Vec::new(),
             Slots::ByRing => (0..slots).rev().collect(),
         };
-        Ok(Rc::new(Ring {
+        let ring = Rc::new(Ring {
             uring: RefCell::new(uring),
             flight: RefCell::new(Slab::new()),
             generation: Cell::new(0),
@@ -191,11 +187,11 @@ impl Ring {
             slots,
             slots_used: Cell::new(0),
             wake,
-            parked: Cell::new(false),
-            timeout_due: Cell::new(None),
             now: Cell::new(Instant::now()),
             counts: RingCounts::default(),
-        }))
+        });
+        ring.listen_for_wakes();
+        Ok(ring)
     }
 
     /// The time of this turn.
@@ -235,9 +231,6 @@ impl Ring {
         // SAFETY: the memory that `entry` names is owned by its `Op` until the last completion.
         if !backlog.is_empty() || unsafe { uring.submission().push(&entry) }.is_err() {
             backlog.push_back(entry);
-        }
-        if self.parked.replace(false) {
-            wake(self.wake.as_raw_fd());
         }
     }
 
@@ -335,10 +328,7 @@ impl Ring {
     pub fn turn(self: &Rc<Self>) -> io::Result<usize> {
         self.now.set(Instant::now());
         self.submit()?;
-        let done = self.dispatch();
-        // Tasks give buffers back between turns, whether or not anything completes after that.
-        self.feed_starved();
-        Ok(done)
+        Ok(self.dispatch() + self.feed_starved())
     }
 
     fn submit(&self) -> io::Result<()> {
@@ -461,11 +451,7 @@ impl Ring {
                 }
                 listener.accepted(self, result, address.read());
             }
-            Op::Timeout { due, .. } => {
-                if self.timeout_due.get() == Some(due) {
-                    self.timeout_due.set(None);
-                }
-            }
+            Op::Wake { .. } => self.listen_for_wakes(),
             Op::CloseSlot { slot } => {
                 self.slots_used.set(self.slots_used.get().saturating_sub(1));
                 let mut free = self.free_slots.borrow_mut();
@@ -478,28 +464,53 @@ impl Ring {
         }
     }
 
-    /// Lets receives go on that found no buffer, oldest first, as far as buffers came back.
-    fn feed_starved(self: &Rc<Self>) {
-        let mut free = self.shared.borrow().free();
+    /// Lets receives go on that found no buffer, oldest first, as far as buffers came back; gives how
+    /// many.
+    fn feed_starved(self: &Rc<Self>) -> usize {
+        if self.starved.borrow().is_empty() {
+            return 0;
+        }
+        let (mut free, mut fed) = (self.shared.borrow().free(), 0);
         while free > 0 {
-            let Some(socket) = self.starved.borrow_mut().pop_front() else { return };
+            let Some(socket) = self.starved.borrow_mut().pop_front() else { break };
             if let Some(socket) = socket.upgrade() {
                 socket.unstarve();
                 free -= 1;
+                fed += 1;
             }
+        }
+        fed
+    }
+
+    /// Sleeps until something completes, the eventfd is written to, or `until` has come.
+    ///
+    /// # Errors
+    /// Only what cannot be waited out: the ring is broken.
+    pub fn wait(&self, until: Option<Instant>) -> io::Result<()> {
+        let uring = self.uring.borrow();
+        self.counts.enters.set(self.counts.enters.get() + 1);
+        let entered = match until {
+            None => uring.submitter().submit_and_wait(1),
+            Some(until) => {
+                let wait = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+                let wait = types::Timespec::from(wait);
+                uring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&wait))
+            }
+        };
+        match entered {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
         }
     }
 
-    /// Asks to be woken at `due` even if nothing completes.
-    pub fn wake_at(&self, due: Instant) {
-        if self.timeout_due.get().is_some_and(|armed| armed <= due && armed > self.now()) {
-            return;
-        }
-        let wait = due.saturating_duration_since(self.now()).max(Duration::from_millis(1));
-        let at = Box::new(types::Timespec::from(wait));
-        let entry = opcode::Timeout::new(&raw const *at).build();
-        self.timeout_due.set(Some(due));
-        self.start(Op::Timeout { _at: at, due }, entry);
+    /// Receives what is written to the eventfd.
+    fn listen_for_wakes(&self) {
+        let mut count = Box::new(0u64);
+        let entry = opcode::Read::new(types::Fd(self.wake.as_raw_fd()), (&raw mut *count).cast(), 8).build();
+        self.start(Op::Wake { _count: count }, entry);
     }
 
     /// Whether the driver may sleep: nothing to submit and nothing that completed.
@@ -509,26 +520,6 @@ impl Ring {
         let idle = submission.is_empty() && !submission.taskrun();
         drop(submission);
         idle && uring.completion().is_empty() && self.backlog.borrow().is_empty()
-    }
-
-    /// Says that the driver is about to sleep until the eventfd counts: from now on completions and
-    /// pushes write to it. False when something happened since, and the driver must not sleep.
-    pub fn park(&self) -> bool {
-        self.uring.borrow_mut().completion().enable_eventfd();
-        // The kernel marks its work first and looks at the flag then; we do it the other way round.
-        fence(Ordering::SeqCst);
-        if !self.is_quiet() {
-            self.unpark();
-            return false;
-        }
-        self.parked.set(true);
-        true
-    }
-
-    /// The driver is awake: the eventfd is left alone, which saves the kernel work.
-    pub fn unpark(&self) {
-        self.parked.set(false);
-        self.uring.borrow_mut().completion().disable_eventfd();
     }
 }
 
