@@ -197,7 +197,6 @@ impl AsyncWrite for Connection {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;

@@ -96,6 +96,9 @@ pub const SUBMISSIONS: u32 = 4_096;
 pub const SHARED_BUFFER_COUNT: u16 = 1_024;
 /// Bytes of each of them.
 pub const SHARED_BUFFER_SIZE: usize = 4_096;
+/// Shared buffers that one socket may hold before its bytes are set aside and it leaves multishot: a
+/// head of the greatest size and a little more, so that only a transfer ever does.
+pub const SHARED_BUFFERS_HELD_MAX: usize = 16;
 /// Accepts armed at once on one shard, at most.
 pub const ACCEPTS_ARMED_MAX: usize = 64;
 /// Bytes a pooled transfer buffer holds: four full TLS records.

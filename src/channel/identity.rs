@@ -93,7 +93,6 @@ pub fn identity_of(open: &[u8]) -> u32 {
 const FIXED_SIZE_MAX: usize = 1 + 1 + 16 + 1;
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

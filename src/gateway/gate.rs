@@ -103,6 +103,9 @@ pub fn take(counter: &AtomicU64, count: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_sub(count), Ordering::Relaxed);
 }
 
+/// Links that know a client, with its number there.
+type Announced = Vec<(Weak<Link>, u32)>;
+
 /// Who a client is to connection points.
 pub struct Client {
     /// Unique in its shard.
@@ -110,7 +113,7 @@ pub struct Client {
     /// Where it comes from.
     pub peer: IpAddr,
     /// Where it has been announced: links of this shard with its number, and other shards.
-    announced: RefCell<Vec<(Weak<Link>, u32)>>,
+    announced: RefCell<Announced>,
     shards: RefCell<Vec<usize>>,
 }
 
@@ -153,7 +156,7 @@ pub struct Gate {
     /// In the order they came.
     waiting: RefCell<BTreeMap<u64, Waker>>,
     /// Numbers under which clients of other shards were announced on links here.
-    guests: RefCell<HashMap<(usize, u64), Vec<(Weak<Link>, u32)>>>,
+    guests: RefCell<HashMap<(usize, u64), Announced>>,
     draining: Cell<bool>,
     next_request: Cell<u64>,
     request_seed: [u8; 8],

@@ -147,6 +147,8 @@ impl<'c> Relay<'c> {
             if *decoded > 0 {
                 let sent = self.stream.send(&wire.received()[..*decoded]);
                 if sent == 0 {
+                    // What the client sends meanwhile stays with it.
+                    wire.pause();
                     return Poll::Pending;
                 }
                 wire.consume(sent);

@@ -13,7 +13,6 @@
 mod authority;
 mod files;
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests;
 
 use std::io;

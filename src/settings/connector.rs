@@ -31,7 +31,7 @@ impl GatewayAddress {
     }
 }
 
-/// Deadlines of a connection point; defaults are those of [`limits`](crate::limits).
+/// Deadlines of a connection point; defaults are those of [`limits`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectorLimits {
     /// TCP connect and TLS handshake with an origin.

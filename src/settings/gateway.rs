@@ -30,7 +30,7 @@ pub struct SiteRights {
     pub role_ids: RoleIds,
 }
 
-/// Deadlines of a gateway; defaults are those of [`limits`](crate::limits).
+/// Deadlines of a gateway; defaults are those of [`limits`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GatewayLimits {
     /// From accept to a finished TLS handshake.

@@ -426,8 +426,9 @@ impl Ring {
             Op::RecvShared { socket } => {
                 if result == -libc::ENOBUFS {
                     self.counts.starved.set(self.counts.starved.get() + 1);
-                    socket.starve();
-                    self.starved.borrow_mut().push_back(Rc::downgrade(&socket));
+                    if socket.starve() {
+                        self.starved.borrow_mut().push_back(Rc::downgrade(&socket));
+                    }
                     return;
                 }
                 socket.received_shared(result, buffer, false);

@@ -43,6 +43,8 @@ struct State {
     connecting: Option<(u64, Option<i32>)>,
     /// Shared buffers that arrived and were not taken yet: (buffer, bytes).
     arrived: VecDeque<(u16, u16)>,
+    /// What arrived before and nobody took: copied out, so that the shard has its buffers back.
+    aside: Vec<u8>,
     /// The buffer of the last owned receive, and its result.
     owned: Option<(Vec<u8>, i32)>,
     /// End of file (0) or an errno (negative), once heard.
@@ -76,7 +78,10 @@ impl SocketCore {
         }
         match (result, buffer) {
             (1.., Some(buffer)) if state.abandoned => self.ring.shared.borrow_mut().give_back(buffer),
-            (1.., Some(buffer)) => state.arrived.push_back((buffer, result as u16)),
+            (1.., Some(buffer)) => {
+                state.arrived.push_back((buffer, result as u16));
+                self.hold_little(&mut state);
+            }
             (result, Some(buffer)) => {
                 self.ring.shared.borrow_mut().give_back(buffer);
                 if result == 0 {
@@ -89,6 +94,26 @@ impl SocketCore {
         Self::wake(&mut state);
     }
 
+    /// Buffers belong to the whole shard: a socket whose bytes nobody takes keeps none of them.
+    fn hold_little(&self, state: &mut State) {
+        if let Receiving::Shared(tag) = state.receiving
+            && state.arrived.len() >= limits::SHARED_BUFFERS_HELD_MAX
+        {
+            self.ring.cancel(tag);
+            state.receiving = Receiving::Leaving;
+        }
+        if state.receiving == Receiving::Leaving {
+            self.set_aside(state);
+        }
+    }
+
+    fn set_aside(&self, state: &mut State) {
+        let State { arrived, aside, .. } = state;
+        for (buffer, size) in arrived.drain(..) {
+            aside.extend_from_slice(&SharedBuffer::new(self.ring.clone(), buffer, size));
+        }
+    }
+
     pub(super) fn received_owned(&self, buffer: Vec<u8>, result: i32) {
         let mut state = self.state.borrow_mut();
         state.receiving = Receiving::Off;
@@ -96,8 +121,15 @@ impl SocketCore {
         Self::wake(&mut state);
     }
 
-    pub(super) fn starve(&self) {
-        self.state.borrow_mut().receiving = Receiving::Starved;
+    /// No buffer was left. Whether the socket wants one when there is: not if it was leaving anyway.
+    pub(super) fn starve(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        let wants = state.receiving != Receiving::Leaving;
+        state.receiving = if wants { Receiving::Starved } else { Receiving::Off };
+        if !wants {
+            Self::wake(&mut state);
+        }
+        wants
     }
 
     pub(super) fn unstarve(self: &Rc<Self>) {
@@ -153,6 +185,7 @@ impl Socket {
                 sending: Sending::Idle,
                 connecting: None,
                 arrived: VecDeque::new(),
+                aside: Vec::new(),
                 owned: None,
                 finished: None,
                 waker: None,
@@ -221,6 +254,7 @@ impl Socket {
     /// `None` is the end of the stream.
     pub fn poll_recv_shared(&self, context: &Context<'_>) -> Polled<Option<SharedBuffer>> {
         let mut state = self.0.state.borrow_mut();
+        debug_assert!(state.aside.is_empty(), "callers ask `is_receiving_owned` first");
         if let Some((buffer, size)) = state.arrived.pop_front() {
             return Poll::Ready(Ok(Some(SharedBuffer::new(self.0.ring.clone(), buffer, size))));
         }
@@ -246,6 +280,12 @@ impl Socket {
                 state.finished = Some(result);
             }
             return Poll::Ready(outcome(result));
+        }
+        if !state.aside.is_empty() {
+            let size = state.aside.len();
+            buffer.append(&mut state.aside);
+            state.aside = Vec::new();
+            return Poll::Ready(Ok(size));
         }
         if let Some((shared, size)) = state.arrived.pop_front() {
             drop(state);
@@ -280,18 +320,26 @@ impl Socket {
         Poll::Pending
     }
 
-    /// Whether a buffer of the caller is away in an owned receive.
+    /// Whether the next bytes come by [`Socket::poll_recv_owned`]: a buffer of the caller is away in an
+    /// owned receive, or bytes were set aside.
     pub fn is_receiving_owned(&self) -> bool {
         let state = self.0.state.borrow();
-        matches!(state.receiving, Receiving::Owned(_)) || state.owned.is_some()
+        matches!(state.receiving, Receiving::Owned(_)) || state.owned.is_some() || !state.aside.is_empty()
     }
 
-    /// Ends the multishot receive, so that a flooding peer fills its own window and no more of ours.
+    /// Ends the multishot receive, so that a flooding peer fills its own window and no more of ours,
+    /// and keeps no shared buffer.
     pub fn leave_shared(&self) {
         let mut state = self.0.state.borrow_mut();
-        if let Receiving::Shared(tag) = state.receiving {
-            self.0.ring.cancel(tag);
-            state.receiving = Receiving::Leaving;
+        self.0.set_aside(&mut state);
+        match state.receiving {
+            Receiving::Shared(tag) => {
+                self.0.ring.cancel(tag);
+                state.receiving = Receiving::Leaving;
+            }
+            // Nothing is in flight; the ring forgets it when its turn comes.
+            Receiving::Starved => state.receiving = Receiving::Off,
+            Receiving::Off | Receiving::Leaving | Receiving::Owned(_) => {}
         }
     }
 

@@ -127,11 +127,17 @@ impl Tls {
                     // Early data is never offered; a new state would be one this code cannot know.
                     Ok(_) => return Err(Error::General("unexpected TLS state".into())),
                     Err(error) => {
-                        // rustls has an alert ready that names the error to the peer.
-                        if let Ok(ConnectionState::EncodeTlsData(mut alert)) =
-                            connection.process_tls_records(&mut []).state
-                        {
-                            let _ = encode(&mut alert, out);
+                        // rustls has an alert ready that names the error to the peer, perhaps behind
+                        // the flight that it belongs to. Once that is out it must not be asked again:
+                        // it would read the same bytes once more.
+                        at += discard;
+                        let begin = out.len();
+                        while !ends_with_alert(&out[begin..]) {
+                            let UnbufferedStatus { discard, state } =
+                                connection.process_tls_records(&mut bytes[at..]);
+                            let Ok(ConnectionState::EncodeTlsData(mut data)) = state else { break };
+                            encode(&mut data, out)?;
+                            at += discard;
                         }
                         return Err(error);
                     }
@@ -190,6 +196,23 @@ impl Tls {
         });
     }
 }
+
+/// Whether the last of these records is an alert: by its type, or, encrypted by TLS 1.3, by its size,
+/// which is below that of any other record.
+fn ends_with_alert(mut records: &[u8]) -> bool {
+    const ALERT: u8 = 21;
+    const APPLICATION_DATA: u8 = 23;
+    let mut is_alert = false;
+    while let [kind, _, _, high, low, rest @ ..] = records {
+        let size = usize::from(u16::from_be_bytes([*high, *low]));
+        is_alert = *kind == ALERT || *kind == APPLICATION_DATA && size == ENCRYPTED_ALERT_SIZE;
+        records = rest.get(size..).unwrap_or_default();
+    }
+    is_alert
+}
+
+/// Level, description, type and tag (RFC 8446 5.2, 6).
+const ENCRYPTED_ALERT_SIZE: usize = 2 + 1 + 16;
 
 fn encode<D>(data: &mut EncodeTlsData<'_, D>, out: &mut Vec<u8>) -> Result<(), Error> {
     let start = out.len();

@@ -42,7 +42,8 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// For the gateway's listeners: TLS 1.2 and 1.3, a certificate asked for and never required, one
-/// ticket, no early data. ALPN is http/1.1 alone, because the reason phrase lives there.
+/// ticket, no early data. ALPN is HTTP/1 alone, because the reason phrase lives there; a client that
+/// speaks HTTP/1.0 may offer nothing else.
 ///
 /// # Errors
 /// When a key does not belong to its certificate.
@@ -56,7 +57,7 @@ pub fn for_clients(
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(proof)
         .with_cert_resolver(resolver);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = tickets;
     config.send_tls13_tickets = 1;

@@ -125,12 +125,7 @@ impl Wire {
                 self.read_closed = true;
                 return Poll::Ready(Ok(false));
             }
-            let more = if self.own_buffer || self.socket.is_receiving_owned() {
-                self.poll_own(context)
-            } else {
-                self.poll_shared(context)
-            };
-            if !std::task::ready!(more)? {
+            if !std::task::ready!(self.poll_receive(context))? {
                 self.read_closed = true;
                 return Poll::Ready(Ok(false));
             }
@@ -145,6 +140,14 @@ impl Wire {
     /// Whether the stream ended by TLS's closing alert (or needs none).
     pub fn is_cleanly_closed(&self) -> bool {
         self.tls.as_ref().is_none_or(Tls::is_peer_closed)
+    }
+
+    fn poll_receive(&mut self, context: &Context<'_>) -> Polled<bool> {
+        if self.own_buffer || self.socket.is_receiving_owned() {
+            self.poll_own(context)
+        } else {
+            self.poll_shared(context)
+        }
     }
 
     fn poll_shared(&mut self, context: &Context<'_>) -> Polled<bool> {
@@ -339,7 +342,7 @@ impl Wire {
 
     /// One receive, whether or not it brought plain bytes.
     fn poll_fill_handshake(&mut self, context: &Context<'_>) -> Polled<bool> {
-        let more = if self.own_buffer { self.poll_own(context) } else { self.poll_shared(context) };
+        let more = self.poll_receive(context);
         if let Poll::Ready(Ok(_)) = more {
             self.start_send()?;
         }

@@ -1,0 +1,16 @@
+//! Whole stories, with real processes: the built `cmg`, curl, nginx, and clients and origins that
+//! misbehave on purpose. A story that lacks a program says so and passes; `CMG_REQUIRE_PROGRAMS=1`
+//! makes it fail, `CMG_LONG=1` sends gigabytes where otherwise megabytes go.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod bounds;
+mod client;
+mod curl;
+mod failures;
+mod harness;
+mod pipelining;
+mod pressure;
+mod refusals;
+mod settings;
+mod shards;
+mod up;
