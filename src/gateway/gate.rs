@@ -327,7 +327,8 @@ impl Gate {
             tries -= 1;
             let link = self.roster.borrow_mut().choose(request.site, |link| link.is_open()).cloned();
             let Some(link) = link else { break };
-            let Ok(number) = self.announce(client, leaf, &link) else { continue };
+            let number = if request.names_client { self.announce(client, leaf, &link) } else { Ok(0) };
+            let Ok(number) = number else { continue };
             message::set_identity(&mut request.message, number);
             if let Ok(stream) = link.open(&request.message, mailbox.clone()) {
                 return Some(stream);
@@ -359,7 +360,7 @@ impl Gate {
             exchange,
             site: request.site,
             client: client.id,
-            identity: client.describe(leaf).into(),
+            identity: request.names_client.then(|| client.describe(leaf).into()),
             message: request.message.clone(),
         };
         self.port.send(shard, message);
@@ -377,15 +378,15 @@ impl Gate {
         exchange: u64,
         site: usize,
         client: u64,
-        identity: Arc<[u8]>,
+        identity: Option<Arc<[u8]>>,
         mut message: Vec<u8>,
     ) {
         let link = self.roster.borrow_mut().choose(site, |link| link.is_open()).cloned();
         let Some(link) = link else { return self.crossing.turn_away(from, exchange) };
-        let number = {
+        let number = identity.map_or(Ok(0), |identity| {
             let mut guests = self.guests.borrow_mut();
             announce(guests.entry((from, client)).or_default(), &link, || identity)
-        };
+        });
         match number {
             Ok(number) => {
                 message::set_identity(&mut message, number);

@@ -56,8 +56,8 @@ pub enum GatewayMessage {
         site: usize,
         /// Number of the client there.
         client: u64,
-        /// Who it is.
-        identity: Arc<[u8]>,
+        /// Who it is, where the origin is told.
+        identity: Option<Arc<[u8]>>,
         /// The OPEN message.
         message: Vec<u8>,
     },

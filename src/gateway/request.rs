@@ -43,6 +43,8 @@ pub struct Request {
     pub manner: Manner,
     /// Number of its site.
     pub site: usize,
+    /// The connection point tells the origin who the client is.
+    pub names_client: bool,
     /// The OPEN message; its identity number is filled in for each channel.
     pub message: Vec<u8>,
     /// Where its body ends.
@@ -88,6 +90,7 @@ fn judge(gate: &Gate, head: &RequestHead<'_, '_>, manner: Manner) -> Result<Plan
     Ok(Planned::Forward(Request {
         manner,
         site,
+        names_client: endpoint.forward_identity,
         message,
         body: BodyReader::new(head.framing),
         length_left: endpoint.request_length_max,
