@@ -168,6 +168,7 @@ impl Start {
         let mesh = Mesh::new(cpus.len());
         let report = report::Gateway::new(common.clone());
         let (tell, news) = mpsc::channel();
+        let in_force = publications.in_force.clone();
         let mut first = Some((channel_listeners, publications, channels));
         for (index, cpu) in cpus.iter().enumerate() {
             let place = Place { index, cpu: *cpu, slots, owner: Slots::ByAccept };
@@ -178,6 +179,7 @@ impl Start {
                 clients: clients.clone(),
                 listeners: listeners.map_err(|error| StartError(format!("listener: {error}")))?,
                 first: first.take(),
+                in_force: in_force.clone(),
                 report: report.clone(),
             };
             let thread = shard::start(place, move |shard| role.start(&shard));
@@ -253,6 +255,8 @@ struct Role {
     clients: Arc<ServerConfig>,
     listeners: Vec<OwnedFd>,
     first: Option<(Vec<OwnedFd>, Publications, Arc<ServerConfig>)>,
+    /// What was published before; a shard has it before its first client.
+    in_force: Arc<InForce>,
     report: Arc<report::Gateway>,
 }
 
@@ -262,17 +266,9 @@ impl Role {
         let out = port.clone();
         let send = Box::new(move |to, from, message| out.send(to, GatewayMessage::Cross { from, message }));
         let crossing = Crossing::new(shard.index, &shard.ring, send);
-        let empty = Arc::new(InForce {
-            epoch: 0,
-            table: Default::default(),
-            sites: vec![Default::default(); self.common.settings.sites.len()],
-        });
-        let gate = Gate::new(shard, &self.common, port, crossing, &empty);
+        let gate = Gate::new(shard, &self.common, port, crossing, &self.in_force);
         let inbox = Inbox::new(&gate, self.report);
         if let Some((channel_listeners, publications, config)) = self.first {
-            for to in 0..gate.port.shards() {
-                gate.port.send(to, GatewayMessage::InForce(publications.in_force.clone()));
-            }
             inbox.keep(publications);
             for fd in channel_listeners {
                 let listener = Listener::new(&shard.ring, fd, false);

@@ -376,6 +376,13 @@ impl Stack {
     }
 
     pub fn start_gateway(&mut self) {
+        // The kernel takes the rings of a killed process down after its end, and their listeners with
+        // them: for a moment the port is still taken.
+        eventually("the ports are free", || {
+            [self.ports.gateway, self.ports.channel]
+                .iter()
+                .all(|port| TcpListener::bind(local(*port)).is_ok())
+        });
         self.gateway = Some(self.start_role("gateway"));
     }
 
