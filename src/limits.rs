@@ -113,6 +113,10 @@ pub const WHEEL_TICK: Duration = Duration::from_millis(250);
 const _: () = assert!(PIPELINE_SIZE_MAX >= HEAD_SIZE_MAX);
 const _: () = assert!(TRANSFER_BUFFER_SIZE >= 2 * (16 * 1024 + 256 + 5));
 
+/// Waiting at start for an address that is in use: a killed process gives its listeners back within a
+/// second.
+pub const BIND_WITHIN: Duration = Duration::from_secs(2);
+
 // ── Clients ─────────────────────────────────────────────────────────────────────────────────────
 
 /// From accept to a finished TLS handshake.

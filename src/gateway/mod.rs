@@ -241,11 +241,26 @@ fn supervise(mesh: &Mesh<GatewayMessage>, news: &mpsc::Receiver<News>) -> Result
 
 fn bind_all(what: &str, addresses: &[std::net::SocketAddr]) -> Result<Vec<OwnedFd>, StartError> {
     let bind = |address: &std::net::SocketAddr| {
-        listen::listen(*address)
-            .map(|(fd, _)| fd)
-            .map_err(|error| StartError(format!("{what} {address} cannot be bound: {error}")))
+        bind(*address).map_err(|error| StartError(format!("{what} {address} cannot be bound: {error}")))
     };
     addresses.iter().map(bind).collect()
+}
+
+/// Binds; waits a little for an address in use: the kernel takes the rings of a killed process apart
+/// some time after its end, and they hold its listeners.
+fn bind(address: std::net::SocketAddr) -> std::io::Result<OwnedFd> {
+    let until = std::time::Instant::now() + limits::BIND_WITHIN;
+    loop {
+        match listen::listen(address) {
+            Ok((fd, _)) => return Ok(fd),
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse && std::time::Instant::now() < until =>
+            {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// What one shard starts with.
