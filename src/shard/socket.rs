@@ -63,6 +63,11 @@ impl SocketCore {
         self.descriptor
     }
 
+    /// Nobody holds the socket any more; what is in flight is being cancelled.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.state.borrow().abandoned
+    }
+
     fn wake(state: &mut State) {
         if let Some(waker) = state.waker.take() {
             waker.wake();
@@ -468,3 +473,8 @@ impl Drop for Listener {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "socket_tests.rs"]
+mod tests;
