@@ -96,6 +96,9 @@ pub const SUBMISSIONS: u32 = 4_096;
 pub const SHARED_BUFFER_COUNT: u16 = 1_024;
 /// Bytes of each of them.
 pub const SHARED_BUFFER_SIZE: usize = 4_096;
+/// Shared buffers that one socket may hold untaken before its receive is stopped: multishot knows no
+/// back-pressure, and one flooding peer would take the buffers of the whole shard.
+pub const SHARED_BUFFERS_HELD_MAX: usize = 8;
 /// Accepts armed at once on one shard, at most.
 pub const ACCEPTS_ARMED_MAX: usize = 64;
 /// Bytes a pooled transfer buffer holds: four full TLS records.
@@ -108,6 +111,7 @@ pub const INBOX_MESSAGES: usize = 8_192;
 pub const WHEEL_TICK: Duration = Duration::from_millis(250);
 
 const _: () = assert!(PIPELINE_SIZE_MAX >= HEAD_SIZE_MAX);
+const _: () = assert!(SHARED_BUFFERS_HELD_MAX * SHARED_BUFFER_SIZE >= HEAD_SIZE_MAX);
 const _: () = assert!(TRANSFER_BUFFER_SIZE >= 2 * (16 * 1024 + 256 + 5));
 
 // ── Clients ─────────────────────────────────────────────────────────────────────────────────────

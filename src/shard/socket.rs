@@ -19,7 +19,7 @@ use super::buffers::SharedBuffer;
 use super::ring::{Descriptor, Polled, Ring, outcome, remember};
 use crate::limits;
 
-/// Off ── poll_recv_shared ──▶ Shared ── leave_shared ──▶ Leaving ── last completion ──▶ Off
+/// Off ── poll_recv_shared ──▶ Shared ── leave_shared, or much untaken ──▶ Leaving ── last completion ──▶ Off
 /// Off ── poll_recv_owned ──▶ Owned ── completion ──▶ Off
 /// Shared ── no buffer ──▶ Starved ── buffers came back ──▶ Shared
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,10 @@ impl SocketCore {
         }
         match (result, buffer) {
             (1.., Some(buffer)) if state.abandoned => self.ring.shared.borrow_mut().give_back(buffer),
-            (1.., Some(buffer)) => state.arrived.push_back((buffer, result as u16)),
+            (1.., Some(buffer)) => {
+                state.arrived.push_back((buffer, result as u16));
+                self.bound(&mut state);
+            }
             (result, Some(buffer)) => {
                 self.ring.shared.borrow_mut().give_back(buffer);
                 if result == 0 {
@@ -92,6 +95,16 @@ impl SocketCore {
             (result, None) => state.finished = Some(result.min(0)),
         }
         Self::wake(&mut state);
+    }
+
+    /// Stops a receive whose task takes nothing; it is armed anew when everything was taken.
+    fn bound(&self, state: &mut State) {
+        if state.arrived.len() >= limits::SHARED_BUFFERS_HELD_MAX
+            && let Receiving::Shared(tag) = state.receiving
+        {
+            self.ring.cancel(tag);
+            state.receiving = Receiving::Leaving;
+        }
     }
 
     pub(super) fn received_owned(&self, buffer: Vec<u8>, result: i32) {
