@@ -132,15 +132,16 @@ impl Connection {
     /// Waits for a whole head. At rest the connection holds no buffer.
     async fn next_head(&mut self) -> io::Result<Head> {
         let gate = self.gate.clone();
+        if !self.wire.has_room() {
+            self.room().await?;
+        }
         let mut begun = !self.wire.received().is_empty();
         self.within(if begun { self.limits().head } else { self.limits().idle });
         self.wire.use_own_buffer(false);
         std::future::poll_fn(|context| {
             loop {
                 // Written answers leave while we look at what came behind the request.
-                if self.wire.poll_room(context)?.is_pending() {
-                    return Poll::Pending;
-                }
+                let _ = self.wire.poll_room(context)?;
                 if !self.wire.received().is_empty() {
                     let mut scratch = FieldScratch::new();
                     match http::parse_request(self.wire.received(), &mut scratch) {
@@ -169,6 +170,18 @@ impl Connection {
                     Poll::Pending => return Poll::Pending,
                 }
             }
+        })
+        .await
+    }
+
+    /// Waits until the client took enough of the answers written; without an end, a client that sends
+    /// requests and reads no answer would stay for ever.
+    async fn room(&mut self) -> io::Result<()> {
+        self.within(self.limits().body);
+        let Connection { wire, deadline, .. } = self;
+        std::future::poll_fn(|context| match wire.poll_room(context) {
+            Poll::Pending if deadline.poll(context) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            polled => polled,
         })
         .await
     }
