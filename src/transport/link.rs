@@ -46,6 +46,13 @@ pub(super) enum Sink {
     There { shard: usize, exchange: u64 },
 }
 
+/// A stream's place on a link.
+struct Entry {
+    sink: Sink,
+    /// Of a stream that this side opened.
+    id: Option<StreamId>,
+}
+
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
@@ -72,7 +79,7 @@ pub struct Link {
     pub id: u64,
     shard: Rc<Shard>,
     channel: RefCell<Channel>,
-    sinks: RefCell<Slab<Sink>>,
+    sinks: RefCell<Slab<Entry>>,
     /// Streams that found no room to send, in the order they asked.
     no_room: RefCell<VecDeque<u32>>,
     /// Streams that found no credit of the channel.
@@ -133,9 +140,10 @@ impl Link {
         if self.lost.get() {
             return Err(Busy::Closed);
         }
-        let token = self.sinks.borrow_mut().insert(sink) as u32;
+        let token = self.sinks.borrow_mut().insert(Entry { sink, id: None }) as u32;
         match self.channel.borrow_mut().open(message, token) {
             Ok(id) => {
+                self.sinks.borrow_mut()[token as usize].id = Some(id);
                 self.kick();
                 Ok((id, token))
             }
@@ -252,7 +260,7 @@ impl Link {
     }
 
     fn tell(&self, token: u32, here: impl FnOnce(&Mailbox), there: impl FnOnce(&Crossing, usize, u64)) {
-        let sink = self.sinks.borrow().get(token as usize).cloned();
+        let sink = self.sinks.borrow().get(token as usize).map(|entry| entry.sink.clone());
         match sink {
             Some(Sink::Here(mailbox)) => here(&mailbox),
             Some(Sink::There { shard, exchange }) => {
@@ -271,20 +279,10 @@ impl Link {
     pub async fn drive(self: Rc<Self>, mut wire: Wire, events: Rc<dyn LinkEvents>) -> Cause {
         wire.use_own_buffer(true);
         let deadline = self.shard.deadline();
+        let driven = Driven(self.clone());
         let cause =
             std::future::poll_fn(|context| self.poll_drive(context, &mut wire, &deadline, &events)).await;
-        self.lost.set(true);
-        let sinks = std::mem::take(&mut *self.sinks.borrow_mut());
-        for (_, sink) in sinks {
-            match sink {
-                Sink::Here(mailbox) => mailbox.put_broken(Broken::Lost { not_taken: false }),
-                Sink::There { shard, exchange } => {
-                    if let Some(crossing) = &self.crossing {
-                        crossing.broke(shard, exchange, Broken::Lost { not_taken: false });
-                    }
-                }
-            }
-        }
+        drop(driven);
         if let Cause::Protocol(error) = &cause {
             let mut channel = self.channel.borrow_mut();
             if !channel.is_closed() {
@@ -298,6 +296,24 @@ impl Link {
             let _ = wire.finish().await;
         }
         cause
+    }
+
+    /// Nothing is sent or heard any more: every stream has broken off.
+    fn lose(&self) {
+        self.lost.set(true);
+        let sinks = std::mem::take(&mut *self.sinks.borrow_mut());
+        for (_, Entry { sink, id }) in sinks {
+            let not_taken = id.is_some_and(|id| self.channel.borrow().is_excluded(id));
+            let broken = Broken::Lost { not_taken };
+            match sink {
+                Sink::Here(mailbox) => mailbox.put_broken(broken),
+                Sink::There { shard, exchange } => {
+                    if let Some(crossing) = &self.crossing {
+                        crossing.broke(shard, exchange, broken);
+                    }
+                }
+            }
+        }
     }
 
     fn poll_drive(
@@ -390,7 +406,8 @@ impl Link {
             Event::None | Event::Pong | Event::Status { .. } => {}
             Event::Opened { stream, message } => {
                 let mailbox = Mailbox::new(&self.shard.ring);
-                let token = self.sinks.borrow_mut().insert(Sink::Here(mailbox.clone())) as u32;
+                let sink = Sink::Here(mailbox.clone());
+                let token = self.sinks.borrow_mut().insert(Entry { sink, id: None }) as u32;
                 self.channel.borrow_mut().set_token(stream, token);
                 let place = Place::Here { link: self.clone(), id: stream, token };
                 events.opened(self, Stream { mailbox, place, sent_end: Cell::new(false) }, message);
@@ -464,6 +481,16 @@ impl Link {
         }
         // Those invited may have nothing left to send; then the next ones must not wait for ever.
         context.waker().wake_by_ref();
+    }
+}
+
+/// A link that is driven; dropped, it is lost, also when its task panicked: then nobody must wait for
+/// it, and no request be given to it.
+struct Driven(Rc<Link>);
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.0.lose();
     }
 }
 
