@@ -117,17 +117,20 @@ impl<'c> Relay<'c> {
     /// How long nothing may move: an origin thinks longer than a transfer may pause.
     fn patience(&self) -> Duration {
         let limits = &self.gate.common.settings.limits;
-        let waits_for_client =
-            matches!(self.sending, Sending::Body { .. }) || self.connection.wire.unsent() > 0;
+        let owes_body = matches!(self.sending, Sending::Body { decoded: 0 });
+        let waits_for_client = owes_body || self.connection.wire.unsent() > 0;
         if waits_for_client { limits.body } else { limits.answer }
     }
 
     fn out_of_time(&self) -> Outcome {
         self.stream.reset(ResetCode::Cancelled);
         match (&self.answering, &self.sending) {
-            (Answering::Head, Sending::Done) => Outcome::Refused(Refusal::GatewayTimeout),
-            // The client owes bytes, or does not take them.
-            (Answering::Head, Sending::Body { .. }) => Outcome::Cut,
+            // The client owes bytes.
+            (Answering::Head, Sending::Body { decoded: 0 }) => Outcome::Cut,
+            // The origin owes an answer, or takes no more of the body.
+            (Answering::Head, Sending::Done | Sending::Body { .. }) => {
+                Outcome::Refused(Refusal::GatewayTimeout)
+            }
             (Answering::Body(_) | Answering::Done, _) => Outcome::Cut,
         }
     }
@@ -326,13 +329,13 @@ impl<'c> Relay<'c> {
                 Broken::Reset(ResetCode::NotBegun) | Broken::Lost { not_taken: true } if self.is_unsent() => {
                     Outcome::NotBegun
                 }
-                Broken::Lost { .. } => Outcome::Lost,
+                // Nothing was begun, but bytes of its body are gone: only the client can send it again.
+                Broken::Reset(ResetCode::NotBegun) | Broken::Lost { not_taken: true } => {
+                    Outcome::Refused(Refusal::NoConnector)
+                }
+                Broken::Lost { not_taken: false } => Outcome::Lost,
                 Broken::Reset(
-                    ResetCode::NotBegun
-                    | ResetCode::Cancelled
-                    | ResetCode::OriginBroke
-                    | ResetCode::Protocol
-                    | ResetCode::Other(_),
+                    ResetCode::Cancelled | ResetCode::OriginBroke | ResetCode::Protocol | ResetCode::Other(_),
                 ) => Outcome::Refused(Refusal::BadGateway),
             }));
         }
