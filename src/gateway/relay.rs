@@ -60,6 +60,8 @@ pub struct Relay<'c> {
     stream: Stream,
     sending: Sending,
     answering: Answering,
+    /// Body bytes that the answer's head still promises; `None` when it promised no number.
+    promised: Option<u64>,
     keep: bool,
     moved: bool,
 }
@@ -81,7 +83,8 @@ impl<'c> Relay<'c> {
         };
         let own = request.body.remaining_hint().is_none_or(|left| left > SMALL_BODY);
         connection.wire.use_own_buffer(request.manner.has_body && own);
-        Relay { gate, connection, request, stream, sending, answering: Answering::Head, keep, moved: true }
+        let answering = Answering::Head;
+        Relay { gate, connection, request, stream, sending, answering, promised: None, keep, moved: true }
     }
 
     /// Carries it on; ready when it has ended.
@@ -231,8 +234,11 @@ impl<'c> Relay<'c> {
                 return Poll::Ready(Ok(Outcome::Refused(Refusal::BadGateway)));
             }
         }
-        if let Answering::Body(framing) = self.answering {
-            self.write_body(context, framing)?;
+        if let Answering::Body(framing) = self.answering
+            && !self.write_body(context, framing)?
+        {
+            self.stream.reset(ResetCode::Protocol);
+            return Poll::Ready(Ok(Outcome::Cut));
         }
         if let Answering::Done = self.answering {
             self.connection.wire.start_send()?;
@@ -250,6 +256,9 @@ impl<'c> Relay<'c> {
 
     fn write_head(&mut self, message: &[u8]) -> io::Result<bool> {
         let Ok(message) = ResponseMessage::parse(message) else { return Ok(false) };
+        if !answer::is_readable(&message, &self.request.manner) {
+            return Ok(false);
+        }
         let wire = &mut self.connection.wire;
         let mut out = self.gate.shard.ring.pool.borrow_mut().small();
         let manner = &self.request.manner;
@@ -261,9 +270,15 @@ impl<'c> Relay<'c> {
             let (framing, keep) = answer::head(&mut out, &message, manner, self.keep);
             self.keep = keep;
             self.answering = Answering::Body(framing);
+            self.promised = match framing {
+                AnswerFraming::None => Some(0),
+                AnswerFraming::Length => message.length,
+                AnswerFraming::Chunked | AnswerFraming::UntilClose => None,
+            };
             // A small answer leaves with its head in one record.
             let data = self.stream.data();
-            if framing == AnswerFraming::Length && !data.is_empty() && data.len() <= SMALL_ANSWER {
+            let is_small = !data.is_empty() && data.len() <= SMALL_ANSWER;
+            if framing == AnswerFraming::Length && is_small && keep_promise(&mut self.promised, data.len()) {
                 let size = data.len();
                 out.extend_from_slice(&data);
                 drop(data);
@@ -275,7 +290,9 @@ impl<'c> Relay<'c> {
         written.map(|()| true)
     }
 
-    fn write_body(&mut self, context: &mut Context<'_>, framing: AnswerFraming) -> io::Result<()> {
+    /// Writes what there is. False: it is not what the head promised, and the client would take the rest
+    /// for another answer, perhaps for that of another site.
+    fn write_body(&mut self, context: &mut Context<'_>, framing: AnswerFraming) -> io::Result<bool> {
         let wire = &mut self.connection.wire;
         loop {
             let data = self.stream.data();
@@ -284,9 +301,12 @@ impl<'c> Relay<'c> {
             }
             match wire.poll_room(context) {
                 Poll::Ready(result) => result?,
-                Poll::Pending => return Ok(()),
+                Poll::Pending => return Ok(true),
             }
             let size = data.len().min(ANSWER_PIECE);
+            if !keep_promise(&mut self.promised, size) {
+                return Ok(false);
+            }
             if framing == AnswerFraming::Chunked {
                 let mut chunk = self.gate.shard.ring.pool.borrow_mut().large();
                 http::chunk_header(size, &mut chunk);
@@ -303,6 +323,9 @@ impl<'c> Relay<'c> {
             self.moved = true;
         }
         if self.stream.mailbox().is_ended() {
+            if self.promised.is_some_and(|left| left > 0) {
+                return Ok(false);
+            }
             if framing == AnswerFraming::Chunked {
                 let mut last = Vec::with_capacity(64);
                 let trailers = self.stream.mailbox().trailers();
@@ -319,7 +342,7 @@ impl<'c> Relay<'c> {
             }
             self.answering = Answering::Done;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn poll_broken(&mut self, context: &mut Context<'_>, broken: Broken) -> Poll<io::Result<Outcome>> {
@@ -350,9 +373,34 @@ impl<'c> Relay<'c> {
     }
 }
 
+/// Takes `size` bytes of what is promised; whether that was so much.
+fn keep_promise(promised: &mut Option<u64>, size: usize) -> bool {
+    let Some(left) = promised else { return true };
+    match left.checked_sub(size as u64) {
+        Some(rest) => {
+            *left = rest;
+            true
+        }
+        None => false,
+    }
+}
+
 /// A body that fits the shared buffers; a longer one is received into a buffer of its own.
 const SMALL_BODY: u64 = 8 * 1024;
 /// An answer's body that leaves with its head.
 const SMALL_ANSWER: usize = 12 * 1024;
 /// What one write takes of an answer: two records, so that others get their turn.
 const ANSWER_PIECE: usize = 32 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_of_a_body_passes_than_its_head_promised() {
+        let mut promised = Some(10);
+        assert!(keep_promise(&mut promised, 4) && keep_promise(&mut promised, 6));
+        assert!(!keep_promise(&mut promised, 1));
+        assert!(keep_promise(&mut None, usize::MAX));
+    }
+}
