@@ -189,14 +189,12 @@ impl Connection {
     // ── requests for a connection point ─────────────────────────────────────────────────────────
 
     async fn forward(&mut self, mut request: Request) -> io::Result<Next> {
-        let counters = self.gate.clone();
-        let counters = counters.counters();
-        gate::add(&counters.active, 1);
+        let active = Active::new(&self.gate);
         let next = match self.identify(&request) {
             Ok(()) => self.exchange(&mut request).await,
             Err(refusal) => self.refuse(refusal, request.manner),
         };
-        gate::take(&counters.active, 1);
+        drop(active);
         self.gate.shard.ring.pool.borrow_mut().give_back(request.message);
         next
     }
@@ -218,8 +216,13 @@ impl Connection {
             let outcome = std::future::poll_fn(|context| relay.poll(context)).await?;
             drop(relay);
             return match outcome {
-                Outcome::Answered { keep: true } => Ok(Next::GoOn),
-                Outcome::Answered { keep: false } => Ok(Next::Finish),
+                // While the gateway drains, only what the client sent already is still answered.
+                Outcome::Answered { keep: true }
+                    if !self.gate.is_draining() || !self.wire.received().is_empty() =>
+                {
+                    Ok(Next::GoOn)
+                }
+                Outcome::Answered { .. } => Ok(Next::Finish),
                 Outcome::Refused(refusal) => self.refuse(refusal, request.manner),
                 Outcome::Cut => {
                     gate::add(&self.gate.counters().cut, 1);
@@ -332,6 +335,8 @@ impl Connection {
     async fn finish(mut self) {
         self.within(self.limits().body);
         {
+            // The end of an answer may wait here for its client.
+            let _active = Active::new(&self.gate);
             let Connection { wire, deadline, .. } = &mut self;
             let mut finish = std::pin::pin!(wire.finish());
             let done = std::future::poll_fn(|context| {
@@ -399,6 +404,22 @@ impl Drop for Counted {
         // The seat is free before those who want it look.
         self.seat = None;
         self.gate.wake_acceptors();
+    }
+}
+
+/// Counts a request under way, for as long as bytes of it may move: a gateway that drains waits for it.
+struct Active(Rc<Gate>);
+
+impl Active {
+    fn new(gate: &Rc<Gate>) -> Active {
+        gate::add(&gate.counters().active, 1);
+        Active(gate.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        gate::take(&self.0.counters().active, 1);
     }
 }
 
