@@ -202,10 +202,14 @@ impl Connection {
     /// Sends the request and carries the answer back; once more where that is safe.
     async fn exchange(&mut self, request: &mut Request) -> io::Result<Next> {
         let mut repeats = 1;
+        let mut wait_until = None;
         loop {
             let mailbox = Mailbox::new(&self.gate.shard.ring);
             let Some(stream) = self.gate.open(&self.client, self.leaf(), request, &mailbox) else {
-                if self.gate.wait_for_link(&self.deadline).await {
+                // One wait for all attempts, however often links come and go.
+                let wait = self.limits().wait;
+                let until = *wait_until.get_or_insert_with(|| self.gate.shard.now() + wait);
+                if self.gate.wait_for_link(&self.deadline, until).await {
                     continue;
                 }
                 return self.refuse(Refusal::NoConnector, request.manner);

@@ -247,6 +247,10 @@ impl LinkEvents for Events {
 
     fn identity_gone(&self, _link: &Rc<Link>, _number: u32) {}
 
+    fn room(&self, _link: &Rc<Link>) {
+        self.gate.wake_waiting();
+    }
+
     fn draining(&self, link: &Rc<Link>) {
         // Streams that live go on; new ones look for another link.
         self.gate.detach(self.site, link);

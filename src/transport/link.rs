@@ -33,6 +33,9 @@ pub trait LinkEvents {
     fn identity(&self, link: &Rc<Link>, number: u32, bytes: &[u8]);
     /// Connector: no further request names it.
     fn identity_gone(&self, link: &Rc<Link>, number: u32);
+    /// Gateway: a stream or an identity was refused because too much waited to be sent; now there is
+    /// room.
+    fn room(&self, _link: &Rc<Link>) {}
     /// The other side opens or takes no further stream.
     fn draining(&self, link: &Rc<Link>);
 }
@@ -84,6 +87,8 @@ pub struct Link {
     no_room: RefCell<VecDeque<u32>>,
     /// Streams that found no credit of the channel.
     no_credit: RefCell<VecDeque<u32>>,
+    /// A stream or an identity was refused for want of room.
+    has_refused: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     lost: Cell<bool>,
     next_identity: Cell<u32>,
@@ -102,6 +107,7 @@ impl Link {
             sinks: RefCell::default(),
             no_room: RefCell::default(),
             no_credit: RefCell::default(),
+            has_refused: Cell::new(false),
             waker: RefCell::default(),
             lost: Cell::new(false),
             next_identity: Cell::new(0),
@@ -149,6 +155,7 @@ impl Link {
             }
             Err(busy) => {
                 self.sinks.borrow_mut().remove(token as usize);
+                self.note_refused(busy);
                 Err(busy)
             }
         }
@@ -160,7 +167,7 @@ impl Link {
     /// When the link takes none.
     pub fn identity(&self, bytes: &[u8]) -> Result<u32, Busy> {
         let number = self.next_identity.get().wrapping_add(1).max(1);
-        self.channel.borrow_mut().identity(number, bytes)?;
+        self.channel.borrow_mut().identity(number, bytes).inspect_err(|busy| self.note_refused(*busy))?;
         self.next_identity.set(number);
         self.kick();
         Ok(number)
@@ -196,6 +203,13 @@ impl Link {
     pub fn close(&self, code: CloseCode, text: &str) {
         self.channel.borrow_mut().close(code, text);
         self.kick();
+    }
+
+    fn note_refused(&self, busy: Busy) {
+        match busy {
+            Busy::Backlog => self.has_refused.set(true),
+            Busy::Draining | Busy::Closed | Busy::Full => {}
+        }
     }
 
     fn kick(&self) {
@@ -339,6 +353,10 @@ impl Link {
             return Poll::Ready(Cause::Wire(error));
         }
         self.invite(context);
+        if self.has_refused.get() && self.channel.borrow().has_room_for_bulk() {
+            self.has_refused.set(false);
+            events.room(self);
+        }
         let channel = self.channel.borrow();
         if channel.is_closed() && channel.transmit_len() == 0 && wire.is_flushed() {
             return Poll::Ready(Cause::Left);
