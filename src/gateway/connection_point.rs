@@ -117,9 +117,13 @@ async fn enter(
         within(&deadline, wire.finish()).await?;
         return Err(io::Error::other(format!("refused: {}", reply.text)));
     };
-    within(&deadline, wire.flush()).await?;
-    let parts = wire.into_parts().ok_or_else(|| io::Error::other("the connection cannot be moved"))?;
+    // Taken with the verdict: another hello may be heard while this one's answer leaves.
     lobby.seats.borrow_mut().insert(seat);
+    let parts = match within(&deadline, wire.flush()).await {
+        Ok(()) => wire.into_parts().ok_or_else(|| io::Error::other("the connection cannot be moved")),
+        Err(error) => Err(error),
+    };
+    let parts = parts.inspect_err(|_| lobby.leave(&seat))?;
     let arrival = Arrival { parts, site, point: name.name, seat, peer };
     gate.port.send(shard, GatewayMessage::Arrival(Box::new(arrival)));
     Ok(())
