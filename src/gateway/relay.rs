@@ -103,6 +103,12 @@ impl<'c> Relay<'c> {
             self.stream.reset(ResetCode::Cancelled);
             return Poll::Ready(Ok(self.gone_wrong(refusal)));
         }
+        if sent.is_ready()
+            && let Err(error) = self.look_ahead(context)
+        {
+            self.stream.reset(ResetCode::Cancelled);
+            return Poll::Ready(Err(error));
+        }
         match self.poll_answer(context) {
             Poll::Ready(outcome) => return Poll::Ready(outcome),
             Poll::Pending => {}
@@ -184,7 +190,6 @@ impl<'c> Relay<'c> {
                 }
             }
         }
-        self.look_ahead(context);
         Poll::Ready(Ok(()))
     }
 
@@ -206,19 +211,21 @@ impl<'c> Relay<'c> {
     }
 
     /// Takes in what the client sends behind its request, up to a bound; then it must wait. A client
-    /// that ended its direction still gets its answer.
-    fn look_ahead(&mut self, context: &mut Context<'_>) {
+    /// that ended its direction still gets its answer; of one whose connection broke nobody waits for it.
+    fn look_ahead(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let wire = &mut self.connection.wire;
         while !wire.is_read_closed() {
             if wire.received().len() >= limits::PIPELINE_SIZE_MAX {
                 wire.pause();
-                return;
+                return Ok(());
             }
             match wire.poll_fill(context) {
                 Poll::Ready(Ok(true)) => {}
-                Poll::Ready(Ok(false) | Err(_)) | Poll::Pending => return,
+                Poll::Ready(Ok(false)) | Poll::Pending => return Ok(()),
+                Poll::Ready(Err(error)) => return Err(error),
             }
         }
+        Ok(())
     }
 
     // ── the answer ──────────────────────────────────────────────────────────────────────────────
