@@ -98,7 +98,7 @@ pub const SHARED_BUFFER_COUNT: u16 = 1_024;
 pub const SHARED_BUFFER_SIZE: usize = 4_096;
 /// Shared buffers that one socket may hold before its bytes are set aside and it leaves multishot: a
 /// head of the greatest size and a little more, so that only a transfer ever does.
-pub const SHARED_BUFFERS_HELD_MAX: usize = 16;
+pub const SHARED_BUFFERS_HELD_MAX: usize = 8;
 /// Accepts armed at once on one shard, at most.
 pub const ACCEPTS_ARMED_MAX: usize = 64;
 /// Bytes a pooled transfer buffer holds: four full TLS records.
@@ -111,6 +111,7 @@ pub const INBOX_MESSAGES: usize = 8_192;
 pub const WHEEL_TICK: Duration = Duration::from_millis(250);
 
 const _: () = assert!(PIPELINE_SIZE_MAX >= HEAD_SIZE_MAX);
+const _: () = assert!(SHARED_BUFFERS_HELD_MAX * SHARED_BUFFER_SIZE >= HEAD_SIZE_MAX);
 const _: () = assert!(TRANSFER_BUFFER_SIZE >= 2 * (16 * 1024 + 256 + 5));
 
 /// Waiting at start for an address that is in use: a killed process gives its listeners back within a

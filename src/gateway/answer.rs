@@ -20,6 +20,13 @@ pub enum AnswerFraming {
     UntilClose,
 }
 
+/// Whether the client reads the end of this answer where we do: none to HEAD, none with 204 or 304 has
+/// a body, and no protocol is changed.
+pub fn is_readable(message: &ResponseMessage<'_>, manner: &Manner) -> bool {
+    let is_bare = manner.is_head || matches!(message.status, 204 | 304);
+    message.status != 101 && !(is_bare && message.body != Body::None)
+}
+
 /// Appends an interim head.
 pub fn interim(out: &mut Vec<u8>, message: &ResponseMessage<'_>) {
     http::write_status_line(out, message.status, message.reason);
@@ -126,6 +133,41 @@ const RETRY_AFTER_SECS: &[u8] = b"5";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::{ResponseStart, ResponseWriter};
+
+    fn is_taken(status: u16, body: Body, is_head: bool) -> bool {
+        let mut payload = Vec::new();
+        let length = (body == Body::Length).then_some(5);
+        let start = ResponseStart { status, reason: b"", length, body };
+        ResponseWriter::new(&mut payload, &start).expect("it is small").finish();
+        let manner = Manner {
+            version: Version::Http11,
+            is_head,
+            keep_alive: true,
+            has_body: false,
+            expects_continue: false,
+            request_id: [0; 16],
+        };
+        is_readable(&ResponseMessage::parse(&payload).expect("just written"), &manner)
+    }
+
+    #[test]
+    fn an_answer_whose_end_the_client_sees_elsewhere_is_not_passed_on() {
+        for (status, body, is_head, expected) in [
+            (200, Body::Length, false, true),
+            (200, Body::Unknown, false, true),
+            (100, Body::None, false, true),
+            (200, Body::None, true, true),
+            (200, Body::Length, true, false),
+            (404, Body::Unknown, true, false),
+            (204, Body::None, false, true),
+            (204, Body::Length, false, false),
+            (304, Body::Unknown, false, false),
+            (101, Body::Unknown, false, false),
+        ] {
+            assert_eq!(is_taken(status, body, is_head), expected, "{status} {body:?} to HEAD: {is_head}");
+        }
+    }
 
     #[test]
     fn a_guid_is_printed_in_its_five_groups() {

@@ -132,15 +132,16 @@ impl Connection {
     /// Waits for a whole head. At rest the connection holds no buffer.
     async fn next_head(&mut self) -> io::Result<Head> {
         let gate = self.gate.clone();
+        if !self.wire.has_room() {
+            self.room().await?;
+        }
         let mut begun = !self.wire.received().is_empty();
         self.within(if begun { self.limits().head } else { self.limits().idle });
         self.wire.use_own_buffer(false);
         std::future::poll_fn(|context| {
             loop {
                 // Written answers leave while we look at what came behind the request.
-                if self.wire.poll_room(context)?.is_pending() {
-                    return Poll::Pending;
-                }
+                let _ = self.wire.poll_room(context)?;
                 if !self.wire.received().is_empty() {
                     let mut scratch = FieldScratch::new();
                     match http::parse_request(self.wire.received(), &mut scratch) {
@@ -173,17 +174,27 @@ impl Connection {
         .await
     }
 
+    /// Waits until the client took enough of the answers written; without an end, a client that sends
+    /// requests and reads no answer would stay for ever.
+    async fn room(&mut self) -> io::Result<()> {
+        self.within(self.limits().body);
+        let Connection { wire, deadline, .. } = self;
+        std::future::poll_fn(|context| match wire.poll_room(context) {
+            Poll::Pending if deadline.poll(context) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            polled => polled,
+        })
+        .await
+    }
+
     // ── requests for a connection point ─────────────────────────────────────────────────────────
 
     async fn forward(&mut self, mut request: Request) -> io::Result<Next> {
-        let counters = self.gate.clone();
-        let counters = counters.counters();
-        gate::add(&counters.active, 1);
+        let active = Active::new(&self.gate);
         let next = match self.identify(&request) {
             Ok(()) => self.exchange(&mut request).await,
             Err(refusal) => self.refuse(refusal, request.manner),
         };
-        gate::take(&counters.active, 1);
+        drop(active);
         self.gate.shard.ring.pool.borrow_mut().give_back(request.message);
         next
     }
@@ -191,10 +202,14 @@ impl Connection {
     /// Sends the request and carries the answer back; once more where that is safe.
     async fn exchange(&mut self, request: &mut Request) -> io::Result<Next> {
         let (mut repeated, mut turned_away) = (false, 0);
+        let mut wait_until = None;
         loop {
             let mailbox = Mailbox::new(&self.gate.shard.ring);
             let Some(stream) = self.gate.open(&self.client, self.leaf(), request, &mailbox) else {
-                if self.gate.wait_for_link(&self.deadline).await {
+                // One wait for all attempts, however often links come and go.
+                let wait = self.limits().wait;
+                let until = *wait_until.get_or_insert_with(|| self.gate.shard.now() + wait);
+                if self.gate.wait_for_link(&self.deadline, until).await {
                     continue;
                 }
                 return self.refuse(Refusal::NoConnector, request.manner);
@@ -205,8 +220,13 @@ impl Connection {
             let outcome = std::future::poll_fn(|context| relay.poll(context)).await?;
             drop(relay);
             return match outcome {
-                Outcome::Answered { keep: true } => Ok(Next::GoOn),
-                Outcome::Answered { keep: false } => Ok(Next::Finish),
+                // While the gateway drains, only what the client sent already is still answered.
+                Outcome::Answered { keep: true }
+                    if !self.gate.is_draining() || !self.wire.received().is_empty() =>
+                {
+                    Ok(Next::GoOn)
+                }
+                Outcome::Answered { .. } => Ok(Next::Finish),
                 Outcome::Refused(refusal) => self.refuse(refusal, request.manner),
                 Outcome::Cut => {
                     gate::add(&self.gate.counters().cut, 1);
@@ -322,6 +342,8 @@ impl Connection {
     async fn finish(mut self) {
         self.within(self.limits().body);
         {
+            // The end of an answer may wait here for its client.
+            let _active = Active::new(&self.gate);
             let Connection { wire, deadline, .. } = &mut self;
             let mut finish = std::pin::pin!(wire.finish());
             let done = std::future::poll_fn(|context| {
@@ -396,6 +418,22 @@ impl Drop for Counted {
 const NOT_BEGUN_MAX: usize = 3;
 /// All channels of a killed process are seen to end within milliseconds of the first.
 const NOTICED_WITHIN: Duration = Duration::from_millis(50);
+/// Counts a request under way, for as long as bytes of it may move: a gateway that drains waits for it.
+struct Active(Rc<Gate>);
+
+impl Active {
+    fn new(gate: &Rc<Gate>) -> Active {
+        gate::add(&gate.counters().active, 1);
+        Active(gate.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        gate::take(&self.0.counters().active, 1);
+    }
+}
+
 /// A certificate that fits an IDENTITY frame beside the address.
 const LEAF_SIZE_MAX: usize = limits::IDENTITY_SIZE_MAX - 64;
 /// How long a verdict on a certificate holds at most: certificates expire.

@@ -117,9 +117,13 @@ async fn enter(
         within(&deadline, wire.finish()).await?;
         return Err(io::Error::other(format!("refused: {}", reply.text)));
     };
-    within(&deadline, wire.flush()).await?;
-    let parts = wire.into_parts().ok_or_else(|| io::Error::other("the connection cannot be moved"))?;
+    // Taken with the verdict: another hello may be heard while this one's answer leaves.
     lobby.seats.borrow_mut().insert(seat);
+    let parts = match within(&deadline, wire.flush()).await {
+        Ok(()) => wire.into_parts().ok_or_else(|| io::Error::other("the connection cannot be moved")),
+        Err(error) => Err(error),
+    };
+    let parts = parts.inspect_err(|_| lobby.leave(&seat))?;
     let arrival = Arrival { parts, site, point: name.name, seat, peer };
     gate.port.send(shard, GatewayMessage::Arrival(Box::new(arrival)));
     Ok(())
@@ -192,15 +196,37 @@ pub fn settle(gate: &Rc<Gate>, arrival: Arrival) {
     let wire = Wire::from_parts(&gate.shard.ring, parts);
     let link = Link::new(&gate.shard, Side::Gateway, Some(gate.crossing.clone()));
     tracing::info!(%peer, site = gate.common.settings.sites[site].code, point, shard = gate.shard.index, "channel up");
-    gate.attach(site, &point, &link);
+    let attached = Attached::new(gate, site, &point, &link, seat);
     let events = Rc::new(Events { gate: gate.clone(), site });
-    let gate = gate.clone();
-    gate.shard.clone().spawn("link", async move {
-        let cause = link.clone().drive(wire, events).await;
-        gate.detach(site, &link);
-        tracing::info!(%peer, point, shard = gate.shard.index, %cause, "channel gone");
-        gate.port.send(0, GatewayMessage::Left(seat));
+    let index = gate.shard.index;
+    gate.shard.spawn("link", async move {
+        let cause = link.drive(wire, events).await;
+        tracing::info!(%peer, point, shard = index, %cause, "channel gone");
+        drop(attached);
     });
+}
+
+/// A link in the roster, and its seat. Both end with its task, however that ended: a link that nobody
+/// drives would be given requests, and its seat would turn the connection point away for ever.
+struct Attached {
+    gate: Rc<Gate>,
+    site: usize,
+    link: Rc<Link>,
+    seat: Seat,
+}
+
+impl Attached {
+    fn new(gate: &Rc<Gate>, site: usize, point: &str, link: &Rc<Link>, seat: Seat) -> Attached {
+        gate.attach(site, point, link);
+        Attached { gate: gate.clone(), site, link: link.clone(), seat }
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.gate.detach(self.site, &self.link);
+        self.gate.port.send(0, GatewayMessage::Left(self.seat));
+    }
 }
 
 struct Events {
@@ -224,6 +250,10 @@ impl LinkEvents for Events {
     fn identity(&self, _link: &Rc<Link>, _number: u32, _bytes: &[u8]) {}
 
     fn identity_gone(&self, _link: &Rc<Link>, _number: u32) {}
+
+    fn room(&self, _link: &Rc<Link>) {
+        self.gate.wake_waiting();
+    }
 
     fn draining(&self, link: &Rc<Link>) {
         // Streams that live go on; new ones look for another link.

@@ -8,6 +8,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use super::GatewayMessage;
 use super::request::Request;
@@ -413,12 +414,14 @@ impl Gate {
 
     // ── waiting for a channel ───────────────────────────────────────────────────────────────────
 
-    /// Waits until some link came up. False: the wait is over, or too many wait already.
-    pub async fn wait_for_link(&self, deadline: &Deadline) -> bool {
+    /// Waits until some link came up, or has room again. False: `until` has come, or too many wait
+    /// already.
+    pub async fn wait_for_link(&self, deadline: &Deadline, until: Instant) -> bool {
         if self.waiting.borrow().len() >= limits::WAITING_COUNT_MAX || self.is_draining() {
             return false;
         }
-        deadline.set(self.shard.now(), self.common.settings.limits.wait);
+        let now = self.shard.now();
+        deadline.set(now, until.saturating_duration_since(now));
         add(&self.counters().waiting, 1);
         let place = self.shard.next_id();
         let mut asked = false;
@@ -439,7 +442,8 @@ impl Gate {
         came
     }
 
-    fn wake_waiting(&self) {
+    /// Lets requests look again for a link.
+    pub fn wake_waiting(&self) {
         for waker in std::mem::take(&mut *self.waiting.borrow_mut()).into_values() {
             waker.wake();
         }

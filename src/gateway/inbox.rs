@@ -112,7 +112,9 @@ impl Inbox {
         })
         .await;
         let until = self.gate.shard.now() + DRAIN_WITHIN;
-        while self.gate.counters().active.load(Ordering::Relaxed) > 0 && self.gate.shard.now() < until {
+        // Of all shards: a request of another may use a link of this one.
+        let is_active = || self.gate.common.counters.iter().any(|one| one.active.load(Ordering::Relaxed) > 0);
+        while is_active() && self.gate.shard.now() < until {
             self.gate.shard.sleep(Duration::from_millis(100)).await;
         }
         self.gate.close_links();

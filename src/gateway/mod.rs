@@ -230,7 +230,12 @@ fn supervise(mesh: &Mesh<GatewayMessage>, news: &mpsc::Receiver<News>) -> Result
                 stopping = true;
                 tracing::info!("draining; a second signal stops at once");
                 for shard in 0..mesh.shards() {
-                    let _ = mesh.send(shard, GatewayMessage::Drain);
+                    // A full inbox is emptied within a turn or two, unless its shard ended.
+                    let mut tries = 100;
+                    while mesh.send(shard, GatewayMessage::Drain).is_err() && tries > 0 {
+                        tries -= 1;
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
                 }
             }
             Err(mpsc::RecvError) => return Err(StartError("nobody is left to wait for".into())),

@@ -60,6 +60,8 @@ pub struct Relay<'c> {
     stream: Stream,
     sending: Sending,
     answering: Answering,
+    /// Body bytes that the answer's head still promises; `None` when it promised no number.
+    promised: Option<u64>,
     keep: bool,
     moved: bool,
 }
@@ -81,7 +83,8 @@ impl<'c> Relay<'c> {
         };
         let own = request.body.remaining_hint().is_none_or(|left| left > SMALL_BODY);
         connection.wire.use_own_buffer(request.manner.has_body && own);
-        Relay { gate, connection, request, stream, sending, answering: Answering::Head, keep, moved: true }
+        let answering = Answering::Head;
+        Relay { gate, connection, request, stream, sending, answering, promised: None, keep, moved: true }
     }
 
     /// Carries it on; ready when it has ended.
@@ -100,6 +103,12 @@ impl<'c> Relay<'c> {
             self.stream.reset(ResetCode::Cancelled);
             return Poll::Ready(Ok(self.gone_wrong(refusal)));
         }
+        if sent.is_ready()
+            && let Err(error) = self.look_ahead(context)
+        {
+            self.stream.reset(ResetCode::Cancelled);
+            return Poll::Ready(Err(error));
+        }
         match self.poll_answer(context) {
             Poll::Ready(outcome) => return Poll::Ready(outcome),
             Poll::Pending => {}
@@ -117,17 +126,20 @@ impl<'c> Relay<'c> {
     /// How long nothing may move: an origin thinks longer than a transfer may pause.
     fn patience(&self) -> Duration {
         let limits = &self.gate.common.settings.limits;
-        let waits_for_client =
-            matches!(self.sending, Sending::Body { .. }) || self.connection.wire.unsent() > 0;
+        let owes_body = matches!(self.sending, Sending::Body { decoded: 0 });
+        let waits_for_client = owes_body || self.connection.wire.unsent() > 0;
         if waits_for_client { limits.body } else { limits.answer }
     }
 
     fn out_of_time(&self) -> Outcome {
         self.stream.reset(ResetCode::Cancelled);
         match (&self.answering, &self.sending) {
-            (Answering::Head, Sending::Done) => Outcome::Refused(Refusal::GatewayTimeout),
-            // The client owes bytes, or does not take them.
-            (Answering::Head, Sending::Body { .. }) => Outcome::Cut,
+            // The client owes bytes.
+            (Answering::Head, Sending::Body { decoded: 0 }) => Outcome::Cut,
+            // The origin owes an answer, or takes no more of the body.
+            (Answering::Head, Sending::Done | Sending::Body { .. }) => {
+                Outcome::Refused(Refusal::GatewayTimeout)
+            }
             (Answering::Body(_) | Answering::Done, _) => Outcome::Cut,
         }
     }
@@ -180,7 +192,6 @@ impl<'c> Relay<'c> {
                 }
             }
         }
-        self.look_ahead(context);
         Poll::Ready(Ok(()))
     }
 
@@ -202,19 +213,21 @@ impl<'c> Relay<'c> {
     }
 
     /// Takes in what the client sends behind its request, up to a bound; then it must wait. A client
-    /// that ended its direction still gets its answer.
-    fn look_ahead(&mut self, context: &mut Context<'_>) {
+    /// that ended its direction still gets its answer; of one whose connection broke nobody waits for it.
+    fn look_ahead(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let wire = &mut self.connection.wire;
         while !wire.is_read_closed() {
             if wire.received().len() >= limits::PIPELINE_SIZE_MAX {
                 wire.pause();
-                return;
+                return Ok(());
             }
             match wire.poll_fill(context) {
                 Poll::Ready(Ok(true)) => {}
-                Poll::Ready(Ok(false) | Err(_)) | Poll::Pending => return,
+                Poll::Ready(Ok(false)) | Poll::Pending => return Ok(()),
+                Poll::Ready(Err(error)) => return Err(error),
             }
         }
+        Ok(())
     }
 
     // ── the answer ──────────────────────────────────────────────────────────────────────────────
@@ -230,8 +243,11 @@ impl<'c> Relay<'c> {
                 return Poll::Ready(Ok(Outcome::Refused(Refusal::BadGateway)));
             }
         }
-        if let Answering::Body(framing) = self.answering {
-            self.write_body(context, framing)?;
+        if let Answering::Body(framing) = self.answering
+            && !self.write_body(context, framing)?
+        {
+            self.stream.reset(ResetCode::Protocol);
+            return Poll::Ready(Ok(Outcome::Cut));
         }
         if let Answering::Done = self.answering {
             self.connection.wire.start_send()?;
@@ -249,6 +265,9 @@ impl<'c> Relay<'c> {
 
     fn write_head(&mut self, message: &[u8]) -> io::Result<bool> {
         let Ok(message) = ResponseMessage::parse(message) else { return Ok(false) };
+        if !answer::is_readable(&message, &self.request.manner) {
+            return Ok(false);
+        }
         let wire = &mut self.connection.wire;
         let mut out = self.gate.shard.ring.pool.borrow_mut().small();
         let manner = &self.request.manner;
@@ -260,9 +279,15 @@ impl<'c> Relay<'c> {
             let (framing, keep) = answer::head(&mut out, &message, manner, self.keep);
             self.keep = keep;
             self.answering = Answering::Body(framing);
+            self.promised = match framing {
+                AnswerFraming::None => Some(0),
+                AnswerFraming::Length => message.length,
+                AnswerFraming::Chunked | AnswerFraming::UntilClose => None,
+            };
             // A small answer leaves with its head in one record.
             let data = self.stream.data();
-            if framing == AnswerFraming::Length && !data.is_empty() && data.len() <= SMALL_ANSWER {
+            let is_small = !data.is_empty() && data.len() <= SMALL_ANSWER;
+            if framing == AnswerFraming::Length && is_small && keep_promise(&mut self.promised, data.len()) {
                 let size = data.len();
                 out.extend_from_slice(&data);
                 drop(data);
@@ -274,7 +299,9 @@ impl<'c> Relay<'c> {
         written.map(|()| true)
     }
 
-    fn write_body(&mut self, context: &mut Context<'_>, framing: AnswerFraming) -> io::Result<()> {
+    /// Writes what there is. False: it is not what the head promised, and the client would take the rest
+    /// for another answer, perhaps for that of another site.
+    fn write_body(&mut self, context: &mut Context<'_>, framing: AnswerFraming) -> io::Result<bool> {
         let wire = &mut self.connection.wire;
         loop {
             let data = self.stream.data();
@@ -283,9 +310,12 @@ impl<'c> Relay<'c> {
             }
             match wire.poll_room(context) {
                 Poll::Ready(result) => result?,
-                Poll::Pending => return Ok(()),
+                Poll::Pending => return Ok(true),
             }
             let size = data.len().min(ANSWER_PIECE);
+            if !keep_promise(&mut self.promised, size) {
+                return Ok(false);
+            }
             if framing == AnswerFraming::Chunked {
                 let mut chunk = self.gate.shard.ring.pool.borrow_mut().large();
                 http::chunk_header(size, &mut chunk);
@@ -302,6 +332,9 @@ impl<'c> Relay<'c> {
             self.moved = true;
         }
         if self.stream.mailbox().is_ended() {
+            if self.promised.is_some_and(|left| left > 0) {
+                return Ok(false);
+            }
             if framing == AnswerFraming::Chunked {
                 let mut last = Vec::with_capacity(64);
                 let trailers = self.stream.mailbox().trailers();
@@ -318,7 +351,7 @@ impl<'c> Relay<'c> {
             }
             self.answering = Answering::Done;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn poll_broken(&mut self, context: &mut Context<'_>, broken: Broken) -> Poll<io::Result<Outcome>> {
@@ -328,13 +361,13 @@ impl<'c> Relay<'c> {
                 Broken::Reset(ResetCode::NotBegun) | Broken::Lost { not_taken: true } if self.is_unsent() => {
                     Outcome::NotBegun
                 }
-                Broken::Lost { .. } => Outcome::Lost,
+                // Nothing was begun, but bytes of its body are gone: only the client can send it again.
+                Broken::Reset(ResetCode::NotBegun) | Broken::Lost { not_taken: true } => {
+                    Outcome::Refused(Refusal::NoConnector)
+                }
+                Broken::Lost { not_taken: false } => Outcome::Lost,
                 Broken::Reset(
-                    ResetCode::NotBegun
-                    | ResetCode::Cancelled
-                    | ResetCode::OriginBroke
-                    | ResetCode::Protocol
-                    | ResetCode::Other(_),
+                    ResetCode::Cancelled | ResetCode::OriginBroke | ResetCode::Protocol | ResetCode::Other(_),
                 ) => Outcome::Refused(Refusal::BadGateway),
             }));
         }
@@ -349,9 +382,34 @@ impl<'c> Relay<'c> {
     }
 }
 
+/// Takes `size` bytes of what is promised; whether that was so much.
+fn keep_promise(promised: &mut Option<u64>, size: usize) -> bool {
+    let Some(left) = promised else { return true };
+    match left.checked_sub(size as u64) {
+        Some(rest) => {
+            *left = rest;
+            true
+        }
+        None => false,
+    }
+}
+
 /// A body that fits the shared buffers; a longer one is received into a buffer of its own.
 const SMALL_BODY: u64 = 8 * 1024;
 /// An answer's body that leaves with its head.
 const SMALL_ANSWER: usize = 12 * 1024;
 /// What one write takes of an answer: two records, so that others get their turn.
 const ANSWER_PIECE: usize = 32 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_of_a_body_passes_than_its_head_promised() {
+        let mut promised = Some(10);
+        assert!(keep_promise(&mut promised, 4) && keep_promise(&mut promised, 6));
+        assert!(!keep_promise(&mut promised, 1));
+        assert!(keep_promise(&mut None, usize::MAX));
+    }
+}

@@ -408,8 +408,10 @@ impl Ring {
         if let Op::Send { socket, buffer, at } = &mut flight[key].op
             && result > 0
             && *at + (result as usize) < buffer.len()
+            && !socket.is_abandoned()
         {
-            // A short send goes on where it stopped, under the same tag.
+            // A short send goes on where it stopped, under the same tag. One that was cancelled after a
+            // part had left ends so, too: it must not go on, for nobody would cancel it again.
             *at += result as usize;
             let entry = send_entry(socket.descriptor(), &buffer[*at..]).user_data(tag);
             drop(flight);

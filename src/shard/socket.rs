@@ -19,7 +19,7 @@ use super::buffers::SharedBuffer;
 use super::ring::{Descriptor, Polled, Ring, outcome, remember};
 use crate::limits;
 
-/// Off ── poll_recv_shared ──▶ Shared ── leave_shared ──▶ Leaving ── last completion ──▶ Off
+/// Off ── poll_recv_shared ──▶ Shared ── leave_shared, or much untaken ──▶ Leaving ── last completion ──▶ Off
 /// Off ── poll_recv_owned ──▶ Owned ── completion ──▶ Off
 /// Shared ── no buffer ──▶ Starved ── buffers came back ──▶ Shared
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,11 @@ pub(super) struct SocketCore {
 impl SocketCore {
     pub(super) fn descriptor(&self) -> Descriptor {
         self.descriptor
+    }
+
+    /// Nobody holds the socket any more; what is in flight is being cancelled.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.state.borrow().abandoned
     }
 
     fn wake(state: &mut State) {
@@ -516,3 +521,8 @@ impl Drop for Listener {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "socket_tests.rs"]
+mod tests;

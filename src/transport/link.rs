@@ -33,6 +33,9 @@ pub trait LinkEvents {
     fn identity(&self, link: &Rc<Link>, number: u32, bytes: &[u8]);
     /// Connector: no further request names it.
     fn identity_gone(&self, link: &Rc<Link>, number: u32);
+    /// Gateway: a stream or an identity was refused because too much waited to be sent; now there is
+    /// room.
+    fn room(&self, _link: &Rc<Link>) {}
     /// The other side opens or takes no further stream.
     fn draining(&self, link: &Rc<Link>);
 }
@@ -44,6 +47,13 @@ pub(super) enum Sink {
     Here(Rc<Mailbox>),
     /// A task of another shard, by the number it gave the exchange.
     There { shard: usize, exchange: u64 },
+}
+
+/// A stream's place on a link.
+struct Entry {
+    sink: Sink,
+    /// Of a stream that this side opened.
+    id: Option<StreamId>,
 }
 
 /// Why a link ended.
@@ -72,11 +82,13 @@ pub struct Link {
     pub id: u64,
     shard: Rc<Shard>,
     channel: RefCell<Channel>,
-    sinks: RefCell<Slab<Sink>>,
+    sinks: RefCell<Slab<Entry>>,
     /// Streams that found no room to send, in the order they asked.
     no_room: RefCell<VecDeque<u32>>,
     /// Streams that found no credit of the channel.
     no_credit: RefCell<VecDeque<u32>>,
+    /// A stream or an identity was refused for want of room.
+    has_refused: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     lost: Cell<bool>,
     next_identity: Cell<u32>,
@@ -95,6 +107,7 @@ impl Link {
             sinks: RefCell::default(),
             no_room: RefCell::default(),
             no_credit: RefCell::default(),
+            has_refused: Cell::new(false),
             waker: RefCell::default(),
             lost: Cell::new(false),
             next_identity: Cell::new(0),
@@ -133,14 +146,16 @@ impl Link {
         if self.lost.get() {
             return Err(Busy::Closed);
         }
-        let token = self.sinks.borrow_mut().insert(sink) as u32;
+        let token = self.sinks.borrow_mut().insert(Entry { sink, id: None }) as u32;
         match self.channel.borrow_mut().open(message, token) {
             Ok(id) => {
+                self.sinks.borrow_mut()[token as usize].id = Some(id);
                 self.kick();
                 Ok((id, token))
             }
             Err(busy) => {
                 self.sinks.borrow_mut().remove(token as usize);
+                self.note_refused(busy);
                 Err(busy)
             }
         }
@@ -152,7 +167,7 @@ impl Link {
     /// When the link takes none.
     pub fn identity(&self, bytes: &[u8]) -> Result<u32, Busy> {
         let number = self.next_identity.get().wrapping_add(1).max(1);
-        self.channel.borrow_mut().identity(number, bytes)?;
+        self.channel.borrow_mut().identity(number, bytes).inspect_err(|busy| self.note_refused(*busy))?;
         self.next_identity.set(number);
         self.kick();
         Ok(number)
@@ -188,6 +203,13 @@ impl Link {
     pub fn close(&self, code: CloseCode, text: &str) {
         self.channel.borrow_mut().close(code, text);
         self.kick();
+    }
+
+    fn note_refused(&self, busy: Busy) {
+        match busy {
+            Busy::Backlog => self.has_refused.set(true),
+            Busy::Draining | Busy::Closed | Busy::Full => {}
+        }
     }
 
     fn kick(&self) {
@@ -252,7 +274,7 @@ impl Link {
     }
 
     fn tell(&self, token: u32, here: impl FnOnce(&Mailbox), there: impl FnOnce(&Crossing, usize, u64)) {
-        let sink = self.sinks.borrow().get(token as usize).cloned();
+        let sink = self.sinks.borrow().get(token as usize).map(|entry| entry.sink.clone());
         match sink {
             Some(Sink::Here(mailbox)) => here(&mailbox),
             Some(Sink::There { shard, exchange }) => {
@@ -271,20 +293,10 @@ impl Link {
     pub async fn drive(self: Rc<Self>, mut wire: Wire, events: Rc<dyn LinkEvents>) -> Cause {
         wire.use_own_buffer(true);
         let deadline = self.shard.deadline();
+        let driven = Driven(self.clone());
         let cause =
             std::future::poll_fn(|context| self.poll_drive(context, &mut wire, &deadline, &events)).await;
-        self.lost.set(true);
-        let sinks = std::mem::take(&mut *self.sinks.borrow_mut());
-        for (_, sink) in sinks {
-            match sink {
-                Sink::Here(mailbox) => mailbox.put_broken(Broken::Lost { not_taken: false }),
-                Sink::There { shard, exchange } => {
-                    if let Some(crossing) = &self.crossing {
-                        crossing.broke(shard, exchange, Broken::Lost { not_taken: false });
-                    }
-                }
-            }
-        }
+        drop(driven);
         if let Cause::Protocol(error) = &cause {
             let mut channel = self.channel.borrow_mut();
             if !channel.is_closed() {
@@ -298,6 +310,24 @@ impl Link {
             let _ = wire.finish().await;
         }
         cause
+    }
+
+    /// Nothing is sent or heard any more: every stream has broken off.
+    fn lose(&self) {
+        self.lost.set(true);
+        let sinks = std::mem::take(&mut *self.sinks.borrow_mut());
+        for (_, Entry { sink, id }) in sinks {
+            let not_taken = id.is_some_and(|id| self.channel.borrow().is_excluded(id));
+            let broken = Broken::Lost { not_taken };
+            match sink {
+                Sink::Here(mailbox) => mailbox.put_broken(broken),
+                Sink::There { shard, exchange } => {
+                    if let Some(crossing) = &self.crossing {
+                        crossing.broke(shard, exchange, broken);
+                    }
+                }
+            }
+        }
     }
 
     fn poll_drive(
@@ -323,6 +353,10 @@ impl Link {
             return Poll::Ready(Cause::Wire(error));
         }
         self.invite(context);
+        if self.has_refused.get() && self.channel.borrow().has_room_for_bulk() {
+            self.has_refused.set(false);
+            events.room(self);
+        }
         let channel = self.channel.borrow();
         if channel.is_closed() && channel.transmit_len() == 0 && wire.is_flushed() {
             return Poll::Ready(Cause::Left);
@@ -390,7 +424,8 @@ impl Link {
             Event::None | Event::Pong | Event::Status { .. } => {}
             Event::Opened { stream, message } => {
                 let mailbox = Mailbox::new(&self.shard.ring);
-                let token = self.sinks.borrow_mut().insert(Sink::Here(mailbox.clone())) as u32;
+                let sink = Sink::Here(mailbox.clone());
+                let token = self.sinks.borrow_mut().insert(Entry { sink, id: None }) as u32;
                 self.channel.borrow_mut().set_token(stream, token);
                 let place = Place::Here { link: self.clone(), id: stream, token };
                 events.opened(self, Stream { mailbox, place, sent_end: Cell::new(false) }, message);
@@ -464,6 +499,16 @@ impl Link {
         }
         // Those invited may have nothing left to send; then the next ones must not wait for ever.
         context.waker().wake_by_ref();
+    }
+}
+
+/// A link that is driven; dropped, it is lost, also when its task panicked: then nobody must wait for
+/// it, and no request be given to it.
+struct Driven(Rc<Link>);
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.0.lose();
     }
 }
 
