@@ -62,6 +62,7 @@ pub struct Relay<'c> {
     answering: Answering,
     keep: bool,
     moved: bool,
+    client_left: bool,
 }
 
 impl<'c> Relay<'c> {
@@ -81,7 +82,17 @@ impl<'c> Relay<'c> {
         };
         let own = request.body.remaining_hint().is_none_or(|left| left > SMALL_BODY);
         connection.wire.use_own_buffer(request.manner.has_body && own);
-        Relay { gate, connection, request, stream, sending, answering: Answering::Head, keep, moved: true }
+        Relay {
+            gate,
+            connection,
+            request,
+            stream,
+            sending,
+            answering: Answering::Head,
+            keep,
+            moved: true,
+            client_left: false,
+        }
     }
 
     /// Carries it on; ready when it has ended.
@@ -99,6 +110,11 @@ impl<'c> Relay<'c> {
         if let Poll::Ready(Err(refusal)) = sent {
             self.stream.reset(ResetCode::Cancelled);
             return Poll::Ready(Ok(self.gone_wrong(refusal)));
+        }
+        if self.client_left {
+            // Nobody is there for the answer: the origin is not kept busy with it.
+            self.stream.reset(ResetCode::Cancelled);
+            return Poll::Ready(Ok(Outcome::Cut));
         }
         match self.poll_answer(context) {
             Poll::Ready(outcome) => return Poll::Ready(outcome),
@@ -200,7 +216,8 @@ impl<'c> Relay<'c> {
     }
 
     /// Takes in what the client sends behind its request, up to a bound; then it must wait. A client
-    /// that ended its direction still gets its answer.
+    /// that ended its direction still gets its answer; one whose connection broke, or ended without
+    /// TLS's closing alert, left.
     fn look_ahead(&mut self, context: &mut Context<'_>) {
         let wire = &mut self.connection.wire;
         while !wire.is_read_closed() {
@@ -210,7 +227,12 @@ impl<'c> Relay<'c> {
             }
             match wire.poll_fill(context) {
                 Poll::Ready(Ok(true)) => {}
-                Poll::Ready(Ok(false) | Err(_)) | Poll::Pending => return,
+                Poll::Ready(Ok(false)) => self.client_left = !wire.is_cleanly_closed(),
+                Poll::Ready(Err(_)) => {
+                    self.client_left = true;
+                    return;
+                }
+                Poll::Pending => return,
             }
         }
     }
