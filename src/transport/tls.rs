@@ -16,6 +16,11 @@ pub struct Tls {
     handshaken: bool,
     peer_closed: bool,
     refused_renegotiation: bool,
+    /// Records that are decrypted and hold the beginning of a handshake message: rustls remembers where
+    /// in the bytes it lies, and panics when asked anything without them. Empty almost always.
+    held: Vec<u8>,
+    /// The peer broke the protocol.
+    failed: bool,
 }
 
 enum Session {
@@ -39,8 +44,7 @@ impl Tls {
     /// # Errors
     /// When the configuration cannot serve.
     pub fn server(config: Arc<ServerConfig>) -> Result<Tls, Error> {
-        let session = Session::Server(Box::new(UnbufferedServerConnection::new(config)?));
-        Ok(Tls { session, handshaken: false, peer_closed: false, refused_renegotiation: false })
+        Ok(Tls::new(Session::Server(Box::new(UnbufferedServerConnection::new(config)?))))
     }
 
     /// The dialling side; the first `receive` with no bytes writes its hello.
@@ -48,8 +52,18 @@ impl Tls {
     /// # Errors
     /// When the configuration cannot serve.
     pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Tls, Error> {
-        let session = Session::Client(Box::new(UnbufferedClientConnection::new(config, name)?));
-        Ok(Tls { session, handshaken: false, peer_closed: false, refused_renegotiation: false })
+        Ok(Tls::new(Session::Client(Box::new(UnbufferedClientConnection::new(config, name)?))))
+    }
+
+    fn new(session: Session) -> Tls {
+        Tls {
+            session,
+            handshaken: false,
+            peer_closed: false,
+            refused_renegotiation: false,
+            held: Vec::new(),
+            failed: false,
+        }
     }
 
     /// Whether application data may be sent.
@@ -95,7 +109,9 @@ impl Tls {
         out: &mut Vec<u8>,
         plain: &mut impl FnMut(&[u8]),
     ) -> Result<usize, Error> {
-        let Tls { session, handshaken, peer_closed, refused_renegotiation } = self;
+        let Tls { session, handshaken, peer_closed, refused_renegotiation, held, failed } = self;
+        // Those bytes are at the front of these.
+        *held = Vec::new();
         either!(session, connection => {
             let mut at = 0;
             loop {
@@ -127,9 +143,11 @@ impl Tls {
                     // Early data is never offered; a new state would be one this code cannot know.
                     Ok(_) => return Err(Error::General("unexpected TLS state".into())),
                     Err(error) => {
-                        // rustls has an alert ready that names the error to the peer.
+                        *failed = true;
+                        at += discard;
+                        // rustls may have an alert ready that names the error to the peer.
                         if let Ok(ConnectionState::EncodeTlsData(mut alert)) =
-                            connection.process_tls_records(&mut []).state
+                            connection.process_tls_records(&mut bytes[at..]).state
                         {
                             let _ = encode(&mut alert, out);
                         }
@@ -138,6 +156,9 @@ impl Tls {
                 }
                 at += discard;
                 if waits {
+                    if begins_with_record(&bytes[at..]) {
+                        *held = bytes[at..].to_vec();
+                    }
                     return Ok(at);
                 }
             }
@@ -147,10 +168,13 @@ impl Tls {
     /// Encrypts `bytes` and appends the records to `out`.
     ///
     /// # Errors
-    /// Before the handshake is done, or after the keys are used up.
+    /// Before the handshake is done, after the keys are used up, or after the peer broke the protocol.
     pub fn send(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        if self.failed {
+            return Err(Error::HandshakeNotComplete);
+        }
         either!(&mut self.session, connection => loop {
-            match connection.process_tls_records(&mut []).state? {
+            match connection.process_tls_records(&mut self.held).state? {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     let start = out.len();
                     let records = bytes.len() / RECORD_PAYLOAD + 1;
@@ -169,8 +193,11 @@ impl Tls {
 
     /// Appends a closing alert to `out`, so that the peer can tell an end from a cut.
     pub fn close(&mut self, out: &mut Vec<u8>) {
+        if self.failed {
+            return;
+        }
         either!(&mut self.session, connection => loop {
-            match connection.process_tls_records(&mut []).state {
+            match connection.process_tls_records(&mut self.held).state {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     let start = out.len();
                     out.resize(start + RECORD_OVERHEAD * 2, 0);
@@ -189,6 +216,13 @@ impl Tls {
             }
         });
     }
+}
+
+/// Whether a whole record is at the front: one that rustls could not be done with.
+fn begins_with_record(bytes: &[u8]) -> bool {
+    bytes.first_chunk().is_some_and(|&[_, _, _, high, low]: &[u8; 5]| {
+        bytes.len() - 5 >= usize::from(u16::from_be_bytes([high, low]))
+    })
 }
 
 fn encode<D>(data: &mut EncodeTlsData<'_, D>, out: &mut Vec<u8>) -> Result<(), Error> {
