@@ -135,11 +135,22 @@ impl Connection {
         let mut begun = !self.wire.received().is_empty();
         self.within(if begun { self.limits().head } else { self.limits().idle });
         self.wire.use_own_buffer(false);
+        let mut is_blocked = false;
         std::future::poll_fn(|context| {
             loop {
                 // Written answers leave while we look at what came behind the request.
                 if self.wire.poll_room(context)?.is_pending() {
+                    self.wire.pause();
+                    if !std::mem::replace(&mut is_blocked, true) {
+                        self.within(self.limits().body);
+                    }
+                    if self.deadline.poll(context) {
+                        return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                    }
                     return Poll::Pending;
+                }
+                if std::mem::take(&mut is_blocked) {
+                    self.within(if begun { self.limits().head } else { self.limits().idle });
                 }
                 if !self.wire.received().is_empty() {
                     let mut scratch = FieldScratch::new();
@@ -194,7 +205,7 @@ impl Connection {
         loop {
             let mailbox = Mailbox::new(&self.gate.shard.ring);
             let Some(stream) = self.gate.open(&self.client, self.leaf(), request, &mailbox) else {
-                if self.gate.wait_for_link(&self.deadline).await {
+                if self.wait_for_link().await {
                     continue;
                 }
                 return self.refuse(Refusal::NoConnector, request.manner);
@@ -226,6 +237,17 @@ impl Connection {
                 Outcome::Lost => self.refuse(Refusal::BadGateway, request.manner),
             };
         }
+    }
+
+    async fn wait_for_link(&mut self) -> bool {
+        let Connection { gate, wire, deadline, .. } = self;
+        let mut wait = std::pin::pin!(gate.wait_for_link(deadline));
+        std::future::poll_fn(|context| {
+            wire.pause();
+            wire.watch(context);
+            wait.as_mut().poll(context)
+        })
+        .await
     }
 
     /// The certificate whose key the client proved to hold.

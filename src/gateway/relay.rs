@@ -163,6 +163,7 @@ impl<'c> Relay<'c> {
             if *decoded > 0 {
                 let sent = self.stream.send(&wire.received()[..*decoded]);
                 if sent == 0 {
+                    wire.pause();
                     return Poll::Pending;
                 }
                 wire.consume(sent);

@@ -286,6 +286,12 @@ impl Socket {
         matches!(state.receiving, Receiving::Owned(_)) || state.owned.is_some()
     }
 
+    /// A shared buffer that arrived and was not taken yet; arms nothing.
+    pub fn take_arrived(&self) -> Option<SharedBuffer> {
+        let (buffer, size) = self.0.state.borrow_mut().arrived.pop_front()?;
+        Some(SharedBuffer::new(self.0.ring.clone(), buffer, size))
+    }
+
     /// Ends the multishot receive, so that a flooding peer fills its own window and no more of ours.
     pub fn leave_shared(&self) {
         let mut state = self.0.state.borrow_mut();

@@ -25,6 +25,8 @@ pub struct Wire {
     out: Vec<u8>,
     own_buffer: bool,
     read_closed: bool,
+    /// `cipher` holds records that nobody looked at yet.
+    backlog: bool,
 }
 
 /// What is left of a wire that moves to another shard.
@@ -43,7 +45,7 @@ impl Wire {
     /// A wire over a connected socket.
     pub fn new(socket: Socket, tls: Option<Tls>) -> Wire {
         let (plain, cipher, out) = (Vec::new(), Vec::new(), Vec::new());
-        Wire { socket, tls, plain, at: 0, cipher, out, own_buffer: false, read_closed: false }
+        Wire { socket, tls, plain, at: 0, cipher, out, own_buffer: false, read_closed: false, backlog: false }
     }
 
     /// A wire that was begun on another shard.
@@ -101,9 +103,20 @@ impl Wire {
         self.own_buffer = own;
     }
 
-    /// Stops receiving until the next [`Wire::poll_fill`]: what the peer sends stays with it.
-    pub fn pause(&self) {
+    /// Stops receiving until the next [`Wire::poll_fill`]: what the peer sends stays with it. Who waits
+    /// for anything else than bytes of a peer that may send calls this at every poll: a receive that
+    /// goes on would take the buffers that the whole shard shares, and what arrived already is moved
+    /// out of them.
+    pub fn pause(&mut self) {
         self.socket.leave_shared();
+        while let Some(bytes) = self.socket.take_arrived() {
+            if self.tls.is_some() {
+                self.cipher.extend_from_slice(&bytes);
+                self.backlog = true;
+            } else {
+                self.plain.extend_from_slice(&bytes);
+            }
+        }
     }
 
     /// Waits for plain bytes and adds them to [`Wire::received`]. False is the end of the stream;
@@ -120,6 +133,12 @@ impl Wire {
             self.at = 0;
         }
         let before = self.plain.len();
+        if std::mem::take(&mut self.backlog) {
+            self.decrypt_own()?;
+            if self.plain.len() > before {
+                return Poll::Ready(Ok(true));
+            }
+        }
         loop {
             if self.tls.as_ref().is_some_and(Tls::is_peer_closed) {
                 self.read_closed = true;
@@ -356,7 +375,11 @@ impl Wire {
         {
             tls.close(&mut self.out);
         }
-        self.flush().await?;
+        std::future::poll_fn(|context| {
+            self.pause();
+            self.poll_flush(context)
+        })
+        .await?;
         self.socket.shutdown();
         Ok(())
     }
