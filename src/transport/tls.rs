@@ -255,3 +255,60 @@ fn exhausted(error: EncryptError) -> Error {
 const RECORD_PAYLOAD: usize = 16 * 1024;
 /// Header 5, explicit nonce 8 (TLS 1.2), content type 1 (TLS 1.3), tag 16; rounded up.
 const RECORD_OVERHEAD: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use rustls::server::{ClientHello, ResolvesServerCert};
+    use rustls::sign::CertifiedKey;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl ResolvesServerCert for Nothing {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            None
+        }
+    }
+
+    fn server() -> Tls {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has the default versions")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Nothing));
+        Tls::server(Arc::new(config)).expect("a server")
+    }
+
+    #[test]
+    fn a_handshake_message_beyond_its_bound_is_an_error_however_it_arrives() {
+        let hello = [0x16, 3, 1, 0, 4, 1, 0xff, 0xff, 0xff, 0x16, 3, 1, 0, 1, 1];
+        for first in 1..=hello.len() {
+            let (mut tls, mut out) = (server(), Vec::new());
+            let mut received = hello[..first].to_vec();
+            let mut outcome = tls.receive(&mut received, &mut out, &mut |_| {});
+            if let Ok(used) = outcome {
+                let mut rest = received.split_off(used);
+                rest.extend_from_slice(&hello[first..]);
+                outcome = tls.receive(&mut rest, &mut out, &mut |_| {});
+            }
+            assert!(outcome.is_err(), "split at {first}");
+            assert!(tls.send(b"answer", &mut out).is_err(), "split at {first}");
+            tls.close(&mut out);
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_a_message_is_held_while_something_else_is_asked() {
+        let (mut tls, mut out) = (server(), Vec::new());
+        let mut part = [0x16, 3, 1, 0, 4, 1, 0, 1, 0];
+        let used = tls.receive(&mut part, &mut out, &mut |_| {}).expect("no more than a beginning");
+        assert_eq!(used, 0, "rustls is not done with it");
+        assert!(tls.send(b"too early", &mut out).is_err());
+        tls.close(&mut out);
+        let used = tls.receive(&mut part, &mut out, &mut |_| {}).expect("still a beginning");
+        assert_eq!(used, 0);
+    }
+}
