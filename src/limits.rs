@@ -25,6 +25,9 @@ pub const TRAILERS_SIZE_MAX: usize = 4_096;
 pub const CHUNK_LINE_SIZE_MAX: usize = 256;
 /// Interim (1xx) answers passed on before the final one; a misbehaving origin could send for ever.
 pub const INTERIM_COUNT_MAX: usize = 8;
+/// Heads of one answer that are read at all: an origin that sends interim ones without end would keep
+/// its shard busy until the answer is overdue.
+pub const INTERIM_COUNT_READ_MAX: usize = 64;
 
 // ── Channel ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -103,7 +103,10 @@ pub struct Relay<'r> {
     answer_due: Instant,
     /// The client was told to go on.
     has_continued: bool,
+    /// Interim answers passed on, except a 100.
     interims: usize,
+    /// Heads read, of any kind.
+    heads: usize,
     has_heard: bool,
     keeps_alive: bool,
     saw_connection_login: bool,
@@ -145,6 +148,7 @@ impl<'r> Relay<'r> {
             answer_due: now + here.plan.limits.answer,
             has_continued: !request.expect_continue,
             interims: 0,
+            heads: 0,
             has_heard: false,
             keeps_alive: false,
             saw_connection_login: false,
@@ -382,6 +386,10 @@ impl<'r> Relay<'r> {
             self.answering = Answering::Flowing(BodyReader::of_response(head.framing));
         }
         self.connection.wire.consume(size);
+        self.heads += 1;
+        if self.heads > limits::INTERIM_COUNT_READ_MAX {
+            return Err(Fault::Refused(Refusal::BadGateway));
+        }
         self.take_head(message, status, is_interim);
         Ok(Next::Again)
     }

@@ -179,6 +179,8 @@ impl Connection {
     async fn room(&mut self) -> io::Result<()> {
         self.within(self.limits().body);
         let Connection { wire, deadline, .. } = self;
+        // What it sends meanwhile stays with it, and out of the buffers that the shard shares.
+        wire.pause();
         std::future::poll_fn(|context| match wire.poll_room(context) {
             Poll::Pending if deadline.poll(context) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             polled => polled,
@@ -209,7 +211,7 @@ impl Connection {
                 // One wait for all attempts, however often links come and go.
                 let wait = self.limits().wait;
                 let until = *wait_until.get_or_insert_with(|| self.gate.shard.now() + wait);
-                if self.gate.wait_for_link(&self.deadline, until).await {
+                if self.wait_for_link(until).await {
                     continue;
                 }
                 return self.refuse(Refusal::NoConnector, request.manner);
@@ -249,6 +251,17 @@ impl Connection {
                 Outcome::Lost => self.refuse(Refusal::BadGateway, request.manner),
             };
         }
+    }
+
+    async fn wait_for_link(&mut self, until: Instant) -> bool {
+        let Connection { gate, wire, deadline, .. } = self;
+        let mut wait = std::pin::pin!(gate.wait_for_link(deadline, until));
+        std::future::poll_fn(|context| {
+            wire.pause();
+            wire.watch(context);
+            wait.as_mut().poll(context)
+        })
+        .await
     }
 
     /// The certificate whose key the client proved to hold.

@@ -1,14 +1,14 @@
 //! How connection points attach: accepted on shard 0, known by an internal certificate, placed on the
 //! shard that their hello asks for; and what their links say while they live.
 
-use std::cell::RefCell;
-use std::collections::HashSet;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use rustls::ServerConfig;
 
@@ -42,10 +42,62 @@ pub type Seat = ([u8; 16], u16);
 #[derive(Default)]
 pub struct Lobby {
     seats: RefCell<HashSet<Seat>>,
-    entering: std::cell::Cell<usize>,
+    /// Between accept and hello; who came first is in front.
+    entering: RefCell<VecDeque<Rc<Entering>>>,
+}
+
+/// One that was accepted and has not said hello.
+#[derive(Default)]
+struct Entering {
+    is_shown_out: Cell<bool>,
+    waker: Cell<Option<Waker>>,
+}
+
+/// A place among those; free again when dropped.
+struct Place {
+    lobby: Rc<Lobby>,
+    entering: Rc<Entering>,
+}
+
+impl Place {
+    /// Carries `work` on until another needs the place.
+    async fn unless_shown_out<T>(&self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|context| {
+            if self.entering.is_shown_out.get() {
+                return Poll::Ready(Err(io::Error::other("too many channels begin at once")));
+            }
+            self.entering.waker.set(Some(context.waker().clone()));
+            work.as_mut().poll(context)
+        })
+        .await
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.lobby.entering.borrow_mut().retain(|held| !Rc::ptr_eq(held, &self.entering));
+    }
 }
 
 impl Lobby {
+    /// A place for one that was accepted. When all are taken, who waits longest is shown out: strangers
+    /// that say nothing must not keep out a connection point that does.
+    fn admit(self: &Rc<Self>) -> Place {
+        let mut all = self.entering.borrow_mut();
+        if all.len() >= limits::HELLO_COUNT_MAX
+            && let Some(first) = all.pop_front()
+        {
+            first.is_shown_out.set(true);
+            if let Some(waker) = first.waker.take() {
+                waker.wake();
+            }
+        }
+        let entering = Rc::<Entering>::default();
+        all.push_back(entering.clone());
+        Place { lobby: self.clone(), entering }
+    }
+
     /// A link ended.
     pub fn leave(&self, seat: &Seat) {
         self.seats.borrow_mut().remove(seat);
@@ -59,18 +111,16 @@ pub async fn accept(gate: Rc<Gate>, lobby: Rc<Lobby>, listener: Listener, config
             listener.arm();
         }
         match std::future::poll_fn(|context| listener.poll_accept(context)).await {
-            Ok((socket, peer)) if lobby.entering.get() < limits::HELLO_COUNT_MAX => {
-                lobby.entering.set(lobby.entering.get() + 1);
+            Ok((socket, peer)) => {
+                let place = lobby.admit();
                 let (gate, lobby, config) = (gate.clone(), lobby.clone(), config.clone());
                 gate.shard.clone().spawn("channel hello", async move {
-                    let entered = enter(&gate, &lobby, socket, peer, config).await;
-                    lobby.entering.set(lobby.entering.get() - 1);
+                    let entered = enter(&gate, &lobby, &place, socket, peer, config).await;
                     if let Err(error) = entered {
                         tracing::warn!(%peer, %error, "a connection point could not attach");
                     }
                 });
             }
-            Ok((_, peer)) => tracing::warn!(%peer, "too many channels begin at once; this one was closed"),
             Err(error) => {
                 tracing::error!(%error, "accepting channels failed");
                 gate.shard.sleep(std::time::Duration::from_millis(200)).await;
@@ -82,6 +132,7 @@ pub async fn accept(gate: Rc<Gate>, lobby: Rc<Lobby>, listener: Listener, config
 async fn enter(
     gate: &Rc<Gate>,
     lobby: &Rc<Lobby>,
+    place: &Place,
     socket: Socket,
     peer: SocketAddr,
     config: Arc<ServerConfig>,
@@ -91,9 +142,9 @@ async fn enter(
     let tls = Tls::server(config).map_err(io::Error::other)?;
     let mut wire = Wire::new(socket, Some(tls));
     wire.use_own_buffer(true);
-    within(&deadline, wire.handshake()).await?;
+    place.unless_shown_out(within(&deadline, wire.handshake())).await?;
     let name = name_of(&wire)?;
-    let hello = within(&deadline, read_hello(&mut wire)).await?;
+    let hello = place.unless_shown_out(within(&deadline, read_hello(&mut wire))).await?;
     let seat = (hello.connection_id, hello.index);
     let settings = &gate.common.settings;
     let site = settings.sites.iter().position(|site| Some(&site.code) == name.site.as_ref());

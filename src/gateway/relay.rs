@@ -223,6 +223,10 @@ impl<'c> Relay<'c> {
             }
             match wire.poll_fill(context) {
                 Poll::Ready(Ok(true)) => {}
+                // Without TLS's closing alert the client did not end its direction: it is gone.
+                Poll::Ready(Ok(false)) if !wire.is_cleanly_closed() => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
                 Poll::Ready(Ok(false)) | Poll::Pending => return Ok(()),
                 Poll::Ready(Err(error)) => return Err(error),
             }

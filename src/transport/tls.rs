@@ -16,6 +16,11 @@ pub struct Tls {
     handshaken: bool,
     peer_closed: bool,
     refused_renegotiation: bool,
+    /// Records that are decrypted and hold the beginning of a handshake message: rustls remembers where
+    /// in the bytes it lies, and panics when asked anything without them. Empty almost always.
+    held: Vec<u8>,
+    /// The peer broke the protocol.
+    failed: bool,
 }
 
 enum Session {
@@ -39,8 +44,7 @@ impl Tls {
     /// # Errors
     /// When the configuration cannot serve.
     pub fn server(config: Arc<ServerConfig>) -> Result<Tls, Error> {
-        let session = Session::Server(Box::new(UnbufferedServerConnection::new(config)?));
-        Ok(Tls { session, handshaken: false, peer_closed: false, refused_renegotiation: false })
+        Ok(Tls::new(Session::Server(Box::new(UnbufferedServerConnection::new(config)?))))
     }
 
     /// The dialling side; the first `receive` with no bytes writes its hello.
@@ -48,8 +52,18 @@ impl Tls {
     /// # Errors
     /// When the configuration cannot serve.
     pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Tls, Error> {
-        let session = Session::Client(Box::new(UnbufferedClientConnection::new(config, name)?));
-        Ok(Tls { session, handshaken: false, peer_closed: false, refused_renegotiation: false })
+        Ok(Tls::new(Session::Client(Box::new(UnbufferedClientConnection::new(config, name)?))))
+    }
+
+    fn new(session: Session) -> Tls {
+        Tls {
+            session,
+            handshaken: false,
+            peer_closed: false,
+            refused_renegotiation: false,
+            held: Vec::new(),
+            failed: false,
+        }
     }
 
     /// Whether application data may be sent.
@@ -95,7 +109,9 @@ impl Tls {
         out: &mut Vec<u8>,
         plain: &mut impl FnMut(&[u8]),
     ) -> Result<usize, Error> {
-        let Tls { session, handshaken, peer_closed, refused_renegotiation } = self;
+        let Tls { session, handshaken, peer_closed, refused_renegotiation, held, failed } = self;
+        // Those bytes are at the front of these.
+        *held = Vec::new();
         either!(session, connection => {
             let mut at = 0;
             loop {
@@ -127,6 +143,7 @@ impl Tls {
                     // Early data is never offered; a new state would be one this code cannot know.
                     Ok(_) => return Err(Error::General("unexpected TLS state".into())),
                     Err(error) => {
+                        *failed = true;
                         // rustls has an alert ready that names the error to the peer, perhaps behind
                         // the flight that it belongs to. Once that is out it must not be asked again:
                         // it would read the same bytes once more.
@@ -144,6 +161,9 @@ impl Tls {
                 }
                 at += discard;
                 if waits {
+                    if begins_with_record(&bytes[at..]) {
+                        *held = bytes[at..].to_vec();
+                    }
                     return Ok(at);
                 }
             }
@@ -153,10 +173,13 @@ impl Tls {
     /// Encrypts `bytes` and appends the records to `out`.
     ///
     /// # Errors
-    /// Before the handshake is done, or after the keys are used up.
+    /// Before the handshake is done, after the keys are used up, or after the peer broke the protocol.
     pub fn send(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        if self.failed {
+            return Err(Error::HandshakeNotComplete);
+        }
         either!(&mut self.session, connection => loop {
-            match connection.process_tls_records(&mut []).state? {
+            match connection.process_tls_records(&mut self.held).state? {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     let start = out.len();
                     let records = bytes.len() / RECORD_PAYLOAD + 1;
@@ -175,8 +198,11 @@ impl Tls {
 
     /// Appends a closing alert to `out`, so that the peer can tell an end from a cut.
     pub fn close(&mut self, out: &mut Vec<u8>) {
+        if self.failed {
+            return;
+        }
         either!(&mut self.session, connection => loop {
-            match connection.process_tls_records(&mut []).state {
+            match connection.process_tls_records(&mut self.held).state {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     let start = out.len();
                     out.resize(start + RECORD_OVERHEAD * 2, 0);
@@ -214,6 +240,13 @@ fn ends_with_alert(mut records: &[u8]) -> bool {
 /// Level, description, type and tag (RFC 8446 5.2, 6).
 const ENCRYPTED_ALERT_SIZE: usize = 2 + 1 + 16;
 
+/// Whether a whole record is at the front: one that rustls could not be done with.
+fn begins_with_record(bytes: &[u8]) -> bool {
+    bytes.first_chunk().is_some_and(|&[_, _, _, high, low]: &[u8; 5]| {
+        bytes.len() - 5 >= usize::from(u16::from_be_bytes([high, low]))
+    })
+}
+
 fn encode<D>(data: &mut EncodeTlsData<'_, D>, out: &mut Vec<u8>) -> Result<(), Error> {
     let start = out.len();
     let mut room = 1024;
@@ -244,3 +277,60 @@ fn exhausted(error: EncryptError) -> Error {
 const RECORD_PAYLOAD: usize = 16 * 1024;
 /// Header 5, explicit nonce 8 (TLS 1.2), content type 1 (TLS 1.3), tag 16; rounded up.
 const RECORD_OVERHEAD: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use rustls::server::{ClientHello, ResolvesServerCert};
+    use rustls::sign::CertifiedKey;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl ResolvesServerCert for Nothing {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            None
+        }
+    }
+
+    fn server() -> Tls {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has the default versions")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Nothing));
+        Tls::server(Arc::new(config)).expect("a server")
+    }
+
+    #[test]
+    fn a_handshake_message_beyond_its_bound_is_an_error_however_it_arrives() {
+        let hello = [0x16, 3, 1, 0, 4, 1, 0xff, 0xff, 0xff, 0x16, 3, 1, 0, 1, 1];
+        for first in 1..=hello.len() {
+            let (mut tls, mut out) = (server(), Vec::new());
+            let mut received = hello[..first].to_vec();
+            let mut outcome = tls.receive(&mut received, &mut out, &mut |_| {});
+            if let Ok(used) = outcome {
+                let mut rest = received.split_off(used);
+                rest.extend_from_slice(&hello[first..]);
+                outcome = tls.receive(&mut rest, &mut out, &mut |_| {});
+            }
+            assert!(outcome.is_err(), "split at {first}");
+            assert!(tls.send(b"answer", &mut out).is_err(), "split at {first}");
+            tls.close(&mut out);
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_a_message_is_held_while_something_else_is_asked() {
+        let (mut tls, mut out) = (server(), Vec::new());
+        let mut part = [0x16, 3, 1, 0, 4, 1, 0, 1, 0];
+        let used = tls.receive(&mut part, &mut out, &mut |_| {}).expect("no more than a beginning");
+        assert_eq!(used, 0, "rustls is not done with it");
+        assert!(tls.send(b"too early", &mut out).is_err());
+        tls.close(&mut out);
+        let used = tls.receive(&mut part, &mut out, &mut |_| {}).expect("still a beginning");
+        assert_eq!(used, 0);
+    }
+}

@@ -101,7 +101,10 @@ impl Wire {
         self.own_buffer = own;
     }
 
-    /// Stops receiving until the next [`Wire::poll_fill`]: what the peer sends stays with it.
+    /// Stops receiving until the next [`Wire::poll_fill`]: what the peer sends stays with it. Who waits
+    /// for anything else than bytes of a peer that may send calls this at every poll: a receive that
+    /// goes on would take the buffers that the whole shard shares, and what arrived already is moved
+    /// out of them.
     pub fn pause(&self) {
         self.socket.leave_shared();
     }
@@ -359,7 +362,11 @@ impl Wire {
         {
             tls.close(&mut self.out);
         }
-        self.flush().await?;
+        std::future::poll_fn(|context| {
+            self.pause();
+            self.poll_flush(context)
+        })
+        .await?;
         self.socket.shutdown();
         Ok(())
     }
