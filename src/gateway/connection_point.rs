@@ -19,6 +19,7 @@ use crate::channel::frame::{self, FrameKind};
 use crate::channel::{Acknowledgement, Hello, HelloRefusal, HelloReply, Publication, Side, VERSION};
 use crate::limits;
 use crate::shard::{Deadline, Listener, Socket};
+use crate::transport::tls_config::CHANNEL_ALPN;
 use crate::transport::{Link, LinkEvents, Parts, Stream, Tls, Wire};
 
 /// A channel on its way to its shard.
@@ -143,6 +144,9 @@ async fn enter(
     let mut wire = Wire::new(socket, Some(tls));
     wire.use_own_buffer(true);
     place.unless_shown_out(within(&deadline, wire.handshake())).await?;
+    if wire.tls().and_then(Tls::alpn) != Some(CHANNEL_ALPN) {
+        return Err(io::Error::other("it does not speak the channel's protocol"));
+    }
     let name = name_of(&wire)?;
     let hello = place.unless_shown_out(within(&deadline, read_hello(&mut wire))).await?;
     let seat = (hello.connection_id, hello.index);
