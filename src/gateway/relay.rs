@@ -64,6 +64,8 @@ pub struct Relay<'c> {
     promised: Option<u64>,
     keep: bool,
     moved: bool,
+    /// The client's direction ended without TLS's closing alert: it is gone, or ends its half rudely.
+    has_left: bool,
 }
 
 impl<'c> Relay<'c> {
@@ -84,7 +86,19 @@ impl<'c> Relay<'c> {
         let own = request.body.remaining_hint().is_none_or(|left| left > SMALL_BODY);
         connection.wire.use_own_buffer(request.manner.has_body && own);
         let answering = Answering::Head;
-        Relay { gate, connection, request, stream, sending, answering, promised: None, keep, moved: true }
+        let has_left = connection.wire.is_read_closed() && !connection.wire.is_cleanly_closed();
+        Relay {
+            gate,
+            connection,
+            request,
+            stream,
+            sending,
+            answering,
+            promised: None,
+            keep,
+            moved: true,
+            has_left,
+        }
     }
 
     /// Carries it on; ready when it has ended.
@@ -126,6 +140,9 @@ impl<'c> Relay<'c> {
     /// How long nothing may move: an origin thinks longer than a transfer may pause.
     fn patience(&self) -> Duration {
         let limits = &self.gate.common.settings.limits;
+        if self.has_left {
+            return limits.answer.min(LEFT_WITHIN);
+        }
         let owes_body = matches!(self.sending, Sending::Body { decoded: 0 });
         let waits_for_client = owes_body || self.connection.wire.unsent() > 0;
         if waits_for_client { limits.body } else { limits.answer }
@@ -223,9 +240,10 @@ impl<'c> Relay<'c> {
             }
             match wire.poll_fill(context) {
                 Poll::Ready(Ok(true)) => {}
-                // Without TLS's closing alert the client did not end its direction: it is gone.
                 Poll::Ready(Ok(false)) if !wire.is_cleanly_closed() => {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+                    self.has_left = true;
+                    self.moved = true;
+                    return Ok(());
                 }
                 Poll::Ready(Ok(false)) | Poll::Pending => return Ok(()),
                 Poll::Ready(Err(error)) => return Err(error),
@@ -398,6 +416,9 @@ fn keep_promise(promised: &mut Option<u64>, size: usize) -> bool {
     }
 }
 
+/// What an origin has for a client whose connection ended without TLS's goodbye. Most such clients are
+/// gone, and their requests must not stay; some only ended their half, and their answers come soon.
+const LEFT_WITHIN: Duration = Duration::from_secs(5);
 /// A body that fits the shared buffers; a longer one is received into a buffer of its own.
 const SMALL_BODY: u64 = 8 * 1024;
 /// An answer's body that leaves with its head.
