@@ -522,28 +522,3 @@ proptest! {
         prop_assert!(matches!(path.resource, Resource::Role(role) if role.id == id && role.rest == b"/x"));
     }
 }
-
-/// `cargo test --release -p cmg --lib mapping::tests::cost -- --ignored --nocapture`
-#[test]
-#[ignore = "prints wall time; run by hand"]
-fn cost() {
-    let (table, mapping) = sample();
-    for target in [
-        format!("{MP}/SMS_MP/.sms_aut?MPLIST"),
-        format!("{MP}/CMUserService/a"),
-        format!("{MP}/SMS%5FMP/.sms_aut?MPLIST"),
-    ] {
-        let time = |name: &str, run: &dyn Fn(&[u8]) -> bool| {
-            let start = std::time::Instant::now();
-            for _ in 0..1_000_000 {
-                assert!(run(std::hint::black_box(target.as_bytes())));
-            }
-            println!("{name} {target}: {} ns", start.elapsed().as_nanos() / 1_000_000);
-        };
-        time("find and admit", &|target| match table.find(target) {
-            Ok(Found::Endpoint { endpoint, .. }) => endpoint.admit(b"GET", Some(0)).is_ok(),
-            _ => false,
-        });
-        time("map", &|target| mapping.map(target).is_ok());
-    }
-}
