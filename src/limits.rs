@@ -225,3 +225,9 @@ pub const REASON_SIZE_MAX: usize = 256;
 pub const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 /// A channel that lived this long was sound: reconnecting starts with the short wait again.
 pub const CHANNEL_SOUND_AFTER: Duration = Duration::from_secs(10);
+
+// ── logs ────────────────────────────────────────────────────────────────────────────────────────
+
+/// Bytes of the access log's file unless written otherwise: a few hundred thousand requests, twice
+/// with the renamed file beside it.
+pub const ACCESS_LOG_SIZE_MAX_DEFAULT: u64 = 64 << 20;

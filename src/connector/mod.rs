@@ -50,7 +50,7 @@ pub fn run(settings: ConnectorSettings, folder: &Path) -> Result<(), StartError>
     let plan = Arc::new(Plan::read(&settings, folder)?);
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| start_error("signals", &error))?;
     let board = Arc::new(Board::new(&plan));
-    admin::serve(settings.admin, board.clone()).map_err(|error| StartError(error.to_string()))?;
+    admin::serve(settings.admin.address, board.clone()).map_err(|error| StartError(error.to_string()))?;
     let mesh = Mesh::new(usize::from(plan.shards));
     let ended = start_shards(&plan, &board, &mesh, shard::slots_for(open_files))?;
 

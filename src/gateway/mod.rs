@@ -191,7 +191,8 @@ impl Start {
                 let _ = tell.send(News::Ended(result));
             });
         }
-        crate::admin::serve(common.settings.admin, report).map_err(|error| StartError(error.to_string()))?;
+        crate::admin::serve(common.settings.admin.address, report)
+            .map_err(|error| StartError(error.to_string()))?;
         tracing::info!(
             instance = common.settings.instance,
             shards = cpus.len(),

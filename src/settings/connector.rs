@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::document::{Section, read_document};
 use super::report::{Report, SettingsErrors};
-use super::shared::{InternalFiles, LogSettings, admin, internal, log, shards};
+use super::shared::{AdminSettings, InternalFiles, LogSettings, admin, internal, log, shards};
 use super::value;
 use crate::limits;
 
@@ -78,8 +78,8 @@ pub struct ConnectorSettings {
     pub limits: ConnectorLimits,
     /// What is logged.
     pub log: LogSettings,
-    /// Admin listener, on loopback.
-    pub admin: SocketAddr,
+    /// Admin listeners.
+    pub admin: AdminSettings,
 }
 
 impl ConnectorSettings {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::document::{Section, read_document};
 use super::report::{Report, SettingsErrors};
-use super::shared::{InternalFiles, KeyPair, LogSettings, admin, internal, log, shards};
+use super::shared::{AdminSettings, InternalFiles, KeyPair, LogSettings, admin, internal, log, shards};
 use super::value;
 use crate::limits;
 use crate::mapping::RoleIds;
@@ -87,8 +87,8 @@ pub struct GatewaySettings {
     pub limits: GatewayLimits,
     /// What is logged.
     pub log: LogSettings,
-    /// Admin listener, on loopback.
-    pub admin: SocketAddr,
+    /// Admin listeners.
+    pub admin: AdminSettings,
     /// Sites that may attach; at least one, codes unique.
     pub sites: Vec<SiteRights>,
 }

@@ -14,6 +14,7 @@ mod published;
 mod report;
 mod shared;
 mod site;
+mod source;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -22,8 +23,11 @@ pub use connector::{ConnectorLimits, ConnectorSettings, GatewayAddress};
 pub use gateway::{GatewayLimits, GatewaySettings, ServerCertificate, SiteRights};
 pub use published::{PublicationError, PublishedSettings, PublishedTrust, Revision, Standing};
 pub use report::{SettingsError, SettingsErrors};
-pub use shared::{AccessLog, InternalFiles, KeyPair, LogLevel, LogSettings};
+pub use shared::{
+    AccessLog, AdminProtection, AdminSettings, InternalFiles, KeyPair, LogFormat, LogLevel, LogSettings,
+};
 pub use site::{OriginSettings, OriginTrust, SiteSettings, TrustFiles};
+pub use source::Source;
 
 /// Feeds bytes to every reader of this module.
 ///

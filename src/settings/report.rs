@@ -83,6 +83,11 @@ impl<'t> Report<'t> {
         self.errors.push(SettingsError { file, line, column, key, found, expected });
     }
 
+    /// The mistake that was added first.
+    pub(super) fn into_first(self) -> Option<SettingsError> {
+        self.errors.into_iter().next()
+    }
+
     /// The settings, if nothing was wrong.
     pub(super) fn conclude<T>(mut self, settings: Option<T>) -> Result<T, SettingsErrors> {
         match settings {

@@ -99,7 +99,7 @@ fn a_gateway_file_yields_its_settings() {
     assert_eq!(settings.internal_listeners, ["0.0.0.0:10140".parse().unwrap()]);
     assert_eq!(settings.internal.identity.chain.to_str(), Some("gw1.pem"));
     assert_eq!(settings.limits, GatewayLimits::default());
-    assert_eq!(settings.admin, "127.0.0.1:9140".parse().unwrap());
+    assert_eq!(settings.admin.address, "127.0.0.1:9140".parse().unwrap());
     let ids = &settings.sites[0].role_ids;
     assert!(ids.contains(8) && ids.contains(9) && ids.contains(72_057_594_037_927_941) && !ids.contains(10));
 }
@@ -118,7 +118,11 @@ fn what_a_gateway_file_may_say_besides_is_taken() {
     );
     assert_eq!(
         settings.log,
-        LogSettings { level: LogLevel::Debug, access_log: AccessLog::File("a.log".into()) }
+        LogSettings {
+            level: LogLevel::Debug,
+            access_log: AccessLog::File("a.log".into()),
+            ..LogSettings::default()
+        }
     );
     assert_eq!(settings.ticket_keys.as_deref().and_then(|path| path.to_str()), Some("t"));
 }

@@ -110,14 +110,6 @@ pub(super) fn listen_address(value: &DeValue<'_>) -> Read<SocketAddr> {
     parsed(value, expected, |text| text.parse().ok())
 }
 
-/// Address and port that only this machine reaches.
-pub(super) fn loopback_address(value: &DeValue<'_>) -> Read<SocketAddr> {
-    let expected = "a loopback address and port like \"127.0.0.1:9140\"";
-    parsed(value, expected, |text| {
-        text.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback())
-    })
-}
-
 /// Host (IPv6 without brackets) and port to dial.
 pub(super) fn dial_address(value: &DeValue<'_>) -> Read<(String, u16)> {
     parsed(value, "host and port like \"cmg.example.org:10140\"", |text| {

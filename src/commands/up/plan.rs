@@ -33,8 +33,8 @@ impl Plan {
             gateway: first_local(&gateway.listeners, choices.gateway_address()),
             channel: first_local(&gateway.internal_listeners, choices.channel_address()),
             service: gateway.name,
-            gateway_admin: gateway.admin,
-            connector_admin: connector.admin,
+            gateway_admin: gateway.admin.address,
+            connector_admin: connector.admin.address,
             sample: choices.origin.is_none().then(|| choices.origin_address()),
             origin: choices.origin_url(),
         })
