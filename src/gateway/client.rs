@@ -14,7 +14,9 @@ use super::answer;
 use super::gate::{self, Client, Gate};
 use super::relay::{Outcome, Relay};
 use super::request::{Manner, Planned, Request, plan};
+use super::wait::{self, Place};
 use crate::auth;
+use crate::dispatch as waiting;
 use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
 use crate::refusal::Refusal;
@@ -204,17 +206,20 @@ impl Connection {
     /// Sends the request and carries the answer back; once more where that is safe.
     async fn exchange(&mut self, request: &mut Request) -> io::Result<Next> {
         let (mut repeated, mut turned_away) = (false, 0);
-        let mut wait_until = None;
+        let (mut place, mut wait_until) = (None, None);
         loop {
             let mailbox = Mailbox::new(&self.gate.shard.ring);
-            let Some(stream) = self.gate.open(&self.client, self.leaf(), request, &mailbox) else {
-                // One wait for all attempts, however often links come and go.
+            let stream = self.gate.open(&self.client, self.leaf(), request, &mailbox, place.as_ref());
+            let Some(stream) = stream else {
+                // One place and one time for all attempts, however often links come and go.
                 let wait = self.limits().wait;
                 let until = *wait_until.get_or_insert_with(|| self.gate.shard.now() + wait);
-                if self.wait_for_link(until).await {
-                    continue;
+                let waited = self.wait_for_link(&mut place, request.site, until).await?;
+                match wait::refusal(waited) {
+                    None => turned_away = 0,
+                    Some(refusal) => return self.refuse(refusal, request.manner),
                 }
-                return self.refuse(Refusal::NoConnector, request.manner);
+                continue;
             };
             let keep = request.manner.keep_alive && !self.gate.is_draining();
             let mut relay = Relay::new(self.gate.clone(), self, request, stream, keep);
@@ -253,15 +258,44 @@ impl Connection {
         }
     }
 
-    async fn wait_for_link(&mut self, until: Instant) -> bool {
+    /// Waits for its turn to look for a link. A client that leaves meanwhile is an error, so that its
+    /// place is free at once.
+    async fn wait_for_link(
+        &mut self,
+        place: &mut Option<Place>,
+        site: usize,
+        until: Instant,
+    ) -> io::Result<waiting::Outcome> {
+        if let Err(outcome) = self.gate.line_up(place, site, || self.key()) {
+            return Ok(outcome);
+        }
+        let now = self.gate.shard.now();
+        self.deadline.set(now, until.saturating_duration_since(now));
         let Connection { gate, wire, deadline, .. } = self;
-        let mut wait = std::pin::pin!(gate.wait_for_link(deadline, until));
         std::future::poll_fn(|context| {
-            wire.pause();
+            if let Poll::Ready(outcome) = gate.poll_turn(place.as_ref(), context) {
+                return Poll::Ready(Ok(outcome));
+            }
+            if deadline.poll(context) {
+                return Poll::Ready(Ok(waiting::Outcome::TimedOut));
+            }
+            stay(wire, context)?;
             wire.watch(context);
-            wait.as_mut().poll(context)
+            Poll::Pending
         })
         .await
+    }
+
+    /// Whose requests share a bound.
+    fn key(&self) -> waiting::ClientKey {
+        match self.leaf() {
+            Some(leaf) => {
+                let hash = ring::digest::digest(&ring::digest::SHA256, leaf);
+                let hash = hash.as_ref().try_into().expect("SHA-256 has 32 bytes");
+                waiting::ClientKey::Certificate(hash)
+            }
+            None => waiting::ClientKey::Address(self.client.peer),
+        }
     }
 
     /// The certificate whose key the client proved to hold.
@@ -425,6 +459,23 @@ impl Drop for Counted {
         self.seat = None;
         self.gate.wake_acceptors();
     }
+}
+
+/// Reads what a client sends while its request waits, to see that it left; up to a bound, the rest stays
+/// with it.
+fn stay(wire: &mut Wire, context: &std::task::Context<'_>) -> io::Result<()> {
+    while wire.received().len() < limits::WAITING_AHEAD_SIZE_MAX {
+        match wire.poll_fill(context) {
+            Poll::Ready(Ok(true)) => {}
+            // One that said goodbye may have ended its own direction alone.
+            Poll::Ready(Ok(false)) if wire.is_cleanly_closed() => break,
+            Poll::Ready(Ok(false)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => return Ok(()),
+        }
+    }
+    wire.pause();
+    Ok(())
 }
 
 /// A request of which nothing was begun goes elsewhere so often; then the site is in trouble.
