@@ -183,7 +183,7 @@ impl Gate {
             shard: shard.clone(),
             common: common.clone(),
             elsewhere: RefCell::new(vec![vec![0; port.shards()]; sites]),
-            line: Line::new(sites, port.shards()),
+            line: Line::new(sites, port.shards(), common.settings.limits.waiting_max),
             port,
             crossing,
             in_force: RefCell::new(Rc::new(in_force.copy())),

@@ -47,9 +47,10 @@ pub fn refusal(outcome: Outcome) -> Option<Refusal> {
 }
 
 impl Line {
-    /// Nobody waits on a shard with so many sites, one of so many shards.
-    pub fn new(sites: usize, shards: usize) -> Line {
-        let waiting = RefCell::new(Waiting::new(sites, WaitingBounds::default()));
+    /// Nobody waits on a shard with so many sites and places, one of so many shards.
+    pub fn new(sites: usize, shards: usize, places: usize) -> Line {
+        let bounds = WaitingBounds { places, ..WaitingBounds::default() };
+        let waiting = RefCell::new(Waiting::new(sites, bounds));
         let (full, turned_away) = (vec![vec![false; shards]; sites], vec![vec![false; shards]; sites]);
         Line { waiting, full: RefCell::new(full), turned_away: RefCell::new(turned_away) }
     }
