@@ -17,6 +17,7 @@ use crate::channel::{self, Identity, RevisionTag, Verdict, message};
 use crate::dispatch::Roster;
 use crate::limits;
 use crate::mapping::PublishedTable;
+use crate::request_id::RequestId;
 use crate::settings::{GatewaySettings, Revision};
 use crate::shard::{Deadline, Port, Shard};
 use crate::transport::{Crossing, Link, Mailbox, Stream};
@@ -215,13 +216,13 @@ impl Gate {
     }
 
     /// 16 bytes that no other request of any gateway bears.
-    pub fn next_request_id(&self) -> [u8; 16] {
+    pub fn next_request_id(&self) -> RequestId {
         let number = self.next_request.get();
         self.next_request.set(number + 1);
         let mut id = [0; 16];
         id[..8].copy_from_slice(&self.request_seed);
         id[8..].copy_from_slice(&number.to_be_bytes());
-        id
+        RequestId(id)
     }
 
     /// Whether the gateway is on its way out.
@@ -277,6 +278,12 @@ impl Gate {
         }
     }
 
+    /// Whether a connection point of the site is attached to any shard.
+    pub fn has_link(&self, site: usize) -> bool {
+        let here = self.roster.borrow().links().any(|(held, _, _)| held == site);
+        here || self.elsewhere.borrow()[site].iter().any(|count| *count > 0)
+    }
+
     /// Another shard's links changed in number.
     pub fn hear_links(&self, shard: usize, site: usize, change: i32) {
         {
@@ -315,6 +322,7 @@ impl Gate {
     // ── a stream for a request ──────────────────────────────────────────────────────────────────
 
     /// Opens a stream: on a link of this shard whose turn it is, else on another shard that has one.
+    /// With it the name of the connection point, where this shard knows it.
     /// `None`: no link of any shard takes it now, and nothing was sent.
     pub fn open(
         &self,
@@ -322,20 +330,25 @@ impl Gate {
         leaf: Option<&[u8]>,
         request: &mut Request,
         mailbox: &Rc<Mailbox>,
-    ) -> Option<Stream> {
+    ) -> Option<(Stream, Option<Rc<str>>)> {
         let mut tries = 4;
         while tries > 0 {
             tries -= 1;
-            let link = self.roster.borrow_mut().choose(request.site, |link| link.is_open()).cloned();
-            let Some(link) = link else { break };
+            let chosen = self.choose(request.site);
+            let Some((point, link)) = chosen else { break };
             let number = if request.names_client { self.announce(client, leaf, &link) } else { Ok(0) };
             let Ok(number) = number else { continue };
             message::set_identity(&mut request.message, number);
             if let Ok(stream) = link.open(&request.message, mailbox.clone()) {
-                return Some(stream);
+                return Some((stream, Some(point)));
             }
         }
-        self.open_elsewhere(client, leaf, request, mailbox)
+        self.open_elsewhere(client, leaf, request, mailbox).map(|stream| (stream, None))
+    }
+
+    fn choose(&self, site: usize) -> Option<(Rc<str>, Rc<Link>)> {
+        let mut roster = self.roster.borrow_mut();
+        roster.choose(site, |link| link.is_open()).map(|(point, link)| (point.clone(), link.clone()))
     }
 
     fn open_elsewhere(
@@ -382,8 +395,8 @@ impl Gate {
         identity: Option<Arc<[u8]>>,
         mut message: Vec<u8>,
     ) {
-        let link = self.roster.borrow_mut().choose(site, |link| link.is_open()).cloned();
-        let Some(link) = link else { return self.crossing.turn_away(from, exchange) };
+        let chosen = self.choose(site);
+        let Some((_, link)) = chosen else { return self.crossing.turn_away(from, exchange) };
         let number = identity.map_or(Ok(0), |identity| {
             let mut guests = self.guests.borrow_mut();
             announce(guests.entry((from, client)).or_default(), &link, || identity)

@@ -11,6 +11,7 @@ mod connection_point;
 mod control;
 mod gate;
 mod inbox;
+mod record;
 mod relay;
 mod report;
 mod request;
