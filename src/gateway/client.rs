@@ -115,8 +115,11 @@ impl Connection {
         })
         .await;
         gate::add(if done.is_ok() { &counters.handshakes } else { &counters.handshake_failures }, 1);
-        if let Err(error) = &done {
-            tracing::debug!(peer = %self.client.peer, %error, "handshake failed");
+        if let Err(error) = &done
+            && tracing::enabled!(tracing::Level::DEBUG)
+            && self.gate.records.handshakes.admits(&self.gate.shard)
+        {
+            tracing::debug!(peer = %self.peer, %error, "handshake failed");
         }
         done.is_ok()
     }
