@@ -10,12 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
 use super::GatewayMessage;
+use super::record::Records;
 use super::request::Request;
 use super::wait::{Line, Place};
 use crate::auth::Trust;
 use crate::channel::{self, Identity, RevisionTag, Verdict, message};
 use crate::dispatch::{Roster, Ticket};
+use crate::logs::access::AccessLog;
 use crate::mapping::PublishedTable;
+use crate::request_id::RequestId;
 use crate::settings::{GatewaySettings, Revision};
 use crate::shard::{Port, Shard};
 use crate::transport::{Crossing, Link, Mailbox, Stream};
@@ -52,6 +55,8 @@ pub struct Common {
     pub instance_id: [u8; 16],
     /// Direct descriptors of each shard.
     pub slots: u32,
+    /// One line per request, if there is to be one.
+    pub access_log: Option<Arc<AccessLog>>,
 }
 
 /// Counters of one shard: it alone adds, anyone may read.
@@ -164,6 +169,8 @@ pub struct Gate {
     pub acceptors: RefCell<Vec<Waker>>,
     /// Links that published and wait for the verdict.
     publishing: RefCell<Vec<Rc<Link>>>,
+    /// Where requests that ended are told of.
+    pub records: Records,
 }
 
 impl Gate {
@@ -195,6 +202,7 @@ impl Gate {
             request_seed,
             acceptors: RefCell::default(),
             publishing: RefCell::default(),
+            records: Records::new(common, shard.index),
         })
     }
 
@@ -214,13 +222,13 @@ impl Gate {
     }
 
     /// 16 bytes that no other request of any gateway bears.
-    pub fn next_request_id(&self) -> [u8; 16] {
+    pub fn next_request_id(&self) -> RequestId {
         let number = self.next_request.get();
         self.next_request.set(number + 1);
         let mut id = [0; 16];
         id[..8].copy_from_slice(&self.request_seed);
         id[8..].copy_from_slice(&number.to_be_bytes());
-        id
+        RequestId(id)
     }
 
     /// Whether the gateway is on its way out.
@@ -277,6 +285,12 @@ impl Gate {
         }
     }
 
+    /// Whether a connection point of the site is attached to any shard.
+    pub fn has_link(&self, site: usize) -> bool {
+        let here = self.roster.borrow().links().any(|(held, _, _)| held == site);
+        here || self.elsewhere.borrow()[site].iter().any(|count| *count > 0)
+    }
+
     /// Another shard's links changed in number.
     pub fn hear_links(&self, shard: usize, site: usize, change: i32) {
         {
@@ -315,6 +329,7 @@ impl Gate {
     // ── a stream for a request ──────────────────────────────────────────────────────────────────
 
     /// Opens a stream: on a link of this shard whose turn it is, else on another shard that has one.
+    /// With it the name of the connection point, where this shard knows it.
     /// `None`: no link of any shard takes it now, or others wait for one, and nothing was sent. A
     /// request that waited gives its place back as soon as a link took it.
     pub fn open(
@@ -324,13 +339,13 @@ impl Gate {
         request: &mut Request,
         mailbox: &Rc<Mailbox>,
         place: Option<&Place>,
-    ) -> Option<Stream> {
+    ) -> Option<(Stream, Option<Rc<str>>)> {
         if !self.may_look(request.site, place) {
             return None;
         }
         for _ in 0..LINKS_TRIED {
-            let link = self.roster.borrow_mut().choose(request.site, |link| link.is_open()).cloned();
-            let Some(link) = link else { break };
+            let chosen = self.choose(request.site);
+            let Some((point, link)) = chosen else { break };
             let number = if request.names_client { self.announce(client, leaf, &link) } else { Ok(0) };
             let Ok(number) = number else { continue };
             message::set_identity(&mut request.message, number);
@@ -338,10 +353,15 @@ impl Gate {
                 if let Some(place) = place {
                     self.leave(place.ticket);
                 }
-                return Some(stream);
+                return Some((stream, Some(point)));
             }
         }
-        self.open_elsewhere(client, leaf, request, mailbox, place)
+        self.open_elsewhere(client, leaf, request, mailbox, place).map(|stream| (stream, None))
+    }
+
+    fn choose(&self, site: usize) -> Option<(Rc<str>, Rc<Link>)> {
+        let mut roster = self.roster.borrow_mut();
+        roster.choose(site, |link| link.is_open()).map(|(point, link)| (point.clone(), link.clone()))
     }
 
     fn open_elsewhere(
@@ -387,8 +407,8 @@ impl Gate {
     pub fn open_for_guest(&self, from: usize, guest: Guest) {
         let Guest { exchange, site, client, identity, mut message, place } = guest;
         for _ in 0..LINKS_TRIED {
-            let link = self.link_for_guest(site);
-            let Some(link) = link else { break };
+            let chosen = if self.line.is_held_up(site) { None } else { self.choose(site) };
+            let Some((_, link)) = chosen else { break };
             let number = identity.as_ref().map_or(Ok(0), |identity| {
                 let mut guests = self.guests.borrow_mut();
                 announce(guests.entry((from, client)).or_default(), &link, || identity)
@@ -404,13 +424,6 @@ impl Gate {
         }
         self.note_turned_away(from, site);
         self.crossing.turn_away(from, exchange);
-    }
-
-    fn link_for_guest(&self, site: usize) -> Option<Rc<Link>> {
-        if self.line.is_held_up(site) {
-            return None;
-        }
-        self.roster.borrow_mut().choose(site, |link| link.is_open()).cloned()
     }
 
     /// A client left: nobody will name it again.

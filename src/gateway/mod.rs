@@ -11,6 +11,7 @@ mod connection_point;
 mod control;
 mod gate;
 mod inbox;
+mod record;
 mod relay;
 mod report;
 mod request;
@@ -31,6 +32,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::channel::{Publication, RevisionTag, Verdict};
 use crate::dispatch::Ticket;
 use crate::limits;
+use crate::logs::access::AccessLog;
 use crate::settings::GatewaySettings;
 use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
 use crate::transport::{CrossMessage, Crossing, StartError, Tls, listen};
@@ -157,7 +159,10 @@ impl Start {
             .map_err(|_| StartError("the system gives no randomness".into()))?;
         let publications = Publications::load(&settings, folder);
         let counters = (0..shards).map(|_| Counters::default()).collect();
-        let common = Common { settings, admitted: AtomicU64::new(0), counters, instance_id, slots };
+        let access_log = AccessLog::open(&settings.log, folder, "CMG_GATEWAY", shards)
+            .map_err(|error| StartError(error.to_string()))?;
+        let common =
+            Common { settings, admitted: AtomicU64::new(0), counters, instance_id, slots, access_log };
         Ok(Start {
             common: Arc::new(common),
             clients,
@@ -213,7 +218,11 @@ impl Start {
                 let _ = tell.send(News::Signal);
             }
         });
-        supervise(&mesh, &news)
+        let outcome = supervise(&mesh, &news);
+        if let Some(log) = &common.access_log {
+            log.close();
+        }
+        outcome
     }
 }
 

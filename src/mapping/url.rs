@@ -67,6 +67,11 @@ impl UrlMapping {
         UrlMapping { roles: roles.into(), origins: origins.into() }
     }
 
+    /// Its roles, by id.
+    pub(super) fn roles(&self) -> &[MappedRole] {
+        &self.roles
+    }
+
     /// Where `target` (path and query as received) goes.
     ///
     /// # Errors
