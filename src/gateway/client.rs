@@ -22,6 +22,7 @@ use crate::channel::message;
 use crate::dispatch as waiting;
 use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
+use crate::logs;
 use crate::refusal::{Refusal, Refused};
 use crate::shard::{Deadline, Socket};
 use crate::transport::{Mailbox, Tls, Wire};
@@ -392,10 +393,10 @@ impl Connection {
                 Ok(facts) => (Ok(()), Some(facts.subject)),
                 Err(fault) => {
                     let subject = self.leaf().and_then(auth::subject_of);
-                    (Err(Refused::new(fault.refusal(), fault.to_string())), subject)
+                    (Err(Refused::new(fault.refusal(), logs::bounded(fault.to_string()))), subject)
                 }
             };
-        let (until, subject) = (now + JUDGED_FOR, subject.map(String::into_boxed_str));
+        let (until, subject) = (now + JUDGED_FOR, subject.map(|text| logs::bounded(text).into_boxed_str()));
         self.judged = Some(Judged { site, epoch, until, verdict: verdict.clone(), subject });
         verdict
     }

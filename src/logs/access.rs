@@ -18,7 +18,7 @@ use crossbeam::queue::ArrayQueue;
 use jiff::Timestamp;
 
 use super::line::{Line, Value};
-use crate::limits::{ACCESS_LOG_QUEUE, ACCESS_LOG_TEXT_SIZE_MAX};
+use crate::limits::{ACCESS_LOG_QUEUE, LOG_TEXT_SIZE_MAX};
 use crate::request_id::RequestId;
 use crate::settings::{AccessLog as Setting, LogFormat, LogSettings};
 
@@ -80,10 +80,10 @@ const TEXTS: usize = 7;
 impl Texts {
     /// Client, method, path, site, endpoint, connection point, origin. Each is cut to a bound.
     pub fn new(texts: [&str; TEXTS]) -> Texts {
-        let size = texts.iter().map(|text| text.len().min(ACCESS_LOG_TEXT_SIZE_MAX)).sum();
+        let size = texts.iter().map(|text| text.len().min(LOG_TEXT_SIZE_MAX)).sum();
         let mut all = String::with_capacity(size);
         let ends = texts.map(|text| {
-            all.push_str(&text[..text.floor_char_boundary(ACCESS_LOG_TEXT_SIZE_MAX)]);
+            all.push_str(&text[..text.floor_char_boundary(LOG_TEXT_SIZE_MAX)]);
             // Seven of them fit: `limits.rs` says so.
             all.len() as u16
         });

@@ -13,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::limits::LOG_TEXT_SIZE_MAX;
 use crate::shard::Shard;
 
 /// Lines of one kind on one shard: as many as the quota admits, and the number of the others.
@@ -46,6 +47,15 @@ impl Limited {
         }
         false
     }
+}
+
+/// A text that a peer may have chosen, no longer than a log line can bear.
+pub fn bounded(mut text: String) -> String {
+    if text.len() > LOG_TEXT_SIZE_MAX {
+        text.truncate(text.floor_char_boundary(LOG_TEXT_SIZE_MAX));
+        text.push('…');
+    }
+    text
 }
 
 /// How often the number of lines left out is said.
