@@ -95,17 +95,24 @@ impl Gate {
         if self.is_draining() {
             return Err(Outcome::Draining);
         }
-        let mut waiting = self.line.waiting.borrow_mut();
-        let held = place.as_ref().filter(|place| waiting.standing(place.ticket).is_some());
-        if let Some(held) = held {
-            waiting.put_back(held.ticket);
-        } else {
-            if !waiting.has_line(site) {
-                waiting.hear_none(site);
+        // The line is let go of before anybody is woken, and before a place is dropped: both look at it.
+        let entered = {
+            let mut waiting = self.line.waiting.borrow_mut();
+            match place.as_ref().filter(|place| waiting.standing(place.ticket).is_some()) {
+                Some(held) => {
+                    waiting.put_back(held.ticket);
+                    None
+                }
+                None => {
+                    if !waiting.has_line(site) {
+                        waiting.hear_none(site);
+                    }
+                    let (ticket, loser) = waiting.enter(site, client(), Waker::noop().clone())?;
+                    Some((ticket, loser.cloned()))
+                }
             }
-            let (ticket, loser) = waiting.enter(site, client(), Waker::noop().clone())?;
-            let loser = loser.cloned();
-            drop(waiting);
+        };
+        if let Some((ticket, loser)) = entered {
             *place = Some(Place { gate: self.clone(), ticket });
             loser.iter().for_each(Waker::wake_by_ref);
         }

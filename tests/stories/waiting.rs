@@ -303,6 +303,41 @@ fn requests_wait_on_every_shard_for_the_one_channel_there_is() {
     nothing_is_left(&stack);
 }
 
+/// A connection point that stands still takes no more: its channel fills up, and requests of the shard
+/// that has it wait beside those that came from the other. All go on when it does.
+#[test]
+fn requests_wait_for_room_on_a_full_channel_and_none_is_forgotten() {
+    let origin = SampleOrigin::start();
+    let stack = one_channel(&origin);
+    let configs: Vec<_> = (0..60)
+        .map(|number| {
+            let (certificate, key) = pair(&stack, &format!("client-{number}"));
+            config(&stack.path("pki/ca.pem"), Some((&certificate, &key)))
+        })
+        .collect();
+    let mut clients: Vec<Client> = (0..800)
+        .map(|number| {
+            let config = configs[number % configs.len()].clone();
+            Client::connect_with(stack.gateway_address(), config, PATIENCE).unwrap()
+        })
+        .collect();
+    stack.connector().signal(libc::SIGSTOP);
+    let pad = "x".repeat(15_000);
+    for (number, client) in clients.iter_mut().enumerate() {
+        let target = target(MANAGEMENT_POINT, &format!("n{number}"));
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\nX-Pad: {pad}\r\n\r\n").as_bytes());
+    }
+    eventually("requests wait on both shards", || stack.by_shard("waiting").iter().all(|count| *count > 0));
+    println!("waiting, by shard: {:?}", stack.by_shard("waiting"));
+    stack.connector().signal(libc::SIGCONT);
+    for (number, client) in clients.iter_mut().enumerate() {
+        let answer = client.read().unwrap();
+        assert!(answer.text().contains(&format!("target: /SMS_MP/n{number}\n")), "{answer:?}");
+    }
+    assert!(stack.count("links") == 1 && stack.count("crossed") > 0);
+    nothing_is_left(&stack);
+}
+
 #[test]
 fn a_gateway_that_drains_lets_nobody_wait() {
     let origin = SampleOrigin::start();
