@@ -16,6 +16,8 @@ pub mod settings;
 #[cfg(feature = "shells")]
 pub mod admin;
 #[cfg(feature = "shells")]
+pub mod metrics;
+#[cfg(feature = "shells")]
 pub mod pki;
 #[cfg(feature = "shells")]
 pub mod shard;

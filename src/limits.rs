@@ -231,3 +231,9 @@ pub const CHANNEL_SOUND_AFTER: Duration = Duration::from_secs(10);
 /// Bytes of the access log's file unless written otherwise: a few hundred thousand requests, twice
 /// with the renamed file beside it.
 pub const ACCESS_LOG_SIZE_MAX_DEFAULT: u64 = 64 << 20;
+
+// ── metrics ─────────────────────────────────────────────────────────────────────────────────────
+
+/// Publishing endpoints, each in one family, that are counted for themselves: a site with thirty
+/// management points. The text of so many has about 5 MB, which a scrape still takes in a second.
+pub const SERIES_COUNT_MAX: usize = 2_048;

@@ -29,6 +29,7 @@ const MODULES: &[(&str, Layer)] = &[
     ("mapping", Layer::Core),
     ("settings", Layer::Core),
     ("admin", Layer::Shell),
+    ("metrics", Layer::Shell),
     ("pki", Layer::Shell),
     ("shard", Layer::Shell),
     ("transport", Layer::Shell),

@@ -92,6 +92,8 @@ pub enum Found<'t, 'b> {
         endpoint: &'t Endpoint,
         /// How the client must prove who it is.
         family: Family,
+        /// Number of the endpoint and family in this table: see [`PublishedTable::offers`].
+        offer: usize,
         /// Everything after the role id as received.
         rest: &'b [u8],
     },
@@ -100,8 +102,8 @@ pub enum Found<'t, 'b> {
 /// Role id to site and endpoints. Copied per shard; looking up allocates nothing.
 #[derive(Clone, Debug, Default)]
 pub struct PublishedTable {
-    /// By role id.
-    roles: Box<[(Role, usize)]>,
+    /// By role id: the role, the number of its site, and how many endpoints come before its own.
+    roles: Box<[(Role, usize, usize)]>,
 }
 
 impl PublishedTable {
@@ -122,12 +124,27 @@ impl PublishedTable {
                 }
             }
         }
-        (PublishedTable { roles: roles.into() }, conflicts)
+        let mut before = 0;
+        let number = |(role, site): (Role, usize)| {
+            let first = before;
+            before += role.endpoints.len();
+            (role, site, first)
+        };
+        (PublishedTable { roles: roles.into_iter().map(number).collect() }, conflicts)
     }
 
     /// Roles in force, with the number of their site.
     pub fn roles(&self) -> impl Iterator<Item = (&Role, usize)> {
-        self.roles.iter().map(|(role, site)| (role, *site))
+        self.roles.iter().map(|(role, site, _)| (role, *site))
+    }
+
+    /// Every endpoint in every family, whether it is open to it or not, in the order of their numbers.
+    pub fn offers(&self) -> impl Iterator<Item = (&Role, usize, &Endpoint, Family)> {
+        let endpoints = self
+            .roles
+            .iter()
+            .flat_map(|(role, site, _)| role.endpoints.iter().map(move |endpoint| (role, *site, endpoint)));
+        endpoints.flat_map(|(role, site, endpoint)| Family::ALL.map(|family| (role, site, endpoint, family)))
     }
 
     /// Whose answer `target` (path and query as received) needs.
@@ -152,12 +169,13 @@ impl PublishedTable {
             Resource::Unknown => return Err(Refusal::UnknownUrl),
             Resource::Role(below) => below,
         };
-        let place = self.roles.binary_search_by_key(&below.id, |(role, _)| role.id);
-        let (role, site) = &self.roles[place.map_err(|_| Refusal::UnknownUrl)?];
+        let place = self.roles.binary_search_by_key(&below.id, |(role, ..)| role.id);
+        let (role, site, first) = &self.roles[place.map_err(|_| Refusal::UnknownUrl)?];
         let (place, _) =
             choose(&role.endpoints, |endpoint| endpoint, &below, family).ok_or(Refusal::UnknownUrl)?;
         let endpoint = &role.endpoints[place];
-        Ok(Found::Endpoint { site: *site, role, endpoint, family, rest: below.rest })
+        let offer = family.offer(first + place);
+        Ok(Found::Endpoint { site: *site, role, endpoint, family, offer, rest: below.rest })
     }
 }
 
