@@ -6,17 +6,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use super::GatewayMessage;
+use super::channels::{self, Channels};
 use super::request::Request;
 use crate::auth::Trust;
 use crate::channel::{self, Identity, RevisionTag, Verdict, message};
 use crate::dispatch::Roster;
 use crate::limits;
-use crate::mapping::PublishedTable;
+use crate::mapping::{Family, PublishedTable};
+use crate::metrics::{self, EndpointCounts, Histogram, Ledger, Series};
 use crate::settings::{GatewaySettings, Revision};
 use crate::shard::{Deadline, Port, Shard};
 use crate::transport::{Crossing, Link, Mailbox, Stream};
@@ -29,7 +31,12 @@ pub struct InForce {
     pub table: PublishedTable,
     /// By site: what it published, and whom it trusts.
     pub sites: Vec<SiteInForce>,
+    /// What is counted for each endpoint: by place of the role and the endpoint in the table, and family.
+    pub series: Arc<[RoleSeries]>,
 }
+
+/// A role's part of the series: by place of the endpoint and family.
+pub type RoleSeries = Box<[[Arc<Series>; Family::ALL.len()]]>;
 
 /// One site's part of [`InForce`].
 #[derive(Clone, Default)]
@@ -49,6 +56,21 @@ pub struct Common {
     pub admitted: AtomicU64,
     /// By shard.
     pub counters: Vec<Counters>,
+    /// Channels, as their shards saw them last; by shard.
+    pub channels: Vec<channels::Board>,
+    /// What is counted by publishing endpoint.
+    pub ledger: Arc<Ledger>,
+    /// What is counted for requests that lead to none: unknown URLs, unreadable heads, the gateway's own
+    /// answers.
+    pub unpublished: Arc<Series>,
+    /// When the process began.
+    pub start: metrics::Start,
+    /// Where its settings' paths start from.
+    pub folder: std::path::PathBuf,
+    /// Certificates in use: for what, which file, when they end.
+    pub certificates: Vec<(&'static str, String, i64)>,
+    /// The gateway is on its way out.
+    pub draining: AtomicBool,
     /// Random, one for each start.
     pub instance_id: [u8; 16],
     /// Direct descriptors of each shard.
@@ -62,6 +84,8 @@ pub struct Counters {
     pub clients: AtomicU64,
     /// TLS handshakes done.
     pub handshakes: AtomicU64,
+    /// Those of them that took up an earlier session.
+    pub handshakes_resumed: AtomicU64,
     /// Handshakes that failed.
     pub handshake_failures: AtomicU64,
     /// Requests whose head was read.
@@ -78,6 +102,8 @@ pub struct Counters {
     pub active: AtomicU64,
     /// Requests waiting for a channel.
     pub waiting: AtomicU64,
+    /// How long requests waited for a channel, whether one came or not.
+    pub waited: Histogram,
     /// Links of this shard.
     pub links: AtomicU64,
     /// Requests that went by another shard's link.
@@ -90,7 +116,7 @@ pub struct Counters {
     pub completions: AtomicU64,
     /// Receives that found no shared buffer.
     pub starved: AtomicU64,
-    /// Channel bytes out and in, before TLS.
+    /// Channel bytes out and in, before TLS, of all channels there ever were.
     pub channel_bytes: [AtomicU64; 2],
 }
 
@@ -151,6 +177,7 @@ pub struct Gate {
     pub crossing: Rc<Crossing>,
     in_force: RefCell<Rc<InForce>>,
     roster: RefCell<Roster<Rc<Link>>>,
+    channels: Channels,
     /// By site and shard: how many links that shard has.
     elsewhere: RefCell<Vec<Vec<u32>>>,
     turn: Cell<usize>,
@@ -188,6 +215,7 @@ impl Gate {
             crossing,
             in_force: RefCell::new(Rc::new(in_force.copy())),
             roster: RefCell::new(Roster::new(sites)),
+            channels: Channels::new(shard.now()),
             turn: Cell::new(0),
             waiting: RefCell::default(),
             guests: RefCell::default(),
@@ -232,6 +260,7 @@ impl Gate {
     /// Takes no new clients; answers say that the connection ends.
     pub fn drain(&self) {
         self.draining.set(true);
+        self.common.draining.store(true, Ordering::Relaxed);
         for (_, _, link) in self.roster.borrow().links() {
             link.drain();
         }
@@ -289,12 +318,20 @@ impl Gate {
         }
     }
 
-    /// Links of this shard: site, connection point, round trip in microseconds, streams.
-    pub fn traffic(&self) -> (u64, u64) {
-        self.roster
-            .borrow()
-            .links()
-            .fold((0, 0), |sum, (_, _, link)| (sum.0 + link.traffic.0.get(), sum.1 + link.traffic.1.get()))
+    /// A channel is driven on this shard from now on.
+    pub fn channel_up(&self, site: usize, point: &str, index: u16, link: &Rc<Link>) {
+        self.channels.up(site, point, index, link);
+        self.channels.show(self.channel_board(), self.shard.now());
+    }
+
+    /// It is driven no more.
+    pub fn channel_down(&self, link: &Rc<Link>) {
+        self.channels.down(link);
+        self.channels.show(self.channel_board(), self.shard.now());
+    }
+
+    fn channel_board(&self) -> &channels::Board {
+        &self.common.channels[self.shard.index]
     }
 
     /// A link published; shard 0 judges.
@@ -439,6 +476,7 @@ impl Gate {
         .await;
         self.waiting.borrow_mut().remove(&place);
         take(&self.counters().waiting, 1);
+        self.counters().waited.observe(self.shard.now().saturating_duration_since(now));
         came
     }
 
@@ -456,16 +494,33 @@ impl Gate {
         counters.completions.store(ring.completions.get(), Ordering::Relaxed);
         counters.starved.store(ring.starved.get(), Ordering::Relaxed);
         counters.panics.store(self.shard.panics.get(), Ordering::Relaxed);
-        let (out, received) = self.traffic();
+        let (out, received) = self.channels.traffic();
         counters.channel_bytes[0].store(out, Ordering::Relaxed);
         counters.channel_bytes[1].store(received, Ordering::Relaxed);
+        self.channels.show_sometimes(self.channel_board(), self.shard.now());
+    }
+
+    /// Where this shard counts a request that was judged under `settings`: of the endpoint in this place of
+    /// their table, or of none.
+    pub fn counts<'s>(
+        &'s self,
+        settings: &'s InForce,
+        place: Option<((usize, usize), Family)>,
+    ) -> &'s EndpointCounts {
+        let published = place.and_then(|(place, family)| settings.series(place, family));
+        published.unwrap_or(&self.common.unpublished).of(self.shard.index)
     }
 }
 
 impl InForce {
     /// A shard's own copy, so that no request touches a counter that shards share.
     fn copy(&self) -> InForce {
-        InForce { epoch: self.epoch, table: self.table.clone(), sites: self.sites.clone() }
+        let (sites, series) = (self.sites.clone(), self.series.clone());
+        InForce { epoch: self.epoch, table: self.table.clone(), sites, series }
+    }
+
+    fn series(&self, (role, endpoint): (usize, usize), family: Family) -> Option<&Series> {
+        self.series.get(role)?.get(endpoint)?.get(family as usize).map(|series| &**series)
     }
 }
 

@@ -92,8 +92,6 @@ pub enum Found<'t, 'b> {
         endpoint: &'t Endpoint,
         /// How the client must prove who it is.
         family: Family,
-        /// Number of the endpoint and family in this table: see [`PublishedTable::offers`].
-        offer: usize,
         /// Everything after the role id as received.
         rest: &'b [u8],
     },
@@ -102,8 +100,8 @@ pub enum Found<'t, 'b> {
 /// Role id to site and endpoints. Copied per shard; looking up allocates nothing.
 #[derive(Clone, Debug, Default)]
 pub struct PublishedTable {
-    /// By role id: the role, the number of its site, and how many endpoints come before its own.
-    roles: Box<[(Role, usize, usize)]>,
+    /// By role id.
+    roles: Box<[(Role, usize)]>,
 }
 
 impl PublishedTable {
@@ -124,27 +122,12 @@ impl PublishedTable {
                 }
             }
         }
-        let mut before = 0;
-        let number = |(role, site): (Role, usize)| {
-            let first = before;
-            before += role.endpoints.len();
-            (role, site, first)
-        };
-        (PublishedTable { roles: roles.into_iter().map(number).collect() }, conflicts)
+        (PublishedTable { roles: roles.into() }, conflicts)
     }
 
     /// Roles in force, with the number of their site.
     pub fn roles(&self) -> impl Iterator<Item = (&Role, usize)> {
-        self.roles.iter().map(|(role, site, _)| (role, *site))
-    }
-
-    /// Every endpoint in every family, whether it is open to it or not, in the order of their numbers.
-    pub fn offers(&self) -> impl Iterator<Item = (&Role, usize, &Endpoint, Family)> {
-        let endpoints = self
-            .roles
-            .iter()
-            .flat_map(|(role, site, _)| role.endpoints.iter().map(move |endpoint| (role, *site, endpoint)));
-        endpoints.flat_map(|(role, site, endpoint)| Family::ALL.map(|family| (role, site, endpoint, family)))
+        self.roles.iter().map(|(role, site)| (role, *site))
     }
 
     /// Whose answer `target` (path and query as received) needs.
@@ -169,13 +152,12 @@ impl PublishedTable {
             Resource::Unknown => return Err(Refusal::UnknownUrl),
             Resource::Role(below) => below,
         };
-        let place = self.roles.binary_search_by_key(&below.id, |(role, ..)| role.id);
-        let (role, site, first) = &self.roles[place.map_err(|_| Refusal::UnknownUrl)?];
+        let place = self.roles.binary_search_by_key(&below.id, |(role, _)| role.id);
+        let (role, site) = &self.roles[place.map_err(|_| Refusal::UnknownUrl)?];
         let (place, _) =
             choose(&role.endpoints, |endpoint| endpoint, &below, family).ok_or(Refusal::UnknownUrl)?;
         let endpoint = &role.endpoints[place];
-        let offer = family.offer(first + place);
-        Ok(Found::Endpoint { site: *site, role, endpoint, family, offer, rest: below.rest })
+        Ok(Found::Endpoint { site: *site, role, endpoint, family, rest: below.rest })
     }
 }
 
