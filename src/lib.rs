@@ -3,6 +3,7 @@
 
 pub mod limits;
 pub mod refusal;
+pub mod request_id;
 
 // Cores: bytes, values and `now` in; values out.
 pub mod auth;

@@ -21,6 +21,7 @@ enum Layer {
 const MODULES: &[(&str, Layer)] = &[
     ("limits", Layer::Vocabulary),
     ("refusal", Layer::Vocabulary),
+    ("request_id", Layer::Vocabulary),
     ("auth", Layer::Core),
     ("channel", Layer::Core),
     ("dispatch", Layer::Core),

@@ -11,6 +11,7 @@ mod instance;
 mod names;
 mod origin;
 mod plan;
+mod record;
 mod relay;
 mod wait;
 

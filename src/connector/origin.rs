@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::names::Name;
 use super::plan::{OriginPlan, Plan};
+use super::record::Fault;
 use super::wait::within;
-use crate::channel::ResetCode;
 use crate::limits;
 use crate::refusal::Refusal;
 use crate::shard::{Deadline, Shard, Socket};
@@ -104,6 +104,10 @@ pub struct Origin {
     open: Cell<usize>,
     waiting: RefCell<VecDeque<Rc<RefCell<Grant>>>>,
     is_sweeping: Cell<bool>,
+    /// It could not be reached last time, and that was said.
+    is_out_of_reach: Cell<bool>,
+    /// What can be done about a certificate that it wants was said.
+    has_told_of_certificate: Cell<bool>,
 }
 
 impl Origin {
@@ -111,9 +115,20 @@ impl Origin {
     pub fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, index: usize) -> Rc<Origin> {
         let name = Name::new(&plan.origins[index].host, plan.origins[index].port);
         let (resting, waiting) = Default::default();
-        let (open, is_sweeping) = Default::default();
+        let (open, is_sweeping, is_out_of_reach, has_told_of_certificate) = Default::default();
         let (shard, plan) = (shard.clone(), plan.clone());
-        Rc::new(Origin { shard, plan, index, name, resting, open, waiting, is_sweeping })
+        Rc::new(Origin {
+            shard,
+            plan,
+            index,
+            name,
+            resting,
+            open,
+            waiting,
+            is_sweeping,
+            is_out_of_reach,
+            has_told_of_certificate,
+        })
     }
 
     /// What the settings say of it.
@@ -131,7 +146,7 @@ impl Origin {
     /// # Errors
     /// `NotBegun` after too long a wait for a free one, `BadGateway` or `GatewayTimeout` when none can
     /// be made.
-    pub async fn connection(self: &Rc<Self>, want: Want) -> Result<Connection, ResetCode> {
+    pub async fn connection(self: &Rc<Self>, want: Want) -> Result<Connection, Fault> {
         if self.open.get() >= self.plan().connections_max && !self.retire_oldest() {
             return self.wait_for_one(want).await;
         }
@@ -210,20 +225,27 @@ impl Origin {
 
     // ── waiting for a free one ──────────────────────────────────────────────────────────────────
 
-    async fn wait_for_one(self: &Rc<Self>, want: Want) -> Result<Connection, ResetCode> {
+    async fn wait_for_one(self: &Rc<Self>, want: Want) -> Result<Connection, Fault> {
+        let busy = |what: &str| {
+            let OriginPlan { authority, connections_max, .. } = self.plan();
+            Fault::NotBegun(
+                format!("all {connections_max} connections to origin {authority} are in use{what}").into(),
+            )
+        };
         if !self.has_queue_room() {
-            return Err(ResetCode::NotBegun);
+            return Err(busy(", and too many requests wait for one"));
         }
         let ticket = Ticket { origin: self.clone(), grant: Rc::new(RefCell::new(Grant::Gone)) };
         let granted = within(&self.shard, self.plan.limits.wait, ticket.granted()).await;
-        match granted.ok_or(ResetCode::NotBegun)? {
+        let waited = || busy(&format!("; waited {} s", self.plan.limits.wait.as_secs_f32()));
+        match granted.ok_or_else(waited)? {
             Grant::Connection(resting) if want != Want::Fresh => Ok(self.lend(*resting)),
             Grant::Connection(resting) => {
                 drop(resting);
                 self.dial(self.lease()).await
             }
             Grant::Place => self.dial(self.lease()).await,
-            Grant::Waiting(_) | Grant::Gone => Err(ResetCode::NotBegun),
+            Grant::Waiting(_) | Grant::Gone => Err(waited()),
         }
     }
 
@@ -256,23 +278,44 @@ impl Origin {
 
     // ── dialling ────────────────────────────────────────────────────────────────────────────────
 
-    async fn dial(&self, lease: Lease) -> Result<Connection, ResetCode> {
+    async fn dial(&self, lease: Lease) -> Result<Connection, Fault> {
         let (deadline, wait) = (self.shard.deadline(), self.plan.limits.connect);
+        let authority = &self.plan().authority;
         match within(&self.shard, wait, self.connect()).await {
-            Some(Ok(wire)) => Ok(Connection { wire, deadline, is_fresh: true, lease }),
-            Some(Err(error)) => {
-                let authority = &self.plan().authority;
-                tracing::warn!(origin = authority, %error, "the origin cannot be reached");
-                if wants_certificate(&error) {
-                    tell_certificate_wanted(authority);
+            Some(Ok(wire)) => {
+                if self.is_out_of_reach.replace(false) {
+                    tracing::info!(origin = authority, "the origin is reached again");
                 }
-                Err(refusal_of(&error).into())
+                Ok(Connection { wire, deadline, is_fresh: true, lease })
+            }
+            Some(Err(error)) if wants_certificate(&error) => Err(self.certificate_wanted()),
+            Some(Err(error)) => {
+                let cause = format!("origin {authority} {}", why_not_reached(&error));
+                Err(self.out_of_reach(Refusal::BadGateway, cause))
             }
             None => {
-                tracing::warn!(origin = self.plan().authority, "the origin does not accept in time");
-                Err(Refusal::GatewayTimeout.into())
+                let cause = format!("origin {authority} did not accept within {} s", wait.as_secs_f32());
+                Err(self.out_of_reach(Refusal::GatewayTimeout, cause))
             }
         }
+    }
+
+    /// Says once, and not for each request, that the origin is out of reach.
+    fn out_of_reach(&self, refusal: Refusal, cause: String) -> Fault {
+        if !self.is_out_of_reach.replace(true) {
+            tracing::warn!(origin = self.plan().authority, cause, "the origin cannot be reached");
+        }
+        Fault::refused(refusal, cause)
+    }
+
+    /// The origin wants a certificate of the connection point. Says once what an operator can do.
+    pub fn certificate_wanted(&self) -> Fault {
+        let authority = &self.plan().authority;
+        if !self.has_told_of_certificate.replace(true) {
+            tell_certificate_wanted(authority);
+        }
+        let cause = format!("origin {authority} wants the connection point's certificate");
+        Fault::refused(Refusal::ConnectorCertificateRequired, cause)
     }
 
     async fn connect(&self) -> io::Result<Wire> {
@@ -311,6 +354,16 @@ pub fn refusal_of(error: &io::Error) -> Refusal {
     if wants_certificate(error) { Refusal::ConnectorCertificateRequired } else { Refusal::BadGateway }
 }
 
+/// What kept us from an origin, as the end of a sentence that begins with it.
+fn why_not_reached(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "refused the connection".to_owned(),
+        io::ErrorKind::NotFound => "has no address: its name is unknown".to_owned(),
+        io::ErrorKind::UnexpectedEof => "closed the connection in the TLS handshake".to_owned(),
+        _ => format!("cannot be reached: {error}"),
+    }
+}
+
 /// Whether the origin asked for our certificate late, or missed it: rustls refuses a request behind the
 /// handshake (TLS 1.3), which IIS sends unless told to ask in the handshake.
 fn wants_certificate(error: &io::Error) -> bool {
@@ -325,7 +378,7 @@ fn wants_certificate(error: &io::Error) -> bool {
 }
 
 /// Says what an operator can do about an origin that wants our certificate.
-pub fn tell_certificate_wanted(authority: &str) {
+fn tell_certificate_wanted(authority: &str) {
     tracing::warn!(
         origin = authority,
         "the origin wants the connection point's certificate: name one for it in the site's settings; if one is \

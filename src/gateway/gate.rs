@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use super::GatewayMessage;
-use super::channels::{self, Channels};
+use super::record::Place;
 use super::request::Request;
 use crate::auth::Trust;
 use crate::channel::{self, Identity, RevisionTag, Verdict, message};
@@ -19,6 +19,7 @@ use crate::dispatch::Roster;
 use crate::limits;
 use crate::mapping::{Family, PublishedTable};
 use crate::metrics::{self, EndpointCounts, Histogram, Ledger, Series};
+use crate::request_id::RequestId;
 use crate::settings::{GatewaySettings, Revision};
 use crate::shard::{Deadline, Port, Shard};
 use crate::transport::{Crossing, Link, Mailbox, Stream};
@@ -47,6 +48,19 @@ pub struct SiteInForce {
     pub trust: Arc<Trust>,
 }
 
+/// Which channel, as operators know it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Channel {
+    /// Number of its site.
+    pub site: usize,
+    /// Name of its connection point.
+    pub point: Arc<str>,
+    /// Its number among the channels of that connection point.
+    pub index: u16,
+    /// Shard that drives it.
+    pub shard: usize,
+}
+
 /// What the shards of the process share: written by one shard each, read by the admin listener, and
 /// never touched by a request.
 pub struct Common {
@@ -57,7 +71,7 @@ pub struct Common {
     /// By shard.
     pub counters: Vec<Counters>,
     /// Channels, as their shards saw them last; by shard.
-    pub channels: Vec<channels::Board>,
+    pub channels: Vec<metrics::Board<Channel>>,
     /// What is counted by publishing endpoint.
     pub ledger: Arc<Ledger>,
     /// What is counted for requests that lead to none: unknown URLs, unreadable heads, the gateway's own
@@ -177,7 +191,7 @@ pub struct Gate {
     pub crossing: Rc<Crossing>,
     in_force: RefCell<Rc<InForce>>,
     roster: RefCell<Roster<Rc<Link>>>,
-    channels: Channels,
+    channels: metrics::Channels<Channel>,
     /// By site and shard: how many links that shard has.
     elsewhere: RefCell<Vec<Vec<u32>>>,
     turn: Cell<usize>,
@@ -215,7 +229,7 @@ impl Gate {
             crossing,
             in_force: RefCell::new(Rc::new(in_force.copy())),
             roster: RefCell::new(Roster::new(sites)),
-            channels: Channels::new(shard.now()),
+            channels: metrics::Channels::new(shard.now()),
             turn: Cell::new(0),
             waiting: RefCell::default(),
             guests: RefCell::default(),
@@ -243,13 +257,13 @@ impl Gate {
     }
 
     /// 16 bytes that no other request of any gateway bears.
-    pub fn next_request_id(&self) -> [u8; 16] {
+    pub fn next_request_id(&self) -> RequestId {
         let number = self.next_request.get();
         self.next_request.set(number + 1);
         let mut id = [0; 16];
         id[..8].copy_from_slice(&self.request_seed);
         id[8..].copy_from_slice(&number.to_be_bytes());
-        id
+        RequestId(id)
     }
 
     /// Whether the gateway is on its way out.
@@ -306,6 +320,12 @@ impl Gate {
         }
     }
 
+    /// Whether a connection point of the site is attached to any shard.
+    pub fn has_link(&self, site: usize) -> bool {
+        let here = self.roster.borrow().links().any(|(held, _, _)| held == site);
+        here || self.elsewhere.borrow()[site].iter().any(|count| *count > 0)
+    }
+
     /// Another shard's links changed in number.
     pub fn hear_links(&self, shard: usize, site: usize, change: i32) {
         {
@@ -320,7 +340,8 @@ impl Gate {
 
     /// A channel is driven on this shard from now on.
     pub fn channel_up(&self, site: usize, point: &str, index: u16, link: &Rc<Link>) {
-        self.channels.up(site, point, index, link);
+        let channel = Channel { site, point: point.into(), index, shard: self.shard.index };
+        self.channels.up(channel, link);
         self.channels.show(self.channel_board(), self.shard.now());
     }
 
@@ -330,7 +351,7 @@ impl Gate {
         self.channels.show(self.channel_board(), self.shard.now());
     }
 
-    fn channel_board(&self) -> &channels::Board {
+    fn channel_board(&self) -> &metrics::Board<Channel> {
         &self.common.channels[self.shard.index]
     }
 
@@ -352,6 +373,7 @@ impl Gate {
     // ── a stream for a request ──────────────────────────────────────────────────────────────────
 
     /// Opens a stream: on a link of this shard whose turn it is, else on another shard that has one.
+    /// With it the name of the connection point, where this shard knows it.
     /// `None`: no link of any shard takes it now, and nothing was sent.
     pub fn open(
         &self,
@@ -359,20 +381,25 @@ impl Gate {
         leaf: Option<&[u8]>,
         request: &mut Request,
         mailbox: &Rc<Mailbox>,
-    ) -> Option<Stream> {
+    ) -> Option<(Stream, Option<Rc<str>>)> {
         let mut tries = 4;
         while tries > 0 {
             tries -= 1;
-            let link = self.roster.borrow_mut().choose(request.site, |link| link.is_open()).cloned();
-            let Some(link) = link else { break };
+            let chosen = self.choose(request.site);
+            let Some((point, link)) = chosen else { break };
             let number = if request.names_client { self.announce(client, leaf, &link) } else { Ok(0) };
             let Ok(number) = number else { continue };
             message::set_identity(&mut request.message, number);
             if let Ok(stream) = link.open(&request.message, mailbox.clone()) {
-                return Some(stream);
+                return Some((stream, Some(point)));
             }
         }
-        self.open_elsewhere(client, leaf, request, mailbox)
+        self.open_elsewhere(client, leaf, request, mailbox).map(|stream| (stream, None))
+    }
+
+    fn choose(&self, site: usize) -> Option<(Rc<str>, Rc<Link>)> {
+        let mut roster = self.roster.borrow_mut();
+        roster.choose(site, |link| link.is_open()).map(|(point, link)| (point.clone(), link.clone()))
     }
 
     fn open_elsewhere(
@@ -419,8 +446,8 @@ impl Gate {
         identity: Option<Arc<[u8]>>,
         mut message: Vec<u8>,
     ) {
-        let link = self.roster.borrow_mut().choose(site, |link| link.is_open()).cloned();
-        let Some(link) = link else { return self.crossing.turn_away(from, exchange) };
+        let chosen = self.choose(site);
+        let Some((_, link)) = chosen else { return self.crossing.turn_away(from, exchange) };
         let number = identity.map_or(Ok(0), |identity| {
             let mut guests = self.guests.borrow_mut();
             announce(guests.entry((from, client)).or_default(), &link, || identity)
@@ -497,17 +524,14 @@ impl Gate {
         let (out, received) = self.channels.traffic();
         counters.channel_bytes[0].store(out, Ordering::Relaxed);
         counters.channel_bytes[1].store(received, Ordering::Relaxed);
-        self.channels.show_sometimes(self.channel_board(), self.shard.now());
+        if self.channels.is_stale(self.shard.now()) {
+            self.channels.show(self.channel_board(), self.shard.now());
+        }
     }
 
-    /// Where this shard counts a request that was judged under `settings`: of the endpoint in this place of
-    /// their table, or of none.
-    pub fn counts<'s>(
-        &'s self,
-        settings: &'s InForce,
-        place: Option<((usize, usize), Family)>,
-    ) -> &'s EndpointCounts {
-        let published = place.and_then(|(place, family)| settings.series(place, family));
+    /// Where this shard counts the requests to an endpoint, or to none.
+    pub fn counts<'s>(&'s self, place: Option<&'s Place>) -> &'s EndpointCounts {
+        let published = place.and_then(|place| place.settings.series(place.row, place.family));
         published.unwrap_or(&self.common.unpublished).of(self.shard.index)
     }
 }

@@ -6,12 +6,12 @@
 
 mod answer;
 mod certificates;
-mod channels;
 mod client;
 mod connection_point;
 mod control;
 mod gate;
 mod inbox;
+mod record;
 mod relay;
 mod report;
 mod request;
@@ -157,7 +157,7 @@ impl Start {
             settings,
             admitted: AtomicU64::new(0),
             counters: (0..shards).map(|_| Counters::default()).collect(),
-            channels: (0..shards).map(|_| channels::Board::default()).collect(),
+            channels: (0..shards).map(|_| metrics::Board::default()).collect(),
             ledger,
             unpublished,
             start: metrics::Start::now(),

@@ -4,16 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
-use super::channels::Seen;
-use super::gate::{Common, Counters, InForce};
+use super::gate::{Channel, Common, Counters, InForce};
 use crate::admin::Report;
 use crate::metrics::{
-    CLASSES, Distribution, EndpointCounts, Health, Label, Page, Rows, Series, describe_process,
+    Distribution, Health, Page, Seen, describe_channels, describe_endpoints, describe_process,
 };
 use crate::refusal::Refusal;
 
@@ -39,17 +37,12 @@ impl Gateway {
         self.common.counters.iter().map(|counters| which(counters).load(Ordering::Relaxed)).sum()
     }
 
-    /// Every channel with its shard. A connection point that was restarted may for some seconds have its
-    /// old channel beside the new one; they are shown as one.
-    fn channels(&self) -> Vec<(usize, Seen)> {
-        let mut found = BTreeMap::<_, (usize, Seen)>::new();
-        for (shard, board) in self.common.channels.iter().enumerate() {
+    fn channels(&self) -> Vec<Seen<Channel>> {
+        let mut found = BTreeMap::<Channel, Seen<Channel>>::new();
+        for board in &self.common.channels {
             for seen in board.load().iter() {
-                let key = (seen.site, seen.point.clone(), seen.index, shard);
-                found
-                    .entry(key)
-                    .and_modify(|(_, held)| merge(held, seen))
-                    .or_insert_with(|| (shard, seen.clone()));
+                let place = found.entry(seen.key.clone());
+                place.and_modify(|held| held.merge(seen)).or_insert_with(|| seen.clone());
             }
         }
         found.into_values().collect()
@@ -58,14 +51,6 @@ impl Gateway {
     fn code(&self, site: usize) -> &str {
         self.common.settings.sites.get(site).map_or("", |rights| &rights.code)
     }
-}
-
-fn merge(held: &mut Seen, other: &Seen) {
-    held.streams += other.streams;
-    held.bytes = (held.bytes.0 + other.bytes.0, held.bytes.1 + other.bytes.1);
-    held.since = held.since.min(other.since);
-    held.round_trip = other.round_trip.or(held.round_trip);
-    held.is_open |= other.is_open;
 }
 
 /// A count of each shard: its name in `/status`, its name in `/metrics` without prefix and suffix, what
@@ -135,7 +120,7 @@ impl Report for Gateway {
             "direct_descriptors_per_shard": common.slots,
             "requests": self.sum(|counters| &counters.requests),
             "sites": self.sites(&channels),
-            "links": channels.iter().map(|(shard, seen)| self.link(*shard, seen)).collect::<Vec<_>>(),
+            "links": channels.iter().map(|seen| self.link(seen)).collect::<Vec<_>>(),
             "refused": refused,
             "certificates": certificates.collect::<Vec<_>>(),
             "shards": common.counters.iter().map(shard).collect::<Vec<_>>(),
@@ -149,7 +134,13 @@ impl Report for Gateway {
         page.gauge("cmg_gateway_ready", "1 when a channel is up, so that requests can be answered.")
             .count(&[], ready);
         self.describe_certificates(&mut page);
-        self.describe_endpoints(&mut page);
+        describe_endpoints(
+            &mut page,
+            "cmg_gateway",
+            &self.common.ledger.all(),
+            "request_duration_seconds",
+            TOOK,
+        );
         self.describe_shards(&mut page);
         self.describe_channels(&mut page);
         self.describe_sites(&mut page);
@@ -162,8 +153,8 @@ impl Report for Gateway {
 impl Gateway {
     fn health(&self) -> Health {
         let (common, in_force, mut health) = (&self.common, self.in_force.load(), Health::default());
-        let attached: BTreeSet<usize> =
-            self.channels().into_iter().filter(|(_, seen)| seen.is_open).map(|(_, seen)| seen.site).collect();
+        let open = self.channels().into_iter().filter(|seen| seen.is_open);
+        let attached: BTreeSet<usize> = open.map(|seen| seen.key.site).collect();
         for (site, held) in in_force.sites.iter().enumerate() {
             let code = self.code(site);
             if held.revision.is_none() {
@@ -188,14 +179,14 @@ impl Gateway {
         health
     }
 
-    fn sites(&self, channels: &[(usize, Seen)]) -> Value {
+    fn sites(&self, channels: &[Seen<Channel>]) -> Value {
         let in_force = self.in_force.load();
         let sites = in_force.sites.iter().enumerate().map(|(site, held)| {
             let revision = held.revision.as_ref();
             let sha256 = revision
                 .map(|revision| revision.sha256.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
-            let own = || channels.iter().filter(move |(_, seen)| seen.site == site);
-            let points: BTreeSet<&str> = own().map(|(_, seen)| &*seen.point).collect();
+            let own = || channels.iter().filter(move |seen| seen.key.site == site);
+            let points: BTreeSet<&str> = own().map(|seen| &*seen.key.point).collect();
             let roles = || in_force.table.roles().filter(move |(_, of)| *of == site).map(|(role, _)| role);
             json!({
                 "site": self.code(site),
@@ -210,19 +201,14 @@ impl Gateway {
         sites.collect()
     }
 
-    fn link(&self, shard: usize, seen: &Seen) -> Value {
-        json!({
-            "connection_point": &*seen.point,
-            "site": self.code(seen.site),
-            "channel": seen.index,
+    fn link(&self, seen: &Seen<Channel>) -> Value {
+        let Channel { site, point, index, shard } = &seen.key;
+        seen.describe(json!({
+            "connection_point": &**point,
+            "site": self.code(*site),
+            "channel": index,
             "shard": shard,
-            "open": seen.is_open,
-            "streams": seen.streams,
-            "round_trip_secs": seen.round_trip.map(|time| time.as_secs_f64()),
-            "up_secs": seen.since.elapsed().unwrap_or_default().as_secs(),
-            "sent_bytes": seen.bytes.0,
-            "received_bytes": seen.bytes.1,
-        })
+        }))
     }
 }
 
@@ -248,45 +234,6 @@ impl Gateway {
         );
         for (what, file, ends) in &self.common.certificates {
             rows.row(&[("use", what), ("file", file)], *ends as f64);
-        }
-    }
-
-    fn describe_endpoints(&self, page: &mut Page) {
-        let all = self.common.ledger.all();
-        let mut rows = page.counter("cmg_gateway_requests_total", REQUESTS);
-        for series in &all {
-            for (class, code) in CLASSES.iter().enumerate() {
-                let count = series.sum(|counts| counts.requests[class].count());
-                // Interim answers end no request, and few requests end without any.
-                if count > 0 || class > 1 {
-                    rows.of(&series.name, &[("code", code)], count);
-                }
-            }
-        }
-        let mut rows = page.counter("cmg_gateway_requests_refused_total", REFUSED);
-        for series in &all {
-            for refusal in Refusal::ALL {
-                let count = series.sum(|counts| counts.refused[refusal as usize].count());
-                if count > 0 {
-                    rows.of(&series.name, &[("reason", &refusal.reason())], count);
-                }
-            }
-        }
-        each(page.counter("cmg_gateway_request_bytes_total", "Octets of request bodies."), &all, |counts| {
-            counts.request_bytes.count()
-        });
-        each(
-            page.counter("cmg_gateway_response_bytes_total", "Octets of answers' bodies."),
-            &all,
-            |counts| counts.response_bytes.count(),
-        );
-        each(page.gauge("cmg_gateway_requests_active", "Requests under way."), &all, |counts| {
-            counts.active.now()
-        });
-        each(page.gauge("cmg_gateway_requests_active_max", ACTIVE_MAX), &all, |counts| counts.active.most());
-        let mut rows = page.histogram("cmg_gateway_request_duration_seconds", DURATION);
-        for series in &all {
-            rows.distribution_of(&series.name, &Distribution::of(series.each().map(|counts| &counts.took)));
         }
     }
 
@@ -335,35 +282,15 @@ impl Gateway {
     }
 
     fn describe_channels(&self, page: &mut Page) {
+        let codes: Vec<&str> = self.common.settings.sites.iter().map(|site| site.code.as_str()).collect();
         let channels = self.channels();
-        let fill = |mut rows: Rows<'_>, what: &dyn Fn(&Seen) -> Option<f64>| {
-            for (shard, seen) in &channels {
-                let (site, point) = (self.code(seen.site), &seen.point);
-                let labels: [Label<'_>; 4] = [
-                    ("connection_point", point),
-                    ("site", &site),
-                    ("channel", &seen.index),
-                    ("shard", shard),
-                ];
-                if let Some(value) = what(seen) {
-                    rows.row(&labels, value);
-                }
-            }
-        };
-        fill(page.gauge("cmg_gateway_channel_streams", "Exchanges on a channel."), &|seen| {
-            Some(seen.streams as f64)
-        });
-        fill(page.gauge("cmg_gateway_channel_round_trip_seconds", "Smoothed round trip."), &|seen| {
-            Some(seen.round_trip?.as_secs_f64())
-        });
-        fill(page.gauge("cmg_gateway_channel_start_time_seconds", CHANNEL_START), &|seen| {
-            Some(seen.since.duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
-        });
-        fill(page.counter("cmg_gateway_channel_sent_bytes_total", CHANNEL_SENT), &|seen| {
-            Some(seen.bytes.0 as f64)
-        });
-        fill(page.counter("cmg_gateway_channel_received_bytes_total", CHANNEL_RECEIVED), &|seen| {
-            Some(seen.bytes.1 as f64)
+        describe_channels(page, "cmg_gateway", &channels, |channel| {
+            vec![
+                ("connection_point", &channel.point),
+                ("site", codes.get(channel.site).map_or(&"", |code| code)),
+                ("channel", &channel.index),
+                ("shard", &channel.shard),
+            ]
         });
     }
 
@@ -382,21 +309,5 @@ impl Gateway {
     }
 }
 
-const REQUESTS: &str = "Requests that ended, by class of the answer's status; none: no answer began. \
-     The endpoint none stands for what no site publishes and the gateway's own answers, other for \
-     endpoints beyond the bound.";
-const REFUSED: &str = "Requests turned away, by the reason that their client was told.";
-const ACTIVE_MAX: &str =
-    "Most requests under way at once since the start: each shard's greatest number, added up.";
-const DURATION: &str = "From a request's whole head to its answer written.";
-const CHANNEL_START: &str = "When a channel came up, in seconds since 1970.";
-const CHANNEL_SENT: &str = "Plain bytes sent on a channel since it came up.";
-const CHANNEL_RECEIVED: &str = "Plain bytes received on a channel since it came up.";
 const WAITED: &str = "Waiting of requests that found no channel, whether one came or not.";
-
-/// One row for each endpoint.
-fn each(mut rows: Rows<'_>, all: &[Arc<Series>], which: impl Fn(&EndpointCounts) -> u64) {
-    for series in all {
-        rows.of(&series.name, &[], series.sum(&which));
-    }
-}
+const TOOK: &str = "From a request's whole head to its answer written.";

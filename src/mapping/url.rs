@@ -82,6 +82,11 @@ impl UrlMapping {
         endpoints.flat_map(|(id, one)| Family::ALL.map(|family| (id, one, family)))
     }
 
+    /// Its roles, by id.
+    pub(super) fn roles(&self) -> impl Iterator<Item = &MappedRole> {
+        self.roles.iter().map(|(role, _)| role)
+    }
+
     /// Where `target` (path and query as received) goes.
     ///
     /// # Errors

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::cell::{Counter, Gauge, Histogram};
+use super::cell::{Counter, Distribution, Gauge, Histogram};
+use super::page::{Page, Rows};
 use crate::mapping::Family;
 use crate::refusal::Refusal;
 
@@ -195,6 +196,55 @@ impl Ledger {
         list
     }
 }
+
+/// Adds the families of endpoints; `prefix` is that of the role, `took` the name behind it of how long
+/// requests took, and `took_help` what that means.
+pub fn describe_endpoints(page: &mut Page, prefix: &str, all: &[Arc<Series>], took: &str, took_help: &str) {
+    let name = |end: &str| format!("{prefix}_{end}");
+    let mut rows = page.counter(&name("requests_total"), REQUESTS);
+    for series in all {
+        for (class, code) in CLASSES.iter().enumerate() {
+            let count = series.sum(|counts| counts.requests[class].count());
+            // Interim answers end no request, and few requests end without any.
+            if count > 0 || class > 1 {
+                rows.of(&series.name, &[("code", code)], count);
+            }
+        }
+    }
+    let mut rows = page.counter(&name("requests_refused_total"), REFUSED);
+    for series in all {
+        for refusal in Refusal::ALL {
+            let count = series.sum(|counts| counts.refused[usize::from(refusal as u8)].count());
+            if count > 0 {
+                rows.of(&series.name, &[("reason", &refusal.reason())], count);
+            }
+        }
+    }
+    let fill = |mut rows: Rows<'_>, which: fn(&EndpointCounts) -> u64| {
+        for series in all {
+            rows.of(&series.name, &[], series.sum(which));
+        }
+    };
+    fill(page.counter(&name("request_bytes_total"), "Octets of request bodies."), |counts| {
+        counts.request_bytes.count()
+    });
+    fill(page.counter(&name("response_bytes_total"), "Octets of answers' bodies."), |counts| {
+        counts.response_bytes.count()
+    });
+    fill(page.gauge(&name("requests_active"), "Requests under way."), |counts| counts.active.now());
+    fill(page.gauge(&name("requests_active_max"), ACTIVE_MAX), |counts| counts.active.most());
+    let mut rows = page.histogram(&name(took), took_help);
+    for series in all {
+        rows.distribution_of(&series.name, &Distribution::of(series.each().map(|counts| &counts.took)));
+    }
+}
+
+const REQUESTS: &str = "Requests that ended, by class of the answer's status; none: no answer began. \
+     The endpoint none stands for what no site publishes and what is answered here, other for endpoints \
+     beyond the bound.";
+const REFUSED: &str = "Requests turned away, by the reason that their client was told.";
+const ACTIVE_MAX: &str =
+    "Most requests under way at once since the start: each shard's greatest number, added up.";
 
 #[cfg(test)]
 mod tests {

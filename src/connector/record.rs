@@ -1,0 +1,125 @@
+//! What is known of a request of the connection point: gathered in an [`Account`] while it lasts, told
+//! as a [`Record`] when it has ended, however it ended. On the way of a good request nothing here
+//! allocates, formats or asks a clock.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use super::Here;
+use crate::channel::ResetCode;
+use crate::refusal::{Refusal, Refused};
+use crate::request_id::RequestId;
+
+/// Why an exchange ended before its answer was whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The gateway waits no more.
+    Left,
+    /// The origin closed before the first byte of an answer.
+    Died,
+    /// Turned away; nothing of an answer was passed on.
+    Refused(Refused),
+    /// Given back before anything was done; why.
+    NotBegun(Cow<'static, str>),
+    /// The answer broke off behind its head; how.
+    Broke(Cow<'static, str>),
+    /// The gateway's side of the exchange makes no sense; how.
+    Protocol(Cow<'static, str>),
+}
+
+impl Fault {
+    /// Turned away for this cause.
+    pub fn refused(refusal: Refusal, cause: impl Into<Cow<'static, str>>) -> Fault {
+        Fault::Refused(Refused::new(refusal, cause))
+    }
+
+    /// What the gateway is told; the log gets the rest.
+    pub fn code(&self) -> ResetCode {
+        match self {
+            Fault::Left => ResetCode::Cancelled,
+            Fault::Died => Refusal::BadGateway.into(),
+            Fault::Refused(refused) => refused.refusal.into(),
+            Fault::NotBegun(_) => ResetCode::NotBegun,
+            Fault::Broke(_) => ResetCode::OriginBroke,
+            Fault::Protocol(_) => ResetCode::Protocol,
+        }
+    }
+}
+
+/// What is gathered while a request lasts.
+pub struct Account<'r> {
+    /// As the gateway made it.
+    pub id: RequestId,
+    /// When it came over the channel.
+    pub start: Instant,
+    /// As it came; empty when the message could not be read.
+    pub method: &'r [u8],
+    /// Internal target in two parts, one after the other, query included; the external one where nothing
+    /// maps it.
+    pub target: [&'r [u8]; 2],
+    /// Role id, once it is mapped.
+    pub role: Option<u64>,
+    /// Path of the publishing endpoint, once it is mapped.
+    pub endpoint: Option<&'r str>,
+    /// `Host` of the origin it goes to, once it is mapped.
+    pub origin: Option<&'r str>,
+    /// The origin's final answer, once there is one.
+    pub status: Option<u16>,
+    /// Body bytes that went to the origin.
+    pub bytes_in: u64,
+    /// Body bytes of the answer that went to the gateway.
+    pub bytes_out: u64,
+}
+
+impl<'r> Account<'r> {
+    /// Of a request of which nothing was read yet.
+    pub fn new(start: Instant) -> Account<'r> {
+        Account {
+            id: RequestId::default(),
+            start,
+            method: b"",
+            target: [b"", b""],
+            role: None,
+            endpoint: None,
+            origin: None,
+            status: None,
+            bytes_in: 0,
+            bytes_out: 0,
+        }
+    }
+}
+
+/// A request that has ended.
+pub struct Record<'r> {
+    /// What was gathered.
+    pub account: &'r Account<'r>,
+    /// How it ended; `Ok`: with the origin's answer, whole.
+    pub end: &'r Result<(), Fault>,
+    /// When.
+    pub ended: Instant,
+}
+
+impl Record<'_> {
+    /// How long it took.
+    pub fn took(&self) -> Duration {
+        self.ended.saturating_duration_since(self.account.start)
+    }
+
+    /// How it ended, as logs and metrics call it.
+    pub fn outcome(&self) -> &'static str {
+        match self.end {
+            Ok(()) => "answered",
+            Err(Fault::Refused(_) | Fault::Died) => "refused",
+            Err(Fault::NotBegun(_)) => "not_begun",
+            Err(Fault::Broke(_) | Fault::Protocol(_)) => "cut",
+            Err(Fault::Left) => "left",
+        }
+    }
+}
+
+/// Tells of a request that has ended. Every request of the connection point ends here, once.
+pub fn finish(here: &Here, record: &Record<'_>) {
+    if let Err(fault) = record.end {
+        here.counts.reset(fault.code());
+    }
+}

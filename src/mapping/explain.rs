@@ -1,0 +1,111 @@
+//! Why a target or a request is not taken, in words: for logs and for who asks beforehand. Looks a second
+//! time at what the judging functions refused, so that those need not carry words.
+
+use std::fmt::Write as _;
+
+use super::endpoint::{Endpoint, Family};
+use super::path::{self, Path, Resource};
+use super::table::PublishedTable;
+use super::url::UrlMapping;
+
+impl PublishedTable {
+    /// Why `target` (path and query as received) leads to no publishing endpoint.
+    pub fn explain(&self, target: &[u8]) -> String {
+        explain(target, "no site publishes", |id| {
+            let (role, _) = self.roles().find(|(role, _)| role.id == id)?;
+            Some(role.endpoints.iter().collect())
+        })
+    }
+}
+
+impl UrlMapping {
+    /// Why `target` (path and query as received) is mapped to no origin.
+    pub fn explain(&self, target: &[u8]) -> String {
+        explain(target, "the site's settings have no", |id| {
+            let role = self.roles().find(|role| role.id == id)?;
+            Some(role.endpoints.iter().map(|mapped| &mapped.endpoint).collect())
+        })
+    }
+}
+
+impl Endpoint {
+    /// Why [`Endpoint::admit`] does not take this request.
+    pub fn explain(&self, method: &[u8], length: Option<u64>) -> String {
+        let (method, max) = (String::from_utf8_lossy(method), self.request_length_max);
+        let is_listed = self.methods.is_empty() || self.methods.iter().any(|one| one.as_str() == method);
+        match length {
+            _ if !is_listed => {
+                let listed = self.methods.iter().map(|one| one.as_str());
+                format!("method {method} is not among {}", some_of(listed))
+            }
+            Some(length) if length > max => format!("length {length} is over the endpoint's {max}"),
+            _ => format!("method {method} serves to look into a proxy and is never taken"),
+        }
+    }
+}
+
+fn explain<'e>(target: &[u8], nobody: &str, endpoints: impl Fn(u64) -> Option<Vec<&'e Endpoint>>) -> String {
+    if let Some(at) = path::fault_at(target) {
+        return format!("the path is not canonical: {} at octet {at}", rule(target, at));
+    }
+    let Ok(Path { family, resource }) = Path::parse(target) else {
+        let [one, other] = Family::ALL.map(Family::segment);
+        return format!("the path begins with neither /{one} nor /{other}");
+    };
+    let Resource::Role(below) = resource else {
+        return "no role id stands behind the family, nor anything that is answered here".to_owned();
+    };
+    let id = below.id;
+    let Some(endpoints) = endpoints(id) else { return format!("{nobody} role {id}") };
+    let path = shortened(below.path());
+    let family = family.segment();
+    let published = endpoints.iter().map(|endpoint| endpoint.path.as_str());
+    format!("no endpoint of role {id} takes {path} in the family {family}; published: {}", some_of(published))
+}
+
+/// The rule that the octet at `at` breaks.
+fn rule(target: &[u8], at: usize) -> &'static str {
+    let Some((octet, _)) = path::octet_at(target, at) else { return "a percent sign without two digits" };
+    let is_encoded = target.get(at) == Some(&b'%');
+    match octet {
+        _ if at == 0 && octet != b'/' => "something other than a slash",
+        b'/' if !is_encoded => "an empty segment",
+        b'/' | b'\\' | b';' if is_encoded => "an encoded separator",
+        b'.' | b' ' => "a segment that ends in a dot or a blank",
+        b':' => "the name of a stream (:$)",
+        b'~' => "a short name (~1)",
+        b'%' => "an encoding within an encoding",
+        0..=0x1F | 0x7F => "a control octet",
+        0x80.. if is_encoded => "an encoded character that is not UTF-8 or has a twin in ASCII",
+        _ => "an octet that a path cannot hold",
+    }
+}
+
+/// A path for a sentence.
+fn shortened(path: &[u8]) -> String {
+    let text = String::from_utf8_lossy(path);
+    match text.char_indices().nth(SHOWN_SIZE) {
+        None if text.is_empty() => "the role alone".to_owned(),
+        None => text.into_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+/// The first of these names, separated.
+fn some_of<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let mut text = String::new();
+    for (count, name) in names.enumerate() {
+        if count == SHOWN_COUNT {
+            text.push_str(", …");
+            break;
+        }
+        let _ =
+            write!(text, "{}{}", if count > 0 { ", " } else { "" }, if name.is_empty() { "/" } else { name });
+    }
+    if text.is_empty() { "nothing".to_owned() } else { text }
+}
+
+/// Octets of a path that a sentence shows.
+const SHOWN_SIZE: usize = 80;
+/// Names that a sentence lists: all endpoints of a management point.
+const SHOWN_COUNT: usize = 12;
