@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Here;
 use crate::channel::ResetCode;
+use crate::metrics::Ended;
 use crate::refusal::{Refusal, Refused};
 use crate::request_id::RequestId;
 
@@ -63,6 +64,10 @@ pub struct Account<'r> {
     pub endpoint: Option<&'r str>,
     /// `Host` of the origin it goes to, once it is mapped.
     pub origin: Option<&'r str>,
+    /// Number of the publishing endpoint in the mapping, once it is mapped.
+    pub offer: Option<usize>,
+    /// From the request's head to that of the origin's answer, once there is one.
+    pub answered_after: Option<Duration>,
     /// The origin's final answer, once there is one.
     pub status: Option<u16>,
     /// Body bytes that went to the origin.
@@ -82,6 +87,8 @@ impl<'r> Account<'r> {
             role: None,
             endpoint: None,
             origin: None,
+            offer: None,
+            answered_after: None,
             status: None,
             bytes_in: 0,
             bytes_out: 0,
@@ -122,4 +129,17 @@ pub fn finish(here: &Here, record: &Record<'_>) {
     if let Err(fault) = record.end {
         here.counts.reset(fault.code());
     }
+    let Account { offer, answered_after, status, bytes_in, bytes_out, .. } = record.account;
+    let refused = match record.end {
+        Err(Fault::Refused(refused)) => Some(refused.refusal),
+        Err(Fault::Died) => Some(Refusal::BadGateway),
+        Ok(()) | Err(Fault::Left | Fault::NotBegun(_) | Fault::Broke(_) | Fault::Protocol(_)) => None,
+    };
+    here.at_endpoint(*offer).end(&Ended {
+        status: status.or(refused.map(Refusal::status)).unwrap_or(0),
+        refused,
+        request_bytes: *bytes_in,
+        response_bytes: *bytes_out,
+        took: *answered_after,
+    });
 }

@@ -49,7 +49,7 @@ pub fn channel_config(settings: &GatewaySettings, folder: &Path) -> Result<Arc<S
 }
 
 /// When the certificates end that the settings name: for what, which file, seconds since 1970.
-pub fn ends(settings: &GatewaySettings, folder: &Path) -> Vec<(&'static str, String, i64)> {
+pub fn ends(settings: &GatewaySettings, folder: &Path) -> Vec<metrics::Certificate> {
     let servers = settings.server_certificates.iter().map(|pair| ("server", &pair.chain));
     let all = servers.chain([("internal", &settings.internal.identity.chain)]);
     all.filter_map(|(what, file)| {

@@ -82,7 +82,7 @@ pub struct Common {
     /// Where its settings' paths start from.
     pub folder: std::path::PathBuf,
     /// Certificates in use: for what, which file, when they end.
-    pub certificates: Vec<(&'static str, String, i64)>,
+    pub certificates: Vec<metrics::Certificate>,
     /// The gateway is on its way out.
     pub draining: AtomicBool,
     /// Random, one for each start.

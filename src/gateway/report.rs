@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::gate::{Channel, Common, Counters, InForce};
 use crate::admin::Report;
 use crate::metrics::{
-    Distribution, Health, Page, Seen, describe_channels, describe_endpoints, describe_process,
+    Distribution, Health, Page, Seen, describe_certificates, describe_channels, describe_endpoints,
+    describe_process, show_certificates,
 };
 use crate::refusal::Refusal;
 
@@ -101,10 +102,6 @@ impl Report for Gateway {
                 (refusal.reason().to_owned(), count.into())
             })
             .collect();
-        let certificates = common.certificates.iter().map(|(what, file, ends)| {
-            let ends = jiff::Timestamp::from_second(*ends).map(|ends| ends.to_string()).ok();
-            json!({ "use": what, "file": file, "expires": ends })
-        });
         json!({
             "role": "gateway",
             "state": health.word(),
@@ -122,7 +119,7 @@ impl Report for Gateway {
             "sites": self.sites(&channels),
             "links": channels.iter().map(|seen| self.link(seen)).collect::<Vec<_>>(),
             "refused": refused,
-            "certificates": certificates.collect::<Vec<_>>(),
+            "certificates": show_certificates(&common.certificates),
             "shards": common.counters.iter().map(shard).collect::<Vec<_>>(),
         })
     }
@@ -133,7 +130,7 @@ impl Report for Gateway {
         let ready = u64::from(self.is_ready());
         page.gauge("cmg_gateway_ready", "1 when a channel is up, so that requests can be answered.")
             .count(&[], ready);
-        self.describe_certificates(&mut page);
+        describe_certificates(&mut page, &self.common.certificates);
         describe_endpoints(
             &mut page,
             "cmg_gateway",
@@ -172,10 +169,7 @@ impl Gateway {
         if self.sum(|counters| &counters.clients) >= u64::from(common.settings.clients_max) {
             health.suffers("clients_max clients are connected, further ones wait");
         }
-        let now = jiff::Timestamp::now().as_second();
-        for (_, file, ends) in &common.certificates {
-            health.knows_certificate(file, *ends, now);
-        }
+        health.knows_certificates(&common.certificates, jiff::Timestamp::now().as_second());
         health
     }
 
@@ -227,16 +221,6 @@ fn shard(counters: &Counters) -> Value {
 // ── metrics ─────────────────────────────────────────────────────────────────────────────────────
 
 impl Gateway {
-    fn describe_certificates(&self, page: &mut Page) {
-        let mut rows = page.gauge(
-            "cmg_certificate_expiry_timestamp_seconds",
-            "When a certificate in use ends, in seconds since 1970.",
-        );
-        for (what, file, ends) in &self.common.certificates {
-            rows.row(&[("use", what), ("file", file)], *ends as f64);
-        }
-    }
-
     fn describe_shards(&self, page: &mut Page) {
         let shards = || self.common.counters.iter().enumerate();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::certificates::Certificate;
+
 /// Gathers what is wrong.
 #[derive(Debug, Default)]
 pub struct Health {
@@ -22,12 +24,19 @@ impl Health {
     }
 
     /// A certificate in use ends at `ends`, in seconds since 1970, as `now` is.
-    pub fn knows_certificate(&mut self, file: &str, ends: i64, now: i64) {
+    fn knows_certificate(&mut self, file: &str, ends: i64, now: i64) {
         let days = (ends - now).div_euclid(24 * 3600);
         if ends <= now {
             self.suffers(format!("the certificate {file} has expired"));
         } else if days < WARNED_DAYS {
             self.suffers(format!("the certificate {file} expires in {days} days"));
+        }
+    }
+
+    /// Those of them that have ended or end soon.
+    pub fn knows_certificates(&mut self, certificates: &[Certificate], now: i64) {
+        for (_, file, ends) in certificates {
+            self.knows_certificate(file, *ends, now);
         }
     }
 

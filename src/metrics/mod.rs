@@ -8,6 +8,7 @@
 //! `connector/board.rs`.
 
 mod cell;
+mod certificates;
 mod channels;
 mod health;
 mod page;
@@ -15,8 +16,9 @@ mod process;
 mod series;
 
 pub use cell::{BUCKETS, Counter, Distribution, Gauge, Histogram};
+pub use certificates::{Certificate, describe_certificates, expiry, show_certificates};
 pub use channels::{Board, Channels, Seen, describe_channels};
 pub use health::Health;
 pub use page::{Label, Page, Rows};
-pub use process::{Start, describe_process, expiry};
+pub use process::{Start, describe_process};
 pub use series::{CLASSES, Ended, EndpointCounts, Ledger, Name, OTHER, Series, class_of, describe_endpoints};

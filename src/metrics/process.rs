@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use rustls::pki_types::CertificateDer;
-
 use super::page::Page;
 
 /// When the process began, as far as a role knows.
@@ -62,12 +60,6 @@ pub fn describe_process(page: &mut Page, role: &str) {
     }
 }
 
-/// When the first certificate of a chain ends, in seconds since 1970; `None` if it cannot be read.
-pub fn expiry(chain: &[CertificateDer<'_>]) -> Option<i64> {
-    let (_, leaf) = x509_parser::parse_x509_certificate(chain.first()?).ok()?;
-    Some(leaf.validity().not_after.timestamp())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,11 +80,5 @@ mod tests {
         let now = jiff::Timestamp::now().as_second() as f64;
         let age = now - value("process_start_time_seconds");
         assert!((-5.0..3600.0 * 24.0).contains(&age), "{age}");
-    }
-
-    #[test]
-    fn what_is_no_certificate_has_no_end() {
-        assert_eq!(expiry(&[]), None);
-        assert_eq!(expiry(&[CertificateDer::from(vec![1, 2, 3])]), None);
     }
 }

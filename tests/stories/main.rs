@@ -8,6 +8,7 @@ mod client;
 mod curl;
 mod failures;
 mod harness;
+mod metrics;
 mod pipelining;
 mod pressure;
 mod refusals;
