@@ -17,6 +17,8 @@ pub mod settings;
 #[cfg(feature = "shells")]
 pub mod admin;
 #[cfg(feature = "shells")]
+pub mod logs;
+#[cfg(feature = "shells")]
 pub mod metrics;
 #[cfg(feature = "shells")]
 pub mod pki;

@@ -231,6 +231,20 @@ pub const CHANNEL_SOUND_AFTER: Duration = Duration::from_secs(10);
 /// Bytes of the access log's file unless written otherwise: a few hundred thousand requests, twice
 /// with the renamed file beside it.
 pub const ACCESS_LOG_SIZE_MAX_DEFAULT: u64 = 64 << 20;
+/// Requests told to the access log that its writer has not yet written, on one shard: the writer comes
+/// every 20 ms, so a shard would have to end 400,000 requests a second to lose a line.
+pub const ACCESS_LOG_QUEUE: usize = 8_192;
+/// Bytes of one text in a log line that a peer may have chosen; longer ones are cut. The longest that
+/// matter, subjects of certificates and what is wrong with one, have about 200.
+pub const LOG_TEXT_SIZE_MAX: usize = 384;
+/// Bytes of a path that a log shows.
+pub const LOG_PATH_SIZE_MAX: usize = 256;
+/// Lines of one kind (refusals, failed handshakes) that one shard writes at once.
+pub const LOG_LINES_BURST: u32 = 100;
+/// And then each second: a stranger must not fill the disk, and 20 say what is going on.
+pub const LOG_LINES_PER_SECOND: u32 = 20;
+
+const _: () = assert!(LOG_TEXT_SIZE_MAX * 8 <= u16::MAX as usize);
 
 // ── metrics ─────────────────────────────────────────────────────────────────────────────────────
 

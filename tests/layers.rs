@@ -30,6 +30,7 @@ const MODULES: &[(&str, Layer)] = &[
     ("mapping", Layer::Core),
     ("settings", Layer::Core),
     ("admin", Layer::Shell),
+    ("logs", Layer::Shell),
     ("metrics", Layer::Shell),
     ("pki", Layer::Shell),
     ("shard", Layer::Shell),

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use cmg::settings::{ConnectorSettings, SiteSettings};
+use cmg::logs::access;
+use cmg::settings::{ConnectorSettings, SiteSettings, Source};
 
 use super::{Failure, RoleArguments, log};
 
@@ -12,6 +13,10 @@ pub fn run(arguments: &RoleArguments) -> Result<(), Failure> {
     let settings =
         ConnectorSettings::parse(&text, &name).map_err(|errors| Failure::Usage(errors.to_string()))?;
     check_site(&folder.join(&settings.site))?;
+    access::check(&settings.log, folder).map_err(|error| {
+        let error = Source::new(&text, &name).error("log.access_log", error.found, error.expected);
+        Failure::Usage(error.to_string())
+    })?;
     log::start(settings.log.level);
     cmg::connector::run(settings, folder).map_err(|error| Failure::Broken(error.to_string()))
 }

@@ -168,7 +168,7 @@ fn why_not_mapped(location: &[u8]) -> String {
         location.split_once("//").filter(|(scheme, _)| scheme.is_empty() || scheme.ends_with(':'));
     let authority = authority.and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
     match authority.filter(|authority| http::is_host(authority.as_bytes())) {
-        Some(host) => format!("the origin redirects to host {host}, or a path there, which is not mapped"),
+        Some(host) => format!("the origin redirects to a path on host {host} that is not mapped"),
         None => "the origin redirects to a path that is not mapped".to_owned(),
     }
 }

@@ -31,6 +31,7 @@ use signal_hook::iterator::Signals;
 use crate::admin;
 use crate::channel::CloseCode;
 use crate::limits;
+use crate::logs::access::AccessLog;
 use crate::metrics::{self, EndpointCounts};
 use crate::settings::ConnectorSettings;
 use crate::shard::{self, Mesh, Place, Port, Shard, Slots};
@@ -39,6 +40,7 @@ use board::{Board, Channel, Counts};
 use instance::Reach;
 use origin::Origin;
 use plan::Plan;
+use record::Records;
 
 /// Runs a connection point until it has drained: SIGTERM or SIGINT asks for that, a second one returns
 /// at once. Paths in `settings` start from `folder`.
@@ -54,7 +56,9 @@ pub fn run(settings: ConnectorSettings, folder: &Path) -> Result<(), StartError>
     let board = Arc::new(Board::new(&plan, folder));
     admin::serve(settings.admin.address, board.clone()).map_err(|error| StartError(error.to_string()))?;
     let mesh = Mesh::new(usize::from(plan.shards));
-    let ended = start_shards(&plan, &board, &mesh, shard::slots_for(open_files))?;
+    let access_log = AccessLog::open(&settings.log, folder, "CMG_CONNECTOR", mesh.shards())
+        .map_err(|error| StartError(error.to_string()))?;
+    let ended = start_shards(&plan, &board, &mesh, shard::slots_for(open_files), access_log.as_ref())?;
 
     let stopping = signals.handle();
     let outcome = thread::spawn(move || {
@@ -74,7 +78,11 @@ pub fn run(settings: ConnectorSettings, folder: &Path) -> Result<(), StartError>
             let _ = mesh.send(to, Control::Drain);
         }
     }
-    outcome.join().unwrap_or_else(|_| Err(StartError("a thread panicked; this is a bug of cmg".to_owned())))
+    let outcome = outcome.join();
+    if let Some(log) = access_log {
+        log.close();
+    }
+    outcome.unwrap_or_else(|_| Err(StartError("a thread panicked; this is a bug of cmg".to_owned())))
 }
 
 fn start_error(what: &str, error: &io::Error) -> StartError {
@@ -94,13 +102,16 @@ fn start_shards(
     board: &Arc<Board>,
     mesh: &Arc<Mesh<Control>>,
     slots: u32,
+    access_log: Option<&Arc<AccessLog>>,
 ) -> Result<Ended, StartError> {
     let cpus = shard::allowed_cpus();
     let (tell, ended) = mpsc::channel();
     for index in 0..usize::from(plan.shards) {
         let place = Place { index, cpu: cpus[index % cpus.len()], slots, owner: Slots::ByRing };
         let (plan, board, mesh) = (plan.clone(), board.clone(), mesh.clone());
-        let running = shard::start(place, move |shard| serve(&shard, &plan, &board, mesh))
+        let access = access_log.cloned();
+        let records = move || Records::new(access.map(|log| log.queue(index)));
+        let running = shard::start(place, move |shard| serve(&shard, &plan, &board, mesh, records()))
             .map_err(|error| start_error("a shard's thread", &error))?;
         let tell = tell.clone();
         thread::spawn(move || {
@@ -131,6 +142,7 @@ pub(crate) struct Here {
     counts: Arc<Counts>,
     /// By the mapping's numbers.
     origins: Vec<Rc<Origin>>,
+    records: Records,
     links: RefCell<Vec<Rc<Link>>>,
     channels: metrics::Channels<Channel>,
     exchanges: Cell<usize>,
@@ -144,9 +156,10 @@ fn serve(
     plan: &Arc<Plan>,
     board: &Arc<Board>,
     mesh: Arc<Mesh<Control>>,
+    records: Records,
 ) -> (impl FnMut() -> usize + use<>, impl Future<Output = ()> + use<>) {
     let port = Port::new(mesh, shard.index, shard.ring.wake_fd());
-    let here = Here::new(shard, plan, board);
+    let here = Here::new(shard, plan, board, records);
     let heard = here.clone();
     let turn = move || {
         if heard.channels.is_stale(heard.shard.now()) {
@@ -158,7 +171,7 @@ fn serve(
 }
 
 impl Here {
-    fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, board: &Arc<Board>) -> Rc<Here> {
+    fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, board: &Arc<Board>, records: Records) -> Rc<Here> {
         let origins = (0..plan.origins.len()).map(|index| Origin::new(shard, plan, index)).collect();
         Rc::new(Here {
             shard: shard.clone(),
@@ -166,6 +179,7 @@ impl Here {
             board: board.clone(),
             counts: board.counts(shard.index),
             origins,
+            records,
             links: RefCell::default(),
             channels: metrics::Channels::new(shard.now()),
             exchanges: Cell::new(0),

@@ -3,10 +3,13 @@
 //! allocates, formats or asks a clock.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Here;
 use crate::channel::ResetCode;
+use crate::logs::access::{Entry, Queue, Texts};
+use crate::logs::{self, Limited};
 use crate::metrics::Ended;
 use crate::refusal::{Refusal, Refused};
 use crate::request_id::RequestId;
@@ -124,11 +127,84 @@ impl Record<'_> {
     }
 }
 
+/// Where one shard tells of requests.
+pub struct Records {
+    refusals: Rc<Limited>,
+    access: Option<Queue>,
+}
+
+impl Records {
+    /// Those of a shard on which nothing was told yet.
+    pub fn new(access: Option<Queue>) -> Records {
+        Records { refusals: Limited::new("requests refused, not logged"), access }
+    }
+}
+
 /// Tells of a request that has ended. Every request of the connection point ends here, once.
 pub fn finish(here: &Here, record: &Record<'_>) {
+    count(here, record);
     if let Err(fault) = record.end {
         here.counts.reset(fault.code());
+        tell(here, record, fault);
     }
+    let is_bad = !matches!(record.end, Ok(()) | Err(Fault::Left));
+    if let Some(queue) = &here.records.access
+        && queue.wants(is_bad)
+    {
+        queue.push(entry(record));
+    }
+}
+
+fn tell(here: &Here, record: &Record<'_>, fault: &Fault) {
+    let is_bad = *fault != Fault::Left;
+    if is_bad && !(tracing::enabled!(tracing::Level::INFO) && here.records.refusals.admits(&here.shard)) {
+        return;
+    }
+    let Account { id, method, target, origin, status, bytes_out, .. } = record.account;
+    let (id, method) = (id.text(), String::from_utf8_lossy(method));
+    let (request, method, origin, status) = (id.as_str(), &*method, *origin, *status);
+    match fault {
+        Fault::Refused(Refused { refusal, cause }) => tracing::info!(
+            request,
+            method,
+            path = logs::path(*target),
+            status = refusal.status(),
+            reason = refusal.reason(),
+            cause = &**cause,
+            origin,
+            "request refused"
+        ),
+        Fault::NotBegun(cause) => tracing::info!(
+            request,
+            method,
+            path = logs::path(*target),
+            cause = &**cause,
+            origin,
+            "request given back"
+        ),
+        Fault::Broke(cause) | Fault::Protocol(cause) => tracing::info!(
+            request,
+            method,
+            path = logs::path(*target),
+            status,
+            bytes_out,
+            cause = &**cause,
+            origin,
+            "request cut"
+        ),
+        Fault::Left => {
+            if tracing::enabled!(tracing::Level::DEBUG) {
+                let path = logs::path(*target);
+                tracing::debug!(request, method, path, status, bytes_out, origin, "client left");
+            }
+        }
+        // The exchange says it as a refusal that names the origin.
+        Fault::Died => {}
+    }
+}
+
+/// Counts it at its endpoint.
+fn count(here: &Here, record: &Record<'_>) {
     let Account { offer, answered_after, status, bytes_in, bytes_out, .. } = record.account;
     let refused = match record.end {
         Err(Fault::Refused(refused)) => Some(refused.refusal),
@@ -136,10 +212,40 @@ pub fn finish(here: &Here, record: &Record<'_>) {
         Ok(()) | Err(Fault::Left | Fault::NotBegun(_) | Fault::Broke(_) | Fault::Protocol(_)) => None,
     };
     here.at_endpoint(*offer).end(&Ended {
-        status: status.or(refused.map(Refusal::status)).unwrap_or(0),
+        status: refused.map(Refusal::status).or(*status).unwrap_or(0),
         refused,
         request_bytes: *bytes_in,
         response_bytes: *bytes_out,
         took: *answered_after,
     });
+}
+
+fn entry(record: &Record<'_>) -> Entry {
+    let account = record.account;
+    let refused = match record.end {
+        Err(Fault::Refused(refused)) => Some(refused.refusal),
+        _ => None,
+    };
+    let (method, path) = (String::from_utf8_lossy(account.method), logs::path(account.target));
+    Entry {
+        ended: record.ended,
+        took: record.took(),
+        id: account.id,
+        peer: None,
+        status: refused.map(Refusal::status).or(account.status),
+        reason: refused.map(Refusal::reason),
+        bytes_in: account.bytes_in,
+        bytes_out: account.bytes_out,
+        role: account.role,
+        outcome: record.outcome(),
+        texts: Texts::new([
+            "",
+            &method,
+            &path,
+            "",
+            account.endpoint.unwrap_or_default(),
+            "",
+            account.origin.unwrap_or_default(),
+        ]),
+    }
 }

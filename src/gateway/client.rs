@@ -20,6 +20,7 @@ use crate::auth;
 use crate::channel::message;
 use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
+use crate::logs;
 use crate::refusal::{Refusal, Refused};
 use crate::shard::{Deadline, Socket};
 use crate::transport::{Mailbox, Tls, Wire};
@@ -118,8 +119,11 @@ impl Connection {
         })
         .await;
         gate::add(if done.is_ok() { &counters.handshakes } else { &counters.handshake_failures }, 1);
-        if let Err(error) = &done {
-            tracing::debug!(peer = %self.client.peer, %error, "handshake failed");
+        if let Err(error) = &done
+            && tracing::enabled!(tracing::Level::DEBUG)
+            && self.gate.records.handshakes.admits(&self.gate.shard)
+        {
+            tracing::debug!(peer = %self.peer, %error, "handshake failed");
         }
         done.is_ok()
     }
@@ -342,10 +346,10 @@ impl Connection {
                 Ok(facts) => (Ok(()), Some(facts.subject)),
                 Err(fault) => {
                     let subject = self.leaf().and_then(auth::subject_of);
-                    (Err(Refused::new(fault.refusal(), fault.to_string())), subject)
+                    (Err(Refused::new(fault.refusal(), logs::bounded(fault.to_string()))), subject)
                 }
             };
-        let (until, subject) = (now + JUDGED_FOR, subject.map(String::into_boxed_str));
+        let (until, subject) = (now + JUDGED_FOR, subject.map(|text| logs::bounded(text).into_boxed_str()));
         self.judged = Some(Judged { site, epoch, until, verdict: verdict.clone(), subject });
         verdict
     }

@@ -117,7 +117,9 @@ pub async fn accept(gate: Rc<Gate>, lobby: Rc<Lobby>, listener: Listener, config
                 let (gate, lobby, config) = (gate.clone(), lobby.clone(), config.clone());
                 gate.shard.clone().spawn("channel hello", async move {
                     let entered = enter(&gate, &lobby, &place, socket, peer, config).await;
-                    if let Err(error) = entered {
+                    if let Err(error) = entered
+                        && gate.records.strangers.admits(&gate.shard)
+                    {
                         tracing::warn!(%peer, %error, "a connection point could not attach");
                     }
                 });

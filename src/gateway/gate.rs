@@ -11,12 +11,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use super::GatewayMessage;
-use super::record::Place;
+use super::record::{Place, Records};
 use super::request::Request;
 use crate::auth::Trust;
 use crate::channel::{self, Identity, RevisionTag, Verdict, message};
 use crate::dispatch::Roster;
 use crate::limits;
+use crate::logs::access::AccessLog;
 use crate::mapping::{Family, PublishedTable};
 use crate::metrics::{self, EndpointCounts, Histogram, Ledger, Series};
 use crate::request_id::RequestId;
@@ -89,6 +90,8 @@ pub struct Common {
     pub instance_id: [u8; 16],
     /// Direct descriptors of each shard.
     pub slots: u32,
+    /// One line per request, if there is to be one.
+    pub access_log: Option<Arc<AccessLog>>,
 }
 
 /// Counters of one shard: it alone adds, anyone may read.
@@ -206,6 +209,8 @@ pub struct Gate {
     pub acceptors: RefCell<Vec<Waker>>,
     /// Links that published and wait for the verdict.
     publishing: RefCell<Vec<Rc<Link>>>,
+    /// Where requests that ended are told of.
+    pub records: Records,
 }
 
 impl Gate {
@@ -238,6 +243,7 @@ impl Gate {
             request_seed,
             acceptors: RefCell::default(),
             publishing: RefCell::default(),
+            records: Records::new(common, shard.index),
         })
     }
 

@@ -30,6 +30,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::channel::{Publication, RevisionTag, Verdict};
 use crate::limits;
+use crate::logs::access::AccessLog;
 use crate::metrics::{self, Ledger, Name};
 use crate::settings::GatewaySettings;
 use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
@@ -152,6 +153,8 @@ impl Start {
         let ledger = Arc::new(Ledger::new(shards, limits::SERIES_COUNT_MAX));
         let unpublished = ledger.find([Name::without_endpoint("none")]).remove(0);
         let publications = Publications::load(&settings, folder, &ledger);
+        let access_log = AccessLog::open(&settings.log, folder, "CMG_GATEWAY", shards)
+            .map_err(|error| StartError(error.to_string()))?;
         let certificates = certificates::ends(&settings, folder);
         let common = Common {
             settings,
@@ -166,6 +169,7 @@ impl Start {
             draining: AtomicBool::new(false),
             instance_id,
             slots,
+            access_log,
         };
         Ok(Start {
             common: Arc::new(common),
@@ -222,7 +226,11 @@ impl Start {
                 let _ = tell.send(News::Signal);
             }
         });
-        supervise(&mesh, &news)
+        let outcome = supervise(&mesh, &news);
+        if let Some(log) = &common.access_log {
+            log.close();
+        }
+        outcome
     }
 }
 

@@ -7,8 +7,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::gate::{self, Gate, InForce};
+use super::gate::{self, Common, Gate, InForce};
 use crate::channel::message;
+use crate::logs::access::{Entry, Queue, Texts};
+use crate::logs::{self, Limited};
 use crate::mapping::{Endpoint, Family};
 use crate::metrics::Ended;
 use crate::refusal::{Refusal, Refused};
@@ -138,6 +140,7 @@ pub struct Target<'r> {
     /// The publishing endpoint.
     pub endpoint: &'r Endpoint,
     /// How the client had to prove who it is.
+    #[allow(dead_code, reason = "counters are labelled with it; the log shows it in the path")]
     pub family: Family,
 }
 
@@ -155,6 +158,14 @@ impl Record<'_> {
         }
     }
 
+    /// Method and path as logs show them.
+    fn shown(&self) -> (Cow<'_, str>, String) {
+        match self.asked() {
+            Some((method, target)) => (String::from_utf8_lossy(method), logs::path([target, b""])),
+            None => ("-".into(), "-".to_owned()),
+        }
+    }
+
     /// Where it led; `None`: to nothing that is published.
     pub fn target<'g>(&'g self, gate: &'g Gate) -> Option<Target<'g>> {
         let place = self.account.place.as_ref()?;
@@ -164,15 +175,113 @@ impl Record<'_> {
     }
 }
 
+/// Where one shard tells of requests, and of those that never became one.
+pub struct Records {
+    /// Requests turned away or cut.
+    refusals: Rc<Limited>,
+    /// Clients whose TLS handshake failed.
+    pub handshakes: Rc<Limited>,
+    /// Whoever came to the channel listener and was not taken in.
+    pub strangers: Rc<Limited>,
+    access: Option<Queue>,
+}
+
+impl Records {
+    /// Those of a shard on which nothing was told yet.
+    pub fn new(common: &Common, shard: usize) -> Records {
+        Records {
+            refusals: Limited::new("requests refused, not logged"),
+            handshakes: Limited::new("handshakes failed, not logged"),
+            strangers: Limited::new("channels refused, not logged"),
+            access: common.access_log.as_ref().map(|log| log.queue(shard)),
+        }
+    }
+
+    /// Whether a good request is told of, and its method and target must be kept until then.
+    pub fn are_complete(&self) -> bool {
+        self.access.is_some()
+    }
+}
+
 /// Tells of a request that has ended. Every request of the gateway ends here, once.
 pub fn finish(gate: &Gate, record: &Record<'_>) {
+    count(gate, record);
     let counters = gate.counters();
     match record.end {
         End::Answered => gate::add(&counters.answered, 1),
-        End::Refused(refused) => gate::add(&counters.refused[refused.refusal as usize], 1),
-        End::Cut(_) => gate::add(&counters.cut, 1),
-        End::Own | End::Left => {}
+        End::Refused(refused) => {
+            gate::add(&counters.refused[refused.refusal as usize], 1);
+            tell_refused(gate, record, refused);
+        }
+        End::Cut(cause) => {
+            gate::add(&counters.cut, 1);
+            tell_cut(gate, record, cause);
+        }
+        End::Left => tell_left(record),
+        End::Own => {}
     }
+    if let Some(queue) = &gate.records.access
+        && queue.wants(matches!(record.end, End::Refused(_) | End::Cut(_)))
+    {
+        queue.push(entry(gate, record));
+    }
+}
+
+fn tell_refused(gate: &Gate, record: &Record<'_>, refused: &Refused) {
+    if !tracing::enabled!(tracing::Level::INFO) || !gate.records.refusals.admits(&gate.shard) {
+        return;
+    }
+    let (method, path) = record.shown();
+    tracing::info!(
+        request = record.account.id.text().as_str(),
+        peer = %record.peer,
+        client = record.client,
+        method = &*method,
+        path,
+        status = refused.refusal.status(),
+        reason = refused.refusal.reason(),
+        cause = &*refused.cause,
+        "request refused"
+    );
+}
+
+fn tell_cut(gate: &Gate, record: &Record<'_>, cause: &str) {
+    if !tracing::enabled!(tracing::Level::INFO) || !gate.records.refusals.admits(&gate.shard) {
+        return;
+    }
+    let (method, path) = record.shown();
+    tracing::info!(
+        request = record.account.id.text().as_str(),
+        peer = %record.peer,
+        client = record.client,
+        method = &*method,
+        path,
+        status = record.account.status,
+        bytes_out = record.account.bytes_out,
+        cause,
+        "request cut"
+    );
+}
+
+fn tell_left(record: &Record<'_>) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let (method, path) = record.shown();
+    tracing::debug!(
+        request = record.account.id.text().as_str(),
+        peer = %record.peer,
+        client = record.client,
+        method = &*method,
+        path,
+        status = record.account.status,
+        bytes_out = record.account.bytes_out,
+        "client left"
+    );
+}
+
+/// Counts it at its endpoint.
+fn count(gate: &Gate, record: &Record<'_>) {
     let Account { status, bytes_in, bytes_out, .. } = record.account;
     gate.counts(record.account.place.as_ref()).end(&Ended {
         status: status.unwrap_or(0),
@@ -181,4 +290,28 @@ pub fn finish(gate: &Gate, record: &Record<'_>) {
         response_bytes: *bytes_out,
         took: record.end.is_whole().then(|| record.took()),
     });
+}
+
+fn entry(gate: &Gate, record: &Record<'_>) -> Entry {
+    let (account, (method, path)) = (record.account, record.shown());
+    let target = record.target(gate);
+    let (site, endpoint) =
+        target.as_ref().map_or(("", ""), |target| (target.site, target.endpoint.path.as_str()));
+    let point = account.connection_point.as_deref().unwrap_or_default();
+    Entry {
+        ended: record.ended,
+        took: record.took(),
+        id: account.id,
+        peer: Some(record.peer),
+        status: account.status,
+        reason: match record.end {
+            End::Refused(refused) => Some(refused.refusal.reason()),
+            End::Answered | End::Own | End::Cut(_) | End::Left => None,
+        },
+        bytes_in: account.bytes_in,
+        bytes_out: account.bytes_out,
+        role: target.as_ref().map(|target| target.role),
+        outcome: record.end.name(),
+        texts: Texts::new([record.client.unwrap_or_default(), &method, &path, site, endpoint, point, ""]),
+    }
 }

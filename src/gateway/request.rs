@@ -77,7 +77,9 @@ pub fn plan(gate: &Gate, head: &RequestHead<'_, '_>) -> Planned {
         Ok(Goal::Gateway) => None,
         Err(refused) => Some(refused),
     };
-    account.asked = Some(Box::new(Asked { method: head.method.into(), target: head.target.into() }));
+    if refused.is_some() || gate.records.are_complete() {
+        account.asked = Some(Box::new(Asked { method: head.method.into(), target: head.target.into() }));
+    }
     match refused {
         None => Planned::Metadata(manner, account),
         Some(refused) => Planned::Refused(refused, manner, account),
