@@ -19,6 +19,8 @@ pub mod admin;
 #[cfg(feature = "shells")]
 pub mod logs;
 #[cfg(feature = "shells")]
+pub mod metrics;
+#[cfg(feature = "shells")]
 pub mod pki;
 #[cfg(feature = "shells")]
 pub mod shard;

@@ -257,3 +257,9 @@ pub const LOG_LINES_BURST: u32 = 100;
 pub const LOG_LINES_PER_SECOND: u32 = 20;
 
 const _: () = assert!(LOG_TEXT_SIZE_MAX * 8 <= u16::MAX as usize);
+
+// ── metrics ─────────────────────────────────────────────────────────────────────────────────────
+
+/// Publishing endpoints, each in one family, that are counted for themselves: a site with thirty
+/// management points. The text of so many has about 5 MB, which a scrape still takes in a second.
+pub const SERIES_COUNT_MAX: usize = 2_048;

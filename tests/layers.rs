@@ -31,6 +31,7 @@ const MODULES: &[(&str, Layer)] = &[
     ("settings", Layer::Core),
     ("admin", Layer::Shell),
     ("logs", Layer::Shell),
+    ("metrics", Layer::Shell),
     ("pki", Layer::Shell),
     ("shard", Layer::Shell),
     ("transport", Layer::Shell),

@@ -57,6 +57,7 @@ async fn carry<'r>(
         return Err(Fault::refused(Refusal::BadGateway, "tunnels are not carried"));
     }
     let client = introduce(&mapped, asking)?;
+    let _active = here.begin_at_endpoint(mapped.offer);
     let origin = &here.origins[mapped.origin];
     let mut want = if is_repeatable(&request, &mapped) { Want::Any } else { Want::Recent };
     loop {
@@ -96,6 +97,7 @@ fn find<'r>(
         .map(request.target)
         .map_err(|refusal| Fault::Refused(Refused::new(refusal, mapping.explain(request.target))))?;
     account.target = [mapped.prefix, mapped.rest];
+    account.offer = Some(mapped.offer);
     (account.role, account.endpoint) = (Some(mapped.role), Some(mapped.endpoint.path.as_str()));
     account.origin = Some(&here.plan.origins[mapped.origin].authority);
     let length = length(request);

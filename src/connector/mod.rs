@@ -32,10 +32,11 @@ use crate::admin;
 use crate::channel::CloseCode;
 use crate::limits;
 use crate::logs::access::AccessLog;
+use crate::metrics::{self, EndpointCounts};
 use crate::settings::ConnectorSettings;
 use crate::shard::{self, Mesh, Place, Port, Shard, Slots};
 use crate::transport::{Link, StartError};
-use board::{Board, Counts};
+use board::{Board, Channel, Counts};
 use instance::Reach;
 use origin::Origin;
 use plan::Plan;
@@ -52,7 +53,7 @@ pub fn run(settings: ConnectorSettings, folder: &Path) -> Result<(), StartError>
         shard::raise_open_files().map_err(|error| start_error("the limit of open files", &error))?;
     let plan = Arc::new(Plan::read(&settings, folder)?);
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| start_error("signals", &error))?;
-    let board = Arc::new(Board::new(&plan));
+    let board = Arc::new(Board::new(&plan, folder));
     admin::serve(settings.admin.address, board.clone()).map_err(|error| StartError(error.to_string()))?;
     let mesh = Mesh::new(usize::from(plan.shards));
     let access_log = AccessLog::open(&settings.log, folder, "CMG_CONNECTOR", mesh.shards())
@@ -144,6 +145,7 @@ pub(crate) struct Here {
     origins: Vec<Rc<Origin>>,
     records: Records,
     links: RefCell<Vec<Rc<Link>>>,
+    channels: metrics::Channels<Channel>,
     exchanges: Cell<usize>,
     draining: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -160,7 +162,12 @@ fn serve(
     let port = Port::new(mesh, shard.index, shard.ring.wake_fd());
     let here = Here::new(shard, plan, board, records);
     let heard = here.clone();
-    let turn = move || std::iter::from_fn(|| port.receive()).map(|control| heard.hear(&control)).count();
+    let turn = move || {
+        if heard.channels.is_stale(heard.shard.now()) {
+            heard.show();
+        }
+        std::iter::from_fn(|| port.receive()).map(|control| heard.hear(&control)).count()
+    };
     (turn, here.live())
 }
 
@@ -175,6 +182,7 @@ impl Here {
             origins,
             records,
             links: RefCell::default(),
+            channels: metrics::Channels::new(shard.now()),
             exchanges: Cell::new(0),
             draining: Cell::new(false),
             waker: RefCell::default(),
@@ -183,7 +191,10 @@ impl Here {
 
     fn hear(&self, control: &Control) {
         match control {
-            Control::Drain => self.draining.set(true),
+            Control::Drain => {
+                self.draining.set(true);
+                self.board.is_draining();
+            }
         }
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -224,6 +235,28 @@ impl Here {
         }
     }
 
+    /// Leaves what there is where operators see it.
+    fn show(&self) {
+        let index = self.shard.index;
+        self.channels.show(&self.board.channels[index], self.shard.now());
+        for (origin, counts) in self.origins.iter().zip(&self.board.origins[index]) {
+            origin.show(counts);
+        }
+        self.counts.panicked(self.shard.panics.get());
+    }
+
+    /// Where this shard counts the requests to an endpoint, or to none.
+    fn at_endpoint(&self, offer: Option<usize>) -> &EndpointCounts {
+        self.board.series(offer).of(self.shard.index)
+    }
+
+    /// A request is under way at its endpoint as long as what this gives.
+    fn begin_at_endpoint(&self, offer: usize) -> Active<'_> {
+        let counts = self.at_endpoint(Some(offer));
+        counts.active.rise();
+        Active(counts)
+    }
+
     /// An exchange lives as long as what this gives.
     fn begin_exchange(self: &Rc<Self>) -> Counted {
         self.exchanges.set(self.exchanges.get() + 1);
@@ -238,6 +271,15 @@ struct Counted(Rc<Here>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.exchanges.set(self.0.exchanges.get() - 1);
+    }
+}
+
+/// See [`Here::begin_at_endpoint`].
+struct Active<'h>(&'h EndpointCounts);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.active.fall();
     }
 }
 

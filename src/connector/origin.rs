@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::board::OriginCounts;
 use super::names::Name;
 use super::plan::{OriginPlan, Plan};
 use super::record::Fault;
@@ -104,6 +105,8 @@ pub struct Origin {
     open: Cell<usize>,
     waiting: RefCell<VecDeque<Rc<RefCell<Grant>>>>,
     is_sweeping: Cell<bool>,
+    /// Connections made, and lent again, since the start.
+    made: Cell<(u64, u64)>,
     /// It could not be reached last time, and that was said.
     is_out_of_reach: Cell<bool>,
     /// What can be done about a certificate that it wants was said.
@@ -115,7 +118,7 @@ impl Origin {
     pub fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, index: usize) -> Rc<Origin> {
         let name = Name::new(&plan.origins[index].host, plan.origins[index].port);
         let (resting, waiting) = Default::default();
-        let (open, is_sweeping, is_out_of_reach, has_told_of_certificate) = Default::default();
+        let (open, is_sweeping, made, is_out_of_reach, has_told_of_certificate) = Default::default();
         let (shard, plan) = (shard.clone(), plan.clone());
         Rc::new(Origin {
             shard,
@@ -126,6 +129,7 @@ impl Origin {
             open,
             waiting,
             is_sweeping,
+            made,
             is_out_of_reach,
             has_told_of_certificate,
         })
@@ -134,6 +138,17 @@ impl Origin {
     /// What the settings say of it.
     pub fn plan(&self) -> &OriginPlan {
         &self.plan.origins[self.index]
+    }
+
+    /// Copies what there is to where others read it.
+    pub fn show(&self, board: &OriginCounts) {
+        let waits = |grant: &&Rc<RefCell<Grant>>| matches!(*grant.borrow(), Grant::Waiting(_));
+        let (opened, reused) = self.made.get();
+        board.open.set(self.open.get() as u64);
+        board.idle.set(self.resting.borrow().len() as u64);
+        board.waiting.set(self.waiting.borrow().iter().filter(waits).count() as u64);
+        board.opened.set(opened);
+        board.reused.set(reused);
     }
 
     /// A connection at rest that fits, if there is one.
@@ -160,6 +175,8 @@ impl Origin {
 
     fn lend(self: &Rc<Self>, resting: Resting) -> Connection {
         let Resting { wire, deadline, .. } = resting;
+        let (opened, reused) = self.made.get();
+        self.made.set((opened, reused + 1));
         Connection { wire, deadline, is_fresh: false, lease: self.lease() }
     }
 
@@ -286,6 +303,8 @@ impl Origin {
                 if self.is_out_of_reach.replace(false) {
                     tracing::info!(origin = authority, "the origin is reached again");
                 }
+                let (opened, reused) = self.made.get();
+                self.made.set((opened + 1, reused));
                 Ok(Connection { wire, deadline, is_fresh: true, lease })
             }
             Some(Err(error)) if wants_certificate(&error) => Err(self.certificate_wanted()),

@@ -10,6 +10,7 @@ use super::Here;
 use crate::channel::ResetCode;
 use crate::logs::access::{Entry, Queue, Texts};
 use crate::logs::{self, Limited};
+use crate::metrics::Ended;
 use crate::refusal::{Refusal, Refused};
 use crate::request_id::RequestId;
 
@@ -66,6 +67,10 @@ pub struct Account<'r> {
     pub endpoint: Option<&'r str>,
     /// `Host` of the origin it goes to, once it is mapped.
     pub origin: Option<&'r str>,
+    /// Number of the publishing endpoint in the mapping, once it is mapped.
+    pub offer: Option<usize>,
+    /// From the request's head to that of the origin's answer, once there is one.
+    pub answered_after: Option<Duration>,
     /// The origin's final answer, once there is one.
     pub status: Option<u16>,
     /// Body bytes that went to the origin.
@@ -85,6 +90,8 @@ impl<'r> Account<'r> {
             role: None,
             endpoint: None,
             origin: None,
+            offer: None,
+            answered_after: None,
             status: None,
             bytes_in: 0,
             bytes_out: 0,
@@ -135,6 +142,7 @@ impl Records {
 
 /// Tells of a request that has ended. Every request of the connection point ends here, once.
 pub fn finish(here: &Here, record: &Record<'_>) {
+    count(here, record);
     if let Err(fault) = record.end {
         here.counts.reset(fault.code());
         tell(here, record, fault);
@@ -193,6 +201,23 @@ fn tell(here: &Here, record: &Record<'_>, fault: &Fault) {
         // The exchange says it as a refusal that names the origin.
         Fault::Died => {}
     }
+}
+
+/// Counts it at its endpoint.
+fn count(here: &Here, record: &Record<'_>) {
+    let Account { offer, answered_after, status, bytes_in, bytes_out, .. } = record.account;
+    let refused = match record.end {
+        Err(Fault::Refused(refused)) => Some(refused.refusal),
+        Err(Fault::Died) => Some(Refusal::BadGateway),
+        Ok(()) | Err(Fault::Left | Fault::NotBegun(_) | Fault::Broke(_) | Fault::Protocol(_)) => None,
+    };
+    here.at_endpoint(*offer).end(&Ended {
+        status: refused.map(Refusal::status).or(*status).unwrap_or(0),
+        refused,
+        request_bytes: *bytes_in,
+        response_bytes: *bytes_out,
+        took: *answered_after,
+    });
 }
 
 fn entry(record: &Record<'_>) -> Entry {

@@ -69,6 +69,9 @@ pub struct Relay<'r> {
     passed_size: u64,
     /// Of the final head.
     status: Option<u16>,
+    began: Instant,
+    /// From the request's head to that of the answer.
+    answered_after: Option<Duration>,
     answer_due: Instant,
     /// The client was told to go on.
     has_continued: bool,
@@ -116,6 +119,8 @@ impl<'r> Relay<'r> {
             sent_size: 0,
             passed_size: 0,
             status: None,
+            began: now,
+            answered_after: None,
             answer_due: now + here.plan.limits.answer,
             has_continued: !request.expect_continue,
             interims: 0,
@@ -131,6 +136,7 @@ impl<'r> Relay<'r> {
         let outcome = std::future::poll_fn(|context| self.poll(context)).await;
         (account.bytes_in, account.bytes_out) = (self.sent_size, self.passed_size);
         account.status = self.status;
+        account.answered_after = self.answered_after;
         outcome?;
         let is_clean = self.connection.wire.received().is_empty() && self.connection.wire.unsent() == 0;
         if self.keeps_alive && self.sending == Sending::Whole && is_clean && !self.saw_connection_login {
@@ -390,6 +396,7 @@ impl<'r> Relay<'r> {
         let (status, is_interim) = (head.status, head.is_interim());
         if !is_interim {
             self.status = Some(status);
+            self.answered_after = Some(self.here.shard.now().saturating_duration_since(self.began));
             self.keeps_alive = head.keep_alive;
             self.answering = Answering::Flowing(BodyReader::of_response(head.framing));
         }

@@ -9,6 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use crate::metrics;
 use crate::settings::GatewaySettings;
 use crate::transport::{StartError, files, tls_config};
 
@@ -45,6 +46,17 @@ pub fn channel_config(settings: &GatewaySettings, folder: &Path) -> Result<Arc<S
     let own = files::credential(folder, &identity.chain, &identity.key)?;
     let file = folder.join(&identity.chain);
     tls_config::for_channels(&ca, own).map_err(|error| StartError(format!("{}: {error}", file.display())))
+}
+
+/// When the certificates end that the settings name: for what, which file, seconds since 1970.
+pub fn ends(settings: &GatewaySettings, folder: &Path) -> Vec<metrics::Certificate> {
+    let servers = settings.server_certificates.iter().map(|pair| ("server", &pair.chain));
+    let all = servers.chain([("internal", &settings.internal.identity.chain)]);
+    all.filter_map(|(what, file)| {
+        let chain = files::certificates(folder, file).ok()?;
+        Some((what, file.display().to_string(), metrics::expiry(&chain)?))
+    })
+    .collect()
 }
 
 /// Shows the first certificate that bears the name asked for and that the client can check; else the

@@ -13,10 +13,10 @@ use rustls::pki_types::UnixTime;
 use super::Seated;
 use super::answer;
 use super::gate::{self, Client, Gate};
-use super::record::{self, Account, End, Record};
+use super::record::{self, Account, End, Place, Record};
 use super::relay::{Outcome, Relay};
 use super::request::{Manner, Planned, Request, plan};
-use super::wait::{self, Place};
+use super::wait;
 use crate::auth;
 use crate::channel::message;
 use crate::dispatch as waiting;
@@ -87,6 +87,9 @@ impl Connection {
     async fn live(mut self) {
         if !self.handshake().await {
             return;
+        }
+        if self.wire.tls().is_some_and(Tls::is_resumed) {
+            gate::add(&self.gate.counters().handshakes_resumed, 1);
         }
         loop {
             match self.serve_next().await {
@@ -219,7 +222,7 @@ impl Connection {
     // ── requests for a connection point ─────────────────────────────────────────────────────────
 
     async fn forward(&mut self, mut request: Request) -> io::Result<Next> {
-        let active = Active::new(&self.gate);
+        let active = Active::new(&self.gate, request.account.place.clone());
         let (next, end) = match self.identify(&request) {
             Ok(()) => match self.exchange(&mut request).await {
                 Ok(Done::Answered(next)) => (Ok(next), End::Answered),
@@ -328,7 +331,7 @@ impl Connection {
     /// place is free at once.
     async fn wait_for_link(
         &mut self,
-        place: &mut Option<Place>,
+        place: &mut Option<wait::Place>,
         site: usize,
         until: Instant,
     ) -> io::Result<waiting::Outcome> {
@@ -338,7 +341,7 @@ impl Connection {
         let now = self.gate.shard.now();
         self.deadline.set(now, until.saturating_duration_since(now));
         let Connection { gate, wire, deadline, .. } = self;
-        std::future::poll_fn(|context| {
+        let waited = std::future::poll_fn(|context| {
             if let Poll::Ready(outcome) = gate.poll_turn(place.as_ref(), context) {
                 return Poll::Ready(Ok(outcome));
             }
@@ -349,7 +352,9 @@ impl Connection {
             wire.watch(context);
             Poll::Pending
         })
-        .await
+        .await;
+        gate.counters().waited.observe(gate.shard.now().saturating_duration_since(now));
+        waited
     }
 
     /// Whose requests share a bound.
@@ -455,7 +460,7 @@ impl Connection {
         self.within(self.limits().body);
         {
             // The end of an answer may wait here for its client.
-            let _active = Active::new(&self.gate);
+            let _active = Active::new(&self.gate, None);
             let Connection { wire, deadline, .. } = &mut self;
             let mut finish = std::pin::pin!(wire.finish());
             let done = std::future::poll_fn(|context| {
@@ -571,18 +576,29 @@ const NOT_BEGUN_MAX: usize = 3;
 /// All channels of a killed process are seen to end within milliseconds of the first.
 const NOTICED_WITHIN: Duration = Duration::from_millis(50);
 /// Counts a request under way, for as long as bytes of it may move: a gateway that drains waits for it.
-struct Active(Rc<Gate>);
+struct Active {
+    gate: Rc<Gate>,
+    /// It counts at its endpoint, too.
+    place: Option<Place>,
+}
 
 impl Active {
-    fn new(gate: &Rc<Gate>) -> Active {
+    fn new(gate: &Rc<Gate>, place: Option<Place>) -> Active {
         gate::add(&gate.counters().active, 1);
-        Active(gate.clone())
+        if place.is_some() {
+            gate.counts(place.as_ref()).active.rise();
+        }
+        Active { gate: gate.clone(), place }
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        gate::take(&self.0.counters().active, 1);
+        let Active { gate, place } = self;
+        gate::take(&gate.counters().active, 1);
+        if place.is_some() {
+            gate.counts(place.as_ref()).active.fall();
+        }
     }
 }
 

@@ -275,6 +275,7 @@ struct Attached {
 impl Attached {
     fn new(gate: &Rc<Gate>, site: usize, point: &str, link: &Rc<Link>, seat: Seat) -> Attached {
         gate.attach(site, point, link);
+        gate.channel_up(site, point, seat.1, link);
         Attached { gate: gate.clone(), site, link: link.clone(), seat }
     }
 }
@@ -282,6 +283,7 @@ impl Attached {
 impl Drop for Attached {
     fn drop(&mut self) {
         self.gate.detach(self.site, &self.link);
+        self.gate.channel_down(&self.link);
         self.gate.port.send(0, GatewayMessage::Left(self.seat));
     }
 }

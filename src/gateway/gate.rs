@@ -6,18 +6,19 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
 use super::GatewayMessage;
-use super::record::Records;
+use super::record::{Place, Records};
 use super::request::Request;
-use super::wait::{Line, Place};
+use super::wait::{self, Line};
 use crate::auth::Trust;
 use crate::channel::{self, Identity, RevisionTag, Verdict, message};
 use crate::dispatch::{Roster, Ticket};
 use crate::logs::access::AccessLog;
-use crate::mapping::PublishedTable;
+use crate::mapping::{Family, PublishedTable};
+use crate::metrics::{self, EndpointCounts, Histogram, Ledger, Series};
 use crate::request_id::RequestId;
 use crate::settings::{GatewaySettings, Revision};
 use crate::shard::{Port, Shard};
@@ -31,7 +32,12 @@ pub struct InForce {
     pub table: PublishedTable,
     /// By site: what it published, and whom it trusts.
     pub sites: Vec<SiteInForce>,
+    /// What is counted for each endpoint: by place of the role and the endpoint in the table, and family.
+    pub series: Arc<[RoleSeries]>,
 }
+
+/// A role's part of the series: by place of the endpoint and family.
+pub type RoleSeries = Box<[[Arc<Series>; Family::ALL.len()]]>;
 
 /// One site's part of [`InForce`].
 #[derive(Clone, Default)]
@@ -40,6 +46,19 @@ pub struct SiteInForce {
     pub revision: Option<Revision>,
     /// Whose client certificates it takes.
     pub trust: Arc<Trust>,
+}
+
+/// Which channel, as operators know it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Channel {
+    /// Number of its site.
+    pub site: usize,
+    /// Name of its connection point.
+    pub point: Arc<str>,
+    /// Its number among the channels of that connection point.
+    pub index: u16,
+    /// Shard that drives it.
+    pub shard: usize,
 }
 
 /// What the shards of the process share: written by one shard each, read by the admin listener, and
@@ -51,6 +70,21 @@ pub struct Common {
     pub admitted: AtomicU64,
     /// By shard.
     pub counters: Vec<Counters>,
+    /// Channels, as their shards saw them last; by shard.
+    pub channels: Vec<metrics::Board<Channel>>,
+    /// What is counted by publishing endpoint.
+    pub ledger: Arc<Ledger>,
+    /// What is counted for requests that lead to none: unknown URLs, unreadable heads, the gateway's own
+    /// answers.
+    pub unpublished: Arc<Series>,
+    /// When the process began.
+    pub start: metrics::Start,
+    /// Where its settings' paths start from.
+    pub folder: std::path::PathBuf,
+    /// Certificates in use: for what, which file, when they end.
+    pub certificates: Vec<metrics::Certificate>,
+    /// The gateway is on its way out.
+    pub draining: AtomicBool,
     /// Random, one for each start.
     pub instance_id: [u8; 16],
     /// Direct descriptors of each shard.
@@ -66,6 +100,8 @@ pub struct Counters {
     pub clients: AtomicU64,
     /// TLS handshakes done.
     pub handshakes: AtomicU64,
+    /// Those of them that took up an earlier session.
+    pub handshakes_resumed: AtomicU64,
     /// Handshakes that failed.
     pub handshake_failures: AtomicU64,
     /// Requests whose head was read.
@@ -82,6 +118,8 @@ pub struct Counters {
     pub active: AtomicU64,
     /// Requests waiting for a channel.
     pub waiting: AtomicU64,
+    /// How long requests waited for a channel, whether one came or not.
+    pub waited: Histogram,
     /// Links of this shard.
     pub links: AtomicU64,
     /// Requests that went by another shard's link.
@@ -94,7 +132,7 @@ pub struct Counters {
     pub completions: AtomicU64,
     /// Receives that found no shared buffer.
     pub starved: AtomicU64,
-    /// Channel bytes out and in, before TLS.
+    /// Channel bytes out and in, before TLS, of all channels there ever were.
     pub channel_bytes: [AtomicU64; 2],
 }
 
@@ -155,6 +193,7 @@ pub struct Gate {
     pub crossing: Rc<Crossing>,
     in_force: RefCell<Rc<InForce>>,
     roster: RefCell<Roster<Rc<Link>>>,
+    channels: metrics::Channels<Channel>,
     /// By site and shard: how many links that shard has.
     elsewhere: RefCell<Vec<Vec<u32>>>,
     turn: Cell<usize>,
@@ -195,6 +234,7 @@ impl Gate {
             crossing,
             in_force: RefCell::new(Rc::new(in_force.copy())),
             roster: RefCell::new(Roster::new(sites)),
+            channels: metrics::Channels::new(shard.now()),
             turn: Cell::new(0),
             guests: RefCell::default(),
             draining: Cell::new(false),
@@ -239,6 +279,7 @@ impl Gate {
     /// Takes no new clients; answers say that the connection ends.
     pub fn drain(&self) {
         self.draining.set(true);
+        self.common.draining.store(true, Ordering::Relaxed);
         for (_, _, link) in self.roster.borrow().links() {
             link.drain();
         }
@@ -303,12 +344,21 @@ impl Gate {
         }
     }
 
-    /// Links of this shard: site, connection point, round trip in microseconds, streams.
-    pub fn traffic(&self) -> (u64, u64) {
-        self.roster
-            .borrow()
-            .links()
-            .fold((0, 0), |sum, (_, _, link)| (sum.0 + link.traffic.0.get(), sum.1 + link.traffic.1.get()))
+    /// A channel is driven on this shard from now on.
+    pub fn channel_up(&self, site: usize, point: &str, index: u16, link: &Rc<Link>) {
+        let channel = Channel { site, point: point.into(), index, shard: self.shard.index };
+        self.channels.up(channel, link);
+        self.channels.show(self.channel_board(), self.shard.now());
+    }
+
+    /// It is driven no more.
+    pub fn channel_down(&self, link: &Rc<Link>) {
+        self.channels.down(link);
+        self.channels.show(self.channel_board(), self.shard.now());
+    }
+
+    fn channel_board(&self) -> &metrics::Board<Channel> {
+        &self.common.channels[self.shard.index]
     }
 
     /// A link published; shard 0 judges.
@@ -338,7 +388,7 @@ impl Gate {
         leaf: Option<&[u8]>,
         request: &mut Request,
         mailbox: &Rc<Mailbox>,
-        place: Option<&Place>,
+        place: Option<&wait::Place>,
     ) -> Option<(Stream, Option<Rc<str>>)> {
         if !self.may_look(request.site, place) {
             return None;
@@ -370,7 +420,7 @@ impl Gate {
         leaf: Option<&[u8]>,
         request: &Request,
         mailbox: &Rc<Mailbox>,
-        place: Option<&Place>,
+        place: Option<&wait::Place>,
     ) -> Option<Stream> {
         let count = self.port.shards();
         let from = self.turn.get();
@@ -448,16 +498,30 @@ impl Gate {
         counters.completions.store(ring.completions.get(), Ordering::Relaxed);
         counters.starved.store(ring.starved.get(), Ordering::Relaxed);
         counters.panics.store(self.shard.panics.get(), Ordering::Relaxed);
-        let (out, received) = self.traffic();
+        let (out, received) = self.channels.traffic();
         counters.channel_bytes[0].store(out, Ordering::Relaxed);
         counters.channel_bytes[1].store(received, Ordering::Relaxed);
+        if self.channels.is_stale(self.shard.now()) {
+            self.channels.show(self.channel_board(), self.shard.now());
+        }
+    }
+
+    /// Where this shard counts the requests to an endpoint, or to none.
+    pub fn counts<'s>(&'s self, place: Option<&'s Place>) -> &'s EndpointCounts {
+        let published = place.and_then(|place| place.settings.series(place.row, place.family));
+        published.unwrap_or(&self.common.unpublished).of(self.shard.index)
     }
 }
 
 impl InForce {
     /// A shard's own copy, so that no request touches a counter that shards share.
     fn copy(&self) -> InForce {
-        InForce { epoch: self.epoch, table: self.table.clone(), sites: self.sites.clone() }
+        let (sites, series) = (self.sites.clone(), self.series.clone());
+        InForce { epoch: self.epoch, table: self.table.clone(), sites, series }
+    }
+
+    fn series(&self, (role, endpoint): (usize, usize), family: Family) -> Option<&Series> {
+        self.series.get(role)?.get(endpoint)?.get(family as usize).map(|series| &**series)
     }
 }
 

@@ -43,7 +43,7 @@ impl Inbox {
 
     /// Shard 0 keeps what is published.
     pub fn keep(&self, publications: Publications) {
-        self.report.show(control::describe(&self.gate.common, &publications.in_force));
+        self.report.show(&publications.in_force);
         *self.publications.borrow_mut() = Some(publications);
     }
 
@@ -82,7 +82,7 @@ impl Inbox {
                 let mut publications = self.publications.borrow_mut();
                 let Some(publications) = publications.as_mut() else { return };
                 let verdict = publications.take(gate, site, &publication);
-                self.report.show(control::describe(&gate.common, &publications.in_force));
+                self.report.show(&publications.in_force);
                 control::reply(gate, from, link, &publication, verdict);
             }
             GatewayMessage::Verdict { link, revision, verdict, text } => {

@@ -21,7 +21,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::task::Poll;
 use std::time::Duration;
@@ -33,6 +33,7 @@ use crate::channel::{Publication, RevisionTag, Verdict};
 use crate::dispatch::Ticket;
 use crate::limits;
 use crate::logs::access::AccessLog;
+use crate::metrics::{self, Ledger, Name};
 use crate::settings::GatewaySettings;
 use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
 use crate::transport::{CrossMessage, Crossing, StartError, Tls, listen};
@@ -157,12 +158,27 @@ impl Start {
         let mut instance_id = [0; 16];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut instance_id)
             .map_err(|_| StartError("the system gives no randomness".into()))?;
-        let publications = Publications::load(&settings, folder);
-        let counters = (0..shards).map(|_| Counters::default()).collect();
+        let ledger = Arc::new(Ledger::new(shards, limits::SERIES_COUNT_MAX));
+        let unpublished = ledger.find([Name::without_endpoint("none")]).remove(0);
+        let publications = Publications::load(&settings, folder, &ledger);
         let access_log = AccessLog::open(&settings.log, folder, "CMG_GATEWAY", shards)
             .map_err(|error| StartError(error.to_string()))?;
-        let common =
-            Common { settings, admitted: AtomicU64::new(0), counters, instance_id, slots, access_log };
+        let certificates = certificates::ends(&settings, folder);
+        let common = Common {
+            settings,
+            admitted: AtomicU64::new(0),
+            counters: (0..shards).map(|_| Counters::default()).collect(),
+            channels: (0..shards).map(|_| metrics::Board::default()).collect(),
+            ledger,
+            unpublished,
+            start: metrics::Start::now(),
+            folder: folder.to_owned(),
+            certificates,
+            draining: AtomicBool::new(false),
+            instance_id,
+            slots,
+            access_log,
+        };
         Ok(Start {
             common: Arc::new(common),
             clients,
@@ -179,7 +195,7 @@ impl Start {
         let Start { common, clients, channels, listeners, channel_listeners, publications, cpus, slots } =
             self;
         let mesh = Mesh::new(cpus.len());
-        let report = report::Gateway::new(common.clone());
+        let report = report::Gateway::new(common.clone(), &publications.in_force);
         let (tell, news) = mpsc::channel();
         let in_force = publications.in_force.clone();
         let mut first = Some((channel_listeners, publications, channels));

@@ -12,7 +12,8 @@ use crate::channel::message;
 use crate::logs::access::{Entry, Queue, Texts};
 use crate::logs::{self, Limited};
 use crate::mapping::{Endpoint, Family};
-use crate::refusal::Refused;
+use crate::metrics::Ended;
+use crate::refusal::{Refusal, Refused};
 use crate::request_id::RequestId;
 
 /// What is gathered while a request lasts.
@@ -60,6 +61,7 @@ pub struct Asked {
 }
 
 /// The publishing endpoint that a request was judged by, as numbers in the table of its settings.
+#[derive(Clone)]
 pub struct Place {
     /// The settings it is judged under.
     pub settings: Rc<InForce>,
@@ -95,6 +97,20 @@ impl End {
             End::Refused(_) => "refused",
             End::Cut(_) => "cut",
             End::Left => "left",
+        }
+    }
+}
+
+impl End {
+    /// Whether the client got an answer that is whole.
+    fn is_whole(&self) -> bool {
+        matches!(self, End::Answered | End::Own | End::Refused(_))
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        match self {
+            End::Refused(refused) => Some(refused.refusal),
+            End::Answered | End::Own | End::Cut(_) | End::Left => None,
         }
     }
 }
@@ -189,6 +205,7 @@ impl Records {
 
 /// Tells of a request that has ended. Every request of the gateway ends here, once.
 pub fn finish(gate: &Gate, record: &Record<'_>) {
+    count(gate, record);
     let counters = gate.counters();
     match record.end {
         End::Answered => gate::add(&counters.answered, 1),
@@ -261,6 +278,18 @@ fn tell_left(record: &Record<'_>) {
         bytes_out = record.account.bytes_out,
         "client left"
     );
+}
+
+/// Counts it at its endpoint.
+fn count(gate: &Gate, record: &Record<'_>) {
+    let Account { status, bytes_in, bytes_out, .. } = record.account;
+    gate.counts(record.account.place.as_ref()).end(&Ended {
+        status: status.unwrap_or(0),
+        refused: record.end.refusal(),
+        request_bytes: *bytes_in,
+        response_bytes: *bytes_out,
+        took: record.end.is_whole().then(|| record.took()),
+    });
 }
 
 fn entry(gate: &Gate, record: &Record<'_>) -> Entry {

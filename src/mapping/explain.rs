@@ -22,7 +22,7 @@ impl UrlMapping {
     /// Why `target` (path and query as received) is mapped to no origin.
     pub fn explain(&self, target: &[u8]) -> String {
         explain(target, "the site's settings have no", |id| {
-            let role = self.roles().iter().find(|role| role.id == id)?;
+            let role = self.roles().find(|role| role.id == id)?;
             Some(role.endpoints.iter().map(|mapped| &mapped.endpoint).collect())
         })
     }

@@ -9,6 +9,7 @@ mod curl;
 mod failures;
 mod harness;
 mod logs;
+mod metrics;
 mod pipelining;
 mod pressure;
 mod refusals;
