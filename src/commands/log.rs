@@ -226,7 +226,8 @@ fn fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
             write!(writer, "{field}=")?;
         }
         let mut escaped = Escaped { to: writer, left: limits::LOG_VALUE_SIZE_MAX };
-        write!(escaped, "{value:?}")
+        let is_whole = write!(escaped, "{value:?}").is_ok();
+        if is_whole { Ok(()) } else { writer.write_char('…') }
     })
     .delimited(" ")
 }
@@ -242,11 +243,8 @@ impl<W: fmt::Write> fmt::Write for Escaped<'_, W> {
         for sign in text.chars() {
             let size = sign.len_utf8();
             if size > self.left {
-                if self.left > 0 {
-                    self.left = 0;
-                    self.to.write_str("…")?;
-                }
-                return Ok(());
+                // Ends the value, not the line: see `fields`.
+                return Err(fmt::Error);
             }
             self.left -= size;
             if turns_lines(sign) {
