@@ -73,12 +73,17 @@ impl Drop for LogGuard {
 }
 
 /// A panic that is caught is a line like any other; the standard hook would write past the queue, and
-/// wait with it.
+/// wait with it. Whoever asks for backtraces gets it besides.
 fn log_panics() {
-    panic::set_hook(Box::new(|panic| {
+    let standard = panic::take_hook();
+    let wants_backtrace = std::env::var_os("RUST_BACKTRACE").is_some_and(|wanted| wanted != "0");
+    panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let text = panic.payload_as_str().unwrap_or("no text");
         tracing::error!(place, text, "panic; this is a bug of cmg");
+        if wants_backtrace {
+            standard(panic);
+        }
     }));
 }
 

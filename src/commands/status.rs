@@ -370,11 +370,11 @@ fn facts(value: &Value) -> String {
     told.collect::<Vec<_>>().join(", ")
 }
 
-/// A number by the unit at the end of its name.
+/// A number by the unit at the end of its name; what is measured finer than seconds is short.
 fn measured(name: &str, value: &Value) -> String {
     let number = value.as_f64().unwrap_or_default();
     match name.strip_suffix(" secs") {
-        Some(name) if number < 10.0 => format!("{name} {:.3} ms", number * 1000.0),
+        Some(name) if value.is_f64() && number < 10.0 => format!("{name} {:.3} ms", number * 1000.0),
         Some(name) => format!("{name} {}", span(number)),
         None => format!("{name} {}", scalar(value)),
     }
