@@ -184,6 +184,29 @@ fn connections_beyond_the_bound_wait_for_one_to_leave() {
     assert!(waiting.read(&mut [0; 16]).unwrap() > 0);
 }
 
+#[test]
+fn who_says_nothing_or_half_of_it_is_let_go() {
+    let (folder, settings) = protected();
+    let settings = AdminSettings { health_address: Some("127.0.0.1:0".parse().unwrap()), ..settings };
+    let serving = open(&settings, &folder).unwrap().serve(report()).unwrap();
+    let socket = socket::connect(&folder.path().join("sample.sock")).unwrap();
+    socket.set_nonblocking(false).unwrap();
+    let patience = Some(limits::ADMIN_CONNECTION_WITHIN / 2);
+    socket.set_read_timeout(patience).unwrap();
+    let mut silent: Vec<Box<dyn Read>> = vec![Box::new(&socket)];
+    for (address, said) in
+        [(serving.address, ""), (serving.health_address.unwrap(), "GET /healthz HTTP/1.1\r\nHo")]
+    {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(patience).unwrap();
+        stream.write_all(said.as_bytes()).unwrap();
+        silent.push(Box::new(stream));
+    }
+    for mut stream in silent {
+        stream.read_to_end(&mut Vec::new()).expect("closed before the read times out");
+    }
+}
+
 // ── TLS and token ───────────────────────────────────────────────────────────────────────────────
 
 const TOKEN: &str = "0123456789abcdefghijklmnopqrstuvwxyz-._~+/=";

@@ -301,6 +301,20 @@ fn sighup_ends_no_role() {
 }
 
 #[test]
+fn a_second_signal_stops_at_once_and_the_log_still_has_its_last_line() {
+    let mut stack = Setup::new(NOWHERE).prepare();
+    stack.start_connector();
+    wait_until_asked(SocketAddr::from(([127, 0, 0, 1], stack.ports.connector_admin)));
+    let connector = stack.connector.as_mut().unwrap();
+    connector.signal(libc::SIGTERM);
+    connector.signal(libc::SIGINT);
+    assert!(connector.wait_for_exit(PATIENCE).expect("it ends").success());
+    let log = connector.log();
+    assert!(log.contains("draining") && log.contains("stopping at once"), "{log}");
+    assert!(!stack.path("connector.sock").exists());
+}
+
+#[test]
 fn a_log_is_written_as_the_settings_say() {
     for format in ["json", "cmtrace"] {
         let mut stack = Setup::new(NOWHERE).prepare();
