@@ -110,7 +110,7 @@ pub fn read_token(path: &Path) -> Result<String, (String, String)> {
     let wrong = |found: String| {
         let (from, to) = (limits::ADMIN_TOKEN_SIZE_MIN, limits::ADMIN_TOKEN_SIZE_MAX);
         let expected = format!(
-            "one line with a token of {from} to {to} letters, digits or -._~+/= that nobody can guess"
+            "one line with a token of {from} to {to} letters, digits or -._~+/= (`openssl rand -hex 32` makes one)"
         );
         (format!("{at}: {found}"), expected)
     };
