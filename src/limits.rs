@@ -138,6 +138,14 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 pub const WAIT_FOR_CHANNEL: Duration = Duration::from_secs(10);
 /// Requests that may wait so on one shard.
 pub const WAITING_COUNT_MAX: usize = 4_096;
+/// Requests of one client that may wait so for one site on one shard. A client agent has a handful of
+/// connections, one request on each; what asks for more waiting places floods.
+pub const WAITING_OF_CLIENT_MAX: usize = 16;
+/// Requests of one site that are called at once to look whether a link has room. A link with room takes
+/// so many heads of the greatest size before it has a backlog.
+pub const WAITING_CALLED_MAX: usize = 32;
+/// Bytes read of a client while its request waits, to see that it left; the rest stays with it.
+pub const WAITING_AHEAD_SIZE_MAX: usize = 8 * 1024;
 /// Closing: bytes and time read over after an early refusal, so that the client sees the answer
 /// before a reset.
 pub const LINGER_SIZE_MAX: usize = 256 * 1024;
@@ -210,6 +218,10 @@ pub const CHANNEL_TEXT_SIZE_MAX: usize = 255;
 
 const _: () = assert!((INSTANCE_COUNT_MAX + 3) * (1 + CHANNEL_TEXT_SIZE_MAX) <= FRAME_PAYLOAD_SIZE_MAX);
 const _: () = assert!(CHANNEL_OUT_SIZE_HARD_MAX > CHANNEL_OUT_SIZE_MAX + FRAME_PAYLOAD_SIZE_MAX);
+const _: () = assert!(
+    CHANNEL_OUT_SIZE_HARD_MAX - CHANNEL_OUT_SIZE_MAX
+        >= WAITING_CALLED_MAX * (FRAME_HEADER_SIZE + FRAME_PAYLOAD_SIZE_MAX)
+);
 const _: () = assert!(CHANNEL_OUT_STALLED_SIZE > CHANNEL_OUT_SIZE_HARD_MAX + STREAM_COUNT_MAX * 64);
 
 // ── settings and mapping ────────────────────────────────────────────────────────────────────────

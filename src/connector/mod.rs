@@ -58,6 +58,9 @@ pub fn run(settings: ConnectorSettings, folder: &Path) -> Result<(), StartError>
     let mesh = Mesh::new(usize::from(plan.shards));
     let access_log = AccessLog::open(&settings.log, folder, "CMG_CONNECTOR", mesh.shards())
         .map_err(|error| StartError(error.to_string()))?;
+    if let Some(log) = &access_log {
+        board.logs_to(log.clone());
+    }
     let ended = start_shards(&plan, &board, &mesh, shard::slots_for(open_files), access_log.as_ref())?;
 
     let stopping = signals.handle();

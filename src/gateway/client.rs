@@ -13,11 +13,13 @@ use rustls::pki_types::UnixTime;
 use super::Seated;
 use super::answer;
 use super::gate::{self, Client, Gate};
-use super::record::{self, Account, End, Place, Record};
+use super::record::{self, Account, End, Record};
 use super::relay::{Outcome, Relay};
 use super::request::{Manner, Planned, Request, plan};
+use super::wait::{self, Place};
 use crate::auth;
 use crate::channel::message;
+use crate::dispatch as waiting;
 use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
 use crate::logs;
@@ -244,18 +246,23 @@ impl Connection {
     /// Sends the request and carries the answer back; once more where that is safe.
     async fn exchange(&mut self, request: &mut Request) -> io::Result<Done> {
         let (mut repeated, mut turned_away) = (false, 0);
-        let mut wait_until = None;
+        let (mut place, mut wait_until) = (None, None);
         loop {
             let mailbox = Mailbox::new(&self.gate.shard.ring);
-            let Some((stream, point)) = self.gate.open(&self.client, self.leaf(), request, &mailbox) else {
-                // One wait for all attempts, however often links come and go.
+            let opened = self.gate.open(&self.client, self.leaf(), request, &mailbox, place.as_ref());
+            let Some((stream, point)) = opened else {
+                // One place and one time for all attempts, however often links come and go.
                 let wait = self.limits().wait;
                 let until = *wait_until.get_or_insert_with(|| self.gate.shard.now() + wait);
-                if self.wait_for_link(until).await {
-                    continue;
+                let waited = self.wait_for_link(&mut place, request.site, until).await?;
+                match wait::refusal(waited) {
+                    None => turned_away = 0,
+                    Some(refusal) => {
+                        let cause = self.why_not_taken(waited, request.site, until - wait);
+                        return Ok(Done::Refused(Refused::new(refusal, cause)));
+                    }
                 }
-                let cause = self.why_not_taken(request, until - wait);
-                return Ok(Done::Refused(Refused::new(Refusal::NoConnector, cause)));
+                continue;
             };
             request.account.connection_point = point;
             let keep = request.manner.keep_alive && !self.gate.is_draining();
@@ -297,24 +304,69 @@ impl Connection {
         }
     }
 
-    /// Why no connection point took a request that has waited since `since`.
-    fn why_not_taken(&self, request: &Request, since: Instant) -> String {
-        let site = self.gate.common.settings.sites.get(request.site).map_or("", |site| &site.code);
+    /// Why no connection point took a request whose first wait began at `since`.
+    fn why_not_taken(&self, outcome: waiting::Outcome, site: usize, since: Instant) -> String {
+        let code = self.gate.common.settings.sites.get(site).map_or("", |site| &site.code);
         let secs = self.gate.shard.now().saturating_duration_since(since).as_secs_f32();
-        let is_attached = self.gate.has_link(request.site);
-        let what = if is_attached { "has room" } else { "is attached" };
-        format!("no connection point of site {site} {what}; waited {secs:.1} s")
+        let what = if self.gate.has_link(site) { "has room" } else { "is attached" };
+        let nobody = format!("no connection point of site {code} {what}");
+        match outcome {
+            waiting::Outcome::Came | waiting::Outcome::TimedOut => format!("{nobody}; waited {secs:.1} s"),
+            waiting::Outcome::TooManyOfClient => {
+                let most = limits::WAITING_OF_CLIENT_MAX;
+                format!("{nobody}, and {most} requests of this client wait already; {most} at most may")
+            }
+            waiting::Outcome::NoPlace => {
+                let most = self.limits().waiting_max;
+                format!("{nobody}, and {most} requests wait already; {most} at most may")
+            }
+            waiting::Outcome::Displaced => {
+                format!("{nobody}; waited {secs:.1} s and gave way to one with fewer requests waiting")
+            }
+            waiting::Outcome::Draining => format!("{nobody}, and the gateway stops"),
+        }
     }
 
-    async fn wait_for_link(&mut self, until: Instant) -> bool {
+    /// Waits for its turn to look for a link. A client that leaves meanwhile is an error, so that its
+    /// place is free at once.
+    async fn wait_for_link(
+        &mut self,
+        place: &mut Option<Place>,
+        site: usize,
+        until: Instant,
+    ) -> io::Result<waiting::Outcome> {
+        if let Err(outcome) = self.gate.line_up(place, site, || self.key()) {
+            return Ok(outcome);
+        }
+        let now = self.gate.shard.now();
+        self.deadline.set(now, until.saturating_duration_since(now));
         let Connection { gate, wire, deadline, .. } = self;
-        let mut wait = std::pin::pin!(gate.wait_for_link(deadline, until));
-        std::future::poll_fn(|context| {
-            wire.pause();
+        let outcome = std::future::poll_fn(|context| {
+            if let Poll::Ready(outcome) = gate.poll_turn(place.as_ref(), context) {
+                return Poll::Ready(Ok(outcome));
+            }
+            if deadline.poll(context) {
+                return Poll::Ready(Ok(waiting::Outcome::TimedOut));
+            }
+            stay(wire, context)?;
             wire.watch(context);
-            wait.as_mut().poll(context)
+            Poll::Pending
         })
-        .await
+        .await;
+        gate.counters().waited.observe(gate.shard.now().saturating_duration_since(now));
+        outcome
+    }
+
+    /// Whose requests share a bound.
+    fn key(&self) -> waiting::ClientKey {
+        match self.leaf() {
+            Some(leaf) => {
+                let hash = ring::digest::digest(&ring::digest::SHA256, leaf);
+                let hash = hash.as_ref().try_into().expect("SHA-256 has 32 bytes");
+                waiting::ClientKey::Certificate(hash)
+            }
+            None => waiting::ClientKey::Address(self.client.peer),
+        }
     }
 
     /// The certificate whose key the client proved to hold.
@@ -502,6 +554,23 @@ impl Drop for Counted {
     }
 }
 
+/// Reads what a client sends while its request waits, to see that it left; up to a bound, the rest stays
+/// with it.
+fn stay(wire: &mut Wire, context: &std::task::Context<'_>) -> io::Result<()> {
+    while wire.received().len() < limits::WAITING_AHEAD_SIZE_MAX {
+        match wire.poll_fill(context) {
+            Poll::Ready(Ok(true)) => {}
+            // One that said goodbye may have ended its own direction alone.
+            Poll::Ready(Ok(false)) if wire.is_cleanly_closed() => break,
+            Poll::Ready(Ok(false)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => return Ok(()),
+        }
+    }
+    wire.pause();
+    Ok(())
+}
+
 /// A request of which nothing was begun goes elsewhere so often; then the site is in trouble.
 const NOT_BEGUN_MAX: usize = 3;
 /// All channels of a killed process are seen to end within milliseconds of the first.
@@ -510,11 +579,11 @@ const NOTICED_WITHIN: Duration = Duration::from_millis(50);
 struct Active {
     gate: Rc<Gate>,
     /// It counts at its endpoint, too.
-    place: Option<Place>,
+    place: Option<record::Place>,
 }
 
 impl Active {
-    fn new(gate: &Rc<Gate>, place: Option<Place>) -> Active {
+    fn new(gate: &Rc<Gate>, place: Option<record::Place>) -> Active {
         gate::add(&gate.counters().active, 1);
         if place.is_some() {
             gate.counts(place.as_ref()).active.rise();

@@ -311,7 +311,7 @@ impl LinkEvents for Events {
     fn identity_gone(&self, _link: &Rc<Link>, _number: u32) {}
 
     fn room(&self, _link: &Rc<Link>) {
-        self.gate.wake_waiting();
+        self.gate.hear_room(self.site);
     }
 
     fn draining(&self, link: &Rc<Link>) {

@@ -2,27 +2,26 @@
 //! a request gets a stream.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::task::Waker;
 
 use super::GatewayMessage;
-use super::record::{Place, Records};
+use super::record::{self, Records};
 use super::request::Request;
+use super::wait::{Line, Place};
 use crate::auth::Trust;
 use crate::channel::{self, Identity, RevisionTag, Verdict, message};
-use crate::dispatch::Roster;
-use crate::limits;
+use crate::dispatch::{Roster, Ticket};
 use crate::logs::access::AccessLog;
 use crate::mapping::{Family, PublishedTable};
 use crate::metrics::{self, EndpointCounts, Histogram, Ledger, Series};
 use crate::request_id::RequestId;
 use crate::settings::{GatewaySettings, Revision};
-use crate::shard::{Deadline, Port, Shard};
+use crate::shard::{Port, Shard};
 use crate::transport::{Crossing, Link, Mailbox, Stream};
 
 /// The settings that requests are judged under: of every site the latest publication.
@@ -119,7 +118,7 @@ pub struct Counters {
     pub active: AtomicU64,
     /// Requests waiting for a channel.
     pub waiting: AtomicU64,
-    /// How long requests waited for a channel, whether one came or not.
+    /// How long requests waited for a channel, each time until its turn or its end.
     pub waited: Histogram,
     /// Links of this shard.
     pub links: AtomicU64,
@@ -198,8 +197,8 @@ pub struct Gate {
     /// By site and shard: how many links that shard has.
     elsewhere: RefCell<Vec<Vec<u32>>>,
     turn: Cell<usize>,
-    /// In the order they came.
-    waiting: RefCell<BTreeMap<u64, Waker>>,
+    /// Requests that wait for a link.
+    pub line: Line,
     /// Numbers under which clients of other shards were announced on links here.
     guests: RefCell<HashMap<(usize, u64), Announced>>,
     draining: Cell<bool>,
@@ -230,13 +229,13 @@ impl Gate {
             shard: shard.clone(),
             common: common.clone(),
             elsewhere: RefCell::new(vec![vec![0; port.shards()]; sites]),
+            line: Line::new(sites, port.shards(), common.settings.limits.waiting_max),
             port,
             crossing,
             in_force: RefCell::new(Rc::new(in_force.copy())),
             roster: RefCell::new(Roster::new(sites)),
             channels: metrics::Channels::new(shard.now()),
             turn: Cell::new(0),
-            waiting: RefCell::default(),
             guests: RefCell::default(),
             draining: Cell::new(false),
             next_request: Cell::new(0),
@@ -284,6 +283,7 @@ impl Gate {
         for (_, _, link) in self.roster.borrow().links() {
             link.drain();
         }
+        self.drain_waiting();
         self.wake_acceptors();
     }
 
@@ -308,7 +308,7 @@ impl Gate {
         self.roster.borrow_mut().attach(site, point, link.id, link.clone());
         add(&self.counters().links, 1);
         self.tell_links(site, 1);
-        self.wake_waiting();
+        self.hear_room(site);
     }
 
     /// A link ended.
@@ -340,7 +340,7 @@ impl Gate {
             *count = count.saturating_add_signed(change);
         }
         if change > 0 {
-            self.wake_waiting();
+            self.hear_room_elsewhere(shard, site);
         }
     }
 
@@ -380,27 +380,33 @@ impl Gate {
 
     /// Opens a stream: on a link of this shard whose turn it is, else on another shard that has one.
     /// With it the name of the connection point, where this shard knows it.
-    /// `None`: no link of any shard takes it now, and nothing was sent.
+    /// `None`: no link of any shard takes it now, or others wait for one, and nothing was sent. A
+    /// request that waited gives its place back as soon as a link took it.
     pub fn open(
         &self,
         client: &Client,
         leaf: Option<&[u8]>,
         request: &mut Request,
         mailbox: &Rc<Mailbox>,
+        place: Option<&Place>,
     ) -> Option<(Stream, Option<Rc<str>>)> {
-        let mut tries = 4;
-        while tries > 0 {
-            tries -= 1;
+        if !self.may_look(request.site, place) {
+            return None;
+        }
+        for _ in 0..LINKS_TRIED {
             let chosen = self.choose(request.site);
             let Some((point, link)) = chosen else { break };
             let number = if request.names_client { self.announce(client, leaf, &link) } else { Ok(0) };
             let Ok(number) = number else { continue };
             message::set_identity(&mut request.message, number);
             if let Ok(stream) = link.open(&request.message, mailbox.clone()) {
+                if let Some(place) = place {
+                    self.leave(place.ticket);
+                }
                 return Some((stream, Some(point)));
             }
         }
-        self.open_elsewhere(client, leaf, request, mailbox).map(|stream| (stream, None))
+        self.open_elsewhere(client, leaf, request, mailbox, place).map(|stream| (stream, None))
     }
 
     fn choose(&self, site: usize) -> Option<(Rc<str>, Rc<Link>)> {
@@ -414,27 +420,31 @@ impl Gate {
         leaf: Option<&[u8]>,
         request: &Request,
         mailbox: &Rc<Mailbox>,
+        place: Option<&Place>,
     ) -> Option<Stream> {
         let count = self.port.shards();
         let from = self.turn.get();
         let elsewhere = self.elsewhere.borrow();
         let mut turns = (0..count).map(|step| (from + step) % count);
-        let shard = turns.find(|shard| elsewhere[request.site][*shard] > 0)?;
+        let has_room = |shard: &usize| {
+            elsewhere[request.site][*shard] > 0 && !self.line.is_full_elsewhere(request.site, *shard)
+        };
+        let shard = turns.find(has_room)?;
         self.turn.set(shard + 1);
         add(&self.counters().crossed, 1);
         if !client.shards.borrow().contains(&shard) {
             client.shards.borrow_mut().push(shard);
         }
         let (exchange, stream) = self.crossing.begin(shard, mailbox.clone());
-        let message = GatewayMessage::Open {
-            from: self.port.here(),
+        let guest = Guest {
             exchange,
             site: request.site,
             client: client.id,
             identity: request.names_client.then(|| client.describe(leaf).into()),
             message: request.message.clone(),
+            place: place.map(|place| place.ticket),
         };
-        self.port.send(shard, message);
+        self.port.send(shard, GatewayMessage::Open { from: self.port.here(), guest });
         Some(stream)
     }
 
@@ -442,29 +452,28 @@ impl Gate {
         announce(&mut client.announced.borrow_mut(), link, || client.describe(leaf))
     }
 
-    /// A client of another shard wants a stream on a link of this one.
-    pub fn open_for_guest(
-        &self,
-        from: usize,
-        exchange: u64,
-        site: usize,
-        client: u64,
-        identity: Option<Arc<[u8]>>,
-        mut message: Vec<u8>,
-    ) {
-        let chosen = self.choose(site);
-        let Some((_, link)) = chosen else { return self.crossing.turn_away(from, exchange) };
-        let number = identity.map_or(Ok(0), |identity| {
-            let mut guests = self.guests.borrow_mut();
-            announce(guests.entry((from, client)).or_default(), &link, || identity)
-        });
-        match number {
-            Ok(number) => {
-                message::set_identity(&mut message, number);
-                self.crossing.admit(from, exchange, &link, &message);
+    /// A client of another shard wants a stream on a link of this one. It takes turns with those called
+    /// here, and stands behind those who wait here for room.
+    pub fn open_for_guest(&self, from: usize, guest: Guest) {
+        let Guest { exchange, site, client, identity, mut message, place } = guest;
+        for _ in 0..LINKS_TRIED {
+            let chosen = if self.line.is_held_up(site) { None } else { self.choose(site) };
+            let Some((_, link)) = chosen else { break };
+            let number = identity.as_ref().map_or(Ok(0), |identity| {
+                let mut guests = self.guests.borrow_mut();
+                announce(guests.entry((from, client)).or_default(), &link, || identity)
+            });
+            let Ok(number) = number else { continue };
+            message::set_identity(&mut message, number);
+            if self.crossing.admit(from, exchange, &link, &message) {
+                if let Some(ticket) = place {
+                    self.port.send(from, GatewayMessage::Took { ticket });
+                }
+                return;
             }
-            Err(_) => self.crossing.turn_away(from, exchange),
         }
+        self.note_turned_away(from, site);
+        self.crossing.turn_away(from, exchange);
     }
 
     /// A client left: nobody will name it again.
@@ -479,44 +488,6 @@ impl Gate {
     pub fn forget_guest(&self, from: usize, client: u64) {
         if let Some(announced) = self.guests.borrow_mut().remove(&(from, client)) {
             withdraw(announced.into_iter());
-        }
-    }
-
-    // ── waiting for a channel ───────────────────────────────────────────────────────────────────
-
-    /// Waits until some link came up, or has room again. False: `until` has come, or too many wait
-    /// already.
-    pub async fn wait_for_link(&self, deadline: &Deadline, until: Instant) -> bool {
-        if self.waiting.borrow().len() >= limits::WAITING_COUNT_MAX || self.is_draining() {
-            return false;
-        }
-        let now = self.shard.now();
-        deadline.set(now, until.saturating_duration_since(now));
-        add(&self.counters().waiting, 1);
-        let place = self.shard.next_id();
-        let mut asked = false;
-        let came = std::future::poll_fn(|context: &mut Context<'_>| {
-            let mut waiting = self.waiting.borrow_mut();
-            if deadline.poll(context) {
-                return Poll::Ready(false);
-            }
-            if std::mem::replace(&mut asked, true) && !waiting.contains_key(&place) {
-                return Poll::Ready(true);
-            }
-            waiting.insert(place, context.waker().clone());
-            Poll::Pending
-        })
-        .await;
-        self.waiting.borrow_mut().remove(&place);
-        take(&self.counters().waiting, 1);
-        self.counters().waited.observe(self.shard.now().saturating_duration_since(now));
-        came
-    }
-
-    /// Lets requests look again for a link.
-    pub fn wake_waiting(&self) {
-        for waker in std::mem::take(&mut *self.waiting.borrow_mut()).into_values() {
-            waker.wake();
         }
     }
 
@@ -536,7 +507,7 @@ impl Gate {
     }
 
     /// Where this shard counts the requests to an endpoint, or to none.
-    pub fn counts<'s>(&'s self, place: Option<&'s Place>) -> &'s EndpointCounts {
+    pub fn counts<'s>(&'s self, place: Option<&'s record::Place>) -> &'s EndpointCounts {
         let published = place.and_then(|place| place.settings.series(place.row, place.family));
         published.unwrap_or(&self.common.unpublished).of(self.shard.index)
     }
@@ -568,6 +539,25 @@ fn announce<B: AsRef<[u8]>>(
     announced.push((Rc::downgrade(link), number));
     Ok(number)
 }
+
+/// A request of another shard's client, as it asks for a stream here.
+pub struct Guest {
+    /// Its number at the client's shard.
+    pub exchange: u64,
+    /// Number of the site.
+    pub site: usize,
+    /// Number of the client at its shard.
+    pub client: u64,
+    /// Who it is, where the origin is told.
+    pub identity: Option<Arc<[u8]>>,
+    /// The OPEN message.
+    pub message: Vec<u8>,
+    /// Its place, if it waited.
+    pub place: Option<Ticket>,
+}
+
+/// Links that are asked before a request waits: those that refuse say when they have room again.
+const LINKS_TRIED: usize = 4;
 
 fn withdraw(announced: impl Iterator<Item = (Weak<Link>, u32)>) {
     for (link, number) in announced {

@@ -15,6 +15,7 @@ mod record;
 mod relay;
 mod report;
 mod request;
+mod wait;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -29,6 +30,7 @@ use rustls::ServerConfig;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::channel::{Publication, RevisionTag, Verdict};
+use crate::dispatch::Ticket;
 use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::metrics::{self, Ledger, Name};
@@ -37,7 +39,7 @@ use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
 use crate::transport::{CrossMessage, Crossing, StartError, Tls, listen};
 use connection_point::{Arrival, Seat};
 use control::Publications;
-use gate::{Common, Counters, Gate, InForce};
+use gate::{Common, Counters, Gate, Guest, InForce};
 use inbox::Inbox;
 
 /// What shards tell each other.
@@ -53,16 +55,22 @@ pub enum GatewayMessage {
     Open {
         /// Shard of the client.
         from: usize,
-        /// Its number there.
-        exchange: u64,
+        /// What it asks for.
+        guest: Guest,
+    },
+    /// A link of another shard took a request that waited.
+    Took {
+        /// Its place.
+        ticket: Ticket,
+    },
+    /// The links of a shard have no room for a site's requests of the receiver, or have some again.
+    Room {
+        /// Which shard.
+        shard: usize,
         /// Number of the site.
         site: usize,
-        /// Number of the client there.
-        client: u64,
-        /// Who it is, where the origin is told.
-        identity: Option<Arc<[u8]>>,
-        /// The OPEN message.
-        message: Vec<u8>,
+        /// Whether there is room.
+        has_room: bool,
     },
     /// A client of `from` left.
     Gone {

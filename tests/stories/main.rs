@@ -15,3 +15,5 @@ mod refusals;
 mod settings;
 mod shards;
 mod up;
+mod urls;
+mod waiting;

@@ -1,4 +1,4 @@
-//! Whose turn it is: attached connection points of each site and their links.
+//! Attached connection points of each site and their links.
 //!
 //! Pure: knows links as values of the caller. A site's connection points take strict turns; among the
 //! links of one connection point, too. What a link can take now is asked of the caller.
