@@ -388,7 +388,7 @@ impl Report for Board {
         let instances: Vec<&str> = self.instances.iter().map(|one| one.dialled.as_str()).collect();
         describe_channels(&mut page, "cmg_connector", &channels, |channel| {
             let instance = instances.get(channel.instance).map_or(&"", |name| name);
-            vec![("instance", instance), ("channel", &channel.index), ("shard", &channel.shard)]
+            vec![("gateway", instance), ("channel", &channel.index), ("shard", &channel.shard)]
         });
         self.describe_origins(&mut page);
         if let Some(log) = self.access_log.get() {
@@ -409,11 +409,12 @@ impl Board {
         }
     }
 
+    /// The label is not `instance`: Prometheus gives that name to the target it scrapes.
     fn describe_instances(&self, page: &mut Page) {
         let mut fill = |name: &str, help: &str, what: fn(&InstanceBoard) -> u64| {
             let mut rows = page.gauge(name, help);
             for instance in &self.instances {
-                rows.count(&[("instance", &instance.dialled)], what(instance));
+                rows.count(&[("gateway", &instance.dialled)], what(instance));
             }
         };
         fill("cmg_connector_channels", "Channels that are up.", |one| one.up.load(Ordering::Relaxed).into());

@@ -54,8 +54,8 @@ impl Gateway {
     }
 }
 
-/// A count of each shard: its name in `/status`, its name in `/metrics` without prefix and suffix, what
-/// it is, and where it stands.
+/// A count of each shard: its name in `/status`, its name in `/metrics` without prefix and suffix (none
+/// where it is told in another way), what it is, and where it stands.
 type Shown = (&'static str, &'static str, &'static str, fn(&Counters) -> &AtomicU64);
 
 const GAUGES: [Shown; 4] = [
