@@ -73,6 +73,7 @@ pub fn run(settings: ConnectorSettings, folder: &Path) -> Result<(), StartError>
     for signal in signals.forever() {
         if std::mem::replace(&mut is_draining, true) {
             tracing::warn!(signal, "stopping at once");
+            access_log.as_deref().inspect(|log| log.close());
             return Ok(());
         }
         tracing::info!(signal, "draining");

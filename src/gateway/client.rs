@@ -13,10 +13,10 @@ use rustls::pki_types::UnixTime;
 use super::Seated;
 use super::answer;
 use super::gate::{self, Client, Gate};
-use super::record::{self, Account, End, Record};
+use super::record::{self, Account, End, Place, Record};
 use super::relay::{Outcome, Relay};
 use super::request::{Manner, Planned, Request, plan};
-use super::wait::{self, Place};
+use super::wait;
 use crate::auth;
 use crate::channel::message;
 use crate::dispatch as waiting;
@@ -331,7 +331,7 @@ impl Connection {
     /// place is free at once.
     async fn wait_for_link(
         &mut self,
-        place: &mut Option<Place>,
+        place: &mut Option<wait::Place>,
         site: usize,
         until: Instant,
     ) -> io::Result<waiting::Outcome> {
@@ -341,7 +341,7 @@ impl Connection {
         let now = self.gate.shard.now();
         self.deadline.set(now, until.saturating_duration_since(now));
         let Connection { gate, wire, deadline, .. } = self;
-        let outcome = std::future::poll_fn(|context| {
+        let waited = std::future::poll_fn(|context| {
             if let Poll::Ready(outcome) = gate.poll_turn(place.as_ref(), context) {
                 return Poll::Ready(Ok(outcome));
             }
@@ -354,7 +354,7 @@ impl Connection {
         })
         .await;
         gate.counters().waited.observe(gate.shard.now().saturating_duration_since(now));
-        outcome
+        waited
     }
 
     /// Whose requests share a bound.
@@ -579,11 +579,11 @@ const NOTICED_WITHIN: Duration = Duration::from_millis(50);
 struct Active {
     gate: Rc<Gate>,
     /// It counts at its endpoint, too.
-    place: Option<record::Place>,
+    place: Option<Place>,
 }
 
 impl Active {
-    fn new(gate: &Rc<Gate>, place: Option<record::Place>) -> Active {
+    fn new(gate: &Rc<Gate>, place: Option<Place>) -> Active {
         gate::add(&gate.counters().active, 1);
         if place.is_some() {
             gate.counts(place.as_ref()).active.rise();

@@ -12,7 +12,7 @@ use std::task::Waker;
 use super::GatewayMessage;
 use super::record::{self, Records};
 use super::request::Request;
-use super::wait::{Line, Place};
+use super::wait::{self, Line};
 use crate::auth::Trust;
 use crate::channel::{self, Identity, RevisionTag, Verdict, message};
 use crate::dispatch::{Roster, Ticket};
@@ -388,7 +388,7 @@ impl Gate {
         leaf: Option<&[u8]>,
         request: &mut Request,
         mailbox: &Rc<Mailbox>,
-        place: Option<&Place>,
+        place: Option<&wait::Place>,
     ) -> Option<(Stream, Option<Rc<str>>)> {
         if !self.may_look(request.site, place) {
             return None;
@@ -420,7 +420,7 @@ impl Gate {
         leaf: Option<&[u8]>,
         request: &Request,
         mailbox: &Rc<Mailbox>,
-        place: Option<&Place>,
+        place: Option<&wait::Place>,
     ) -> Option<Stream> {
         let count = self.port.shards();
         let from = self.turn.get();

@@ -8,6 +8,7 @@ mod client;
 mod curl;
 mod failures;
 mod harness;
+mod logs;
 mod metrics;
 mod pipelining;
 mod pressure;
