@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn what_is_known_of_a_request_is_in_its_entry_without_the_query() {
         let mut account = Account::new(Instant::now());
-        (account.method, account.target) = (b"POST", [b"/base", b"/x?token=secret"]);
+        (account.method, account.target) = (b"POST", [b"/base".as_slice(), b"/x?token=secret"]);
         (account.status, account.bytes_in, account.bytes_out) = (Some(200), 5, 2);
         let end = Err(Fault::refused(Refusal::GatewayTimeout, "a cause"));
         let ended = account.start + Duration::from_millis(7);
