@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use cmg::admin::default_socket;
-use cmg::settings::{ConnectorSettings, SiteSettings};
+use cmg::logs::access;
+use cmg::settings::{ConnectorSettings, SiteSettings, Source};
 
 use super::{Failure, RoleArguments, log, running};
 
@@ -14,6 +15,10 @@ pub fn run(arguments: &RoleArguments) -> Result<(), Failure> {
         ConnectorSettings::parse(&text, &name).map_err(|errors| Failure::Usage(errors.to_string()))?;
     check_site(&folder.join(&settings.site))?;
     running::check_admin(&settings.admin, folder, &text, &name)?;
+    access::check(&settings.log, folder).map_err(|error| {
+        let error = Source::new(&text, &name).error("log.access_log", error.found, error.expected);
+        Failure::Usage(error.to_string())
+    })?;
     let _log = log::start("CMG_CONNECTOR", &settings.log)?;
     cmg::connector::run(settings, folder, &default_socket(&arguments.config))
         .map_err(|error| Failure::Broken(error.to_string()))

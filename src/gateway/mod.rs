@@ -11,15 +11,17 @@ mod connection_point;
 mod control;
 mod gate;
 mod inbox;
+mod record;
 mod relay;
 mod report;
 mod request;
+mod wait;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::task::Poll;
 use std::time::Duration;
@@ -29,13 +31,16 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::admin;
 use crate::channel::{Publication, RevisionTag, Verdict};
+use crate::dispatch::Ticket;
 use crate::limits;
+use crate::logs::access::AccessLog;
+use crate::metrics::{self, Ledger, Name};
 use crate::settings::GatewaySettings;
 use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
 use crate::transport::{CrossMessage, Crossing, StartError, Tls, listen};
 use connection_point::{Arrival, Seat};
 use control::Publications;
-use gate::{Common, Counters, Gate, InForce};
+use gate::{Common, Counters, Gate, Guest, InForce};
 use inbox::Inbox;
 
 /// What shards tell each other.
@@ -51,16 +56,22 @@ pub enum GatewayMessage {
     Open {
         /// Shard of the client.
         from: usize,
-        /// Its number there.
-        exchange: u64,
+        /// What it asks for.
+        guest: Guest,
+    },
+    /// A link of another shard took a request that waited.
+    Took {
+        /// Its place.
+        ticket: Ticket,
+    },
+    /// The links of a shard have no room for a site's requests of the receiver, or have some again.
+    Room {
+        /// Which shard.
+        shard: usize,
         /// Number of the site.
         site: usize,
-        /// Number of the client there.
-        client: u64,
-        /// Who it is, where the origin is told.
-        identity: Option<Arc<[u8]>>,
-        /// The OPEN message.
-        message: Vec<u8>,
+        /// Whether there is room.
+        has_room: bool,
     },
     /// A client of `from` left.
     Gone {
@@ -157,9 +168,27 @@ impl Start {
         let mut instance_id = [0; 16];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut instance_id)
             .map_err(|_| StartError("the system gives no randomness".into()))?;
-        let publications = Publications::load(&settings, folder);
-        let counters = (0..shards).map(|_| Counters::default()).collect();
-        let common = Common { settings, admitted: AtomicU64::new(0), counters, instance_id, slots };
+        let ledger = Arc::new(Ledger::new(shards, limits::SERIES_COUNT_MAX));
+        let unpublished = ledger.find([Name::without_endpoint("none")]).remove(0);
+        let publications = Publications::load(&settings, folder, &ledger);
+        let access_log = AccessLog::open(&settings.log, folder, "CMG_GATEWAY", shards)
+            .map_err(|error| StartError(error.to_string()))?;
+        let certificates = certificates::ends(&settings, folder);
+        let common = Common {
+            settings,
+            admitted: AtomicU64::new(0),
+            counters: (0..shards).map(|_| Counters::default()).collect(),
+            channels: (0..shards).map(|_| metrics::Board::default()).collect(),
+            ledger,
+            unpublished,
+            start: metrics::Start::now(),
+            folder: folder.to_owned(),
+            certificates,
+            draining: AtomicBool::new(false),
+            instance_id,
+            slots,
+            access_log,
+        };
         Ok(Start {
             common: Arc::new(common),
             clients,
@@ -186,7 +215,7 @@ impl Start {
             slots,
         } = self;
         let mesh = Mesh::new(cpus.len());
-        let report = report::Gateway::new(common.clone());
+        let report = report::Gateway::new(common.clone(), &publications.in_force);
         let (tell, news) = mpsc::channel();
         let in_force = publications.in_force.clone();
         let mut first = Some((channel_listeners, publications, channels));
@@ -228,7 +257,11 @@ impl Start {
                 let _ = tell.send(News::Signal);
             }
         });
-        supervise(&mesh, &news)
+        let outcome = supervise(&mesh, &news);
+        if let Some(log) = &common.access_log {
+            log.close();
+        }
+        outcome
     }
 }
 
