@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ use super::plan::Plan;
 use crate::admin::Report;
 use crate::channel::ResetCode;
 use crate::limits;
+use crate::logs::access::AccessLog;
 use crate::metrics::{
     self, Counter, Health, Ledger, Name, Page, Seen, Series, describe_certificates, describe_channels,
     describe_endpoints, describe_process, show_certificates,
@@ -26,6 +27,7 @@ pub struct Board {
     start: metrics::Start,
     certificates: Vec<metrics::Certificate>,
     is_draining: AtomicBool,
+    access_log: OnceLock<Arc<AccessLog>>,
     /// As in the plan.
     pub instances: Vec<InstanceBoard>,
     /// As their shards saw them last; by shard.
@@ -242,6 +244,7 @@ impl Board {
             start: metrics::Start::now(),
             certificates: plan.certificates.clone(),
             is_draining: AtomicBool::new(false),
+            access_log: OnceLock::new(),
             instances: plan.instances.iter().map(|one| instance(&one.dialled)).collect(),
             channels: (0..shards).map(|_| metrics::Board::default()).collect(),
             origins: (0..shards)
@@ -263,6 +266,12 @@ impl Board {
     /// What is counted for an endpoint, or for what none takes.
     pub fn series(&self, offer: Option<usize>) -> &Series {
         offer.and_then(|offer| self.series.get(offer)).unwrap_or(&self.unpublished)
+    }
+
+    /// Its requests are written there; said once, before the first.
+    pub fn logs_to(&self, log: Arc<AccessLog>) {
+        // A second one would only lose its count.
+        let _ = self.access_log.set(log);
     }
 
     /// The connection point is on its way out.
@@ -379,9 +388,13 @@ impl Report for Board {
         let instances: Vec<&str> = self.instances.iter().map(|one| one.dialled.as_str()).collect();
         describe_channels(&mut page, "cmg_connector", &channels, |channel| {
             let instance = instances.get(channel.instance).map_or(&"", |name| name);
-            vec![("instance", instance), ("channel", &channel.index), ("shard", &channel.shard)]
+            vec![("gateway", instance), ("channel", &channel.index), ("shard", &channel.shard)]
         });
         self.describe_origins(&mut page);
+        if let Some(log) = self.access_log.get() {
+            page.counter("cmg_connector_access_log_lost_total", "Lines of the access log that were lost.")
+                .count(&[], log.dropped());
+        }
         page.text()
     }
 }
@@ -396,11 +409,12 @@ impl Board {
         }
     }
 
+    /// The label is not `instance`: Prometheus gives that name to the target it scrapes.
     fn describe_instances(&self, page: &mut Page) {
         let mut fill = |name: &str, help: &str, what: fn(&InstanceBoard) -> u64| {
             let mut rows = page.gauge(name, help);
             for instance in &self.instances {
-                rows.count(&[("instance", &instance.dialled)], what(instance));
+                rows.count(&[("gateway", &instance.dialled)], what(instance));
             }
         };
         fill("cmg_connector_channels", "Channels that are up.", |one| one.up.load(Ordering::Relaxed).into());

@@ -18,6 +18,7 @@ use super::plan::{OriginPlan, Plan};
 use super::record::Fault;
 use super::wait::within;
 use crate::limits;
+use crate::logs;
 use crate::refusal::Refusal;
 use crate::shard::{Deadline, Shard, Socket};
 use crate::transport::{Tls, Wire, listen};
@@ -321,6 +322,8 @@ impl Origin {
 
     /// Says once, and not for each request, that the origin is out of reach.
     fn out_of_reach(&self, refusal: Refusal, cause: String) -> Fault {
+        // TLS tells every name of the certificate that was shown.
+        let cause = logs::bounded(cause);
         if !self.is_out_of_reach.replace(true) {
             tracing::warn!(origin = self.plan().authority, cause, "the origin cannot be reached");
         }

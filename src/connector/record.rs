@@ -249,3 +249,43 @@ fn entry(record: &Record<'_>) -> Entry {
         ]),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_end_is_told_to_the_gateway_and_to_the_log_as_what_it_is() {
+        let refused = || Fault::refused(Refusal::Redirect, "a cause");
+        let rows = [
+            (Fault::Left, ResetCode::Cancelled, "left"),
+            (Fault::Died, ResetCode::Refused(Refusal::BadGateway), "refused"),
+            (refused(), ResetCode::Refused(Refusal::Redirect), "refused"),
+            (Fault::NotBegun("a cause".into()), ResetCode::NotBegun, "not_begun"),
+            (Fault::Broke("a cause".into()), ResetCode::OriginBroke, "cut"),
+            (Fault::Protocol("a cause".into()), ResetCode::Protocol, "cut"),
+        ];
+        let account = Account::new(Instant::now());
+        for (fault, code, outcome) in rows {
+            assert_eq!(fault.code(), code, "{fault:?}");
+            let end = Err(fault);
+            let record = Record { account: &account, end: &end, ended: account.start };
+            assert_eq!(record.outcome(), outcome, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_request_is_in_its_entry_without_the_query() {
+        let mut account = Account::new(Instant::now());
+        (account.method, account.target) = (b"POST", [b"/base".as_slice(), b"/x?token=secret"]);
+        (account.status, account.bytes_in, account.bytes_out) = (Some(200), 5, 2);
+        let end = Err(Fault::refused(Refusal::GatewayTimeout, "a cause"));
+        let ended = account.start + Duration::from_millis(7);
+        let entry = entry(&Record { account: &account, end: &end, ended });
+        assert_eq!((entry.took, entry.outcome), (Duration::from_millis(7), "refused"));
+        let reason = Some("CMGConnector_GatewayTimeout");
+        assert_eq!((entry.status, entry.reason, entry.bytes_in, entry.bytes_out), (Some(504), reason, 5, 2));
+        let text = format!("{entry:?}");
+        assert!(text.contains("POST/base/x") && !text.contains("secret"), "{text}");
+    }
+}

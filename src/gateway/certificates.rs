@@ -1,6 +1,6 @@
 //! The gateway's certificates: which one a client is shown, and whom to believe on channels.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -52,11 +52,15 @@ pub fn channel_config(settings: &GatewaySettings, folder: &Path) -> Result<Arc<S
 pub fn ends(settings: &GatewaySettings, folder: &Path) -> Vec<metrics::Certificate> {
     let servers = settings.server_certificates.iter().map(|pair| ("server", &pair.chain));
     let all = servers.chain([("internal", &settings.internal.identity.chain)]);
-    all.filter_map(|(what, file)| {
+    let end = |(what, file): (_, &PathBuf)| {
         let chain = files::certificates(folder, file).ok()?;
         Some((what, file.display().to_string(), metrics::expiry(&chain)?))
-    })
-    .collect()
+    };
+    let mut ends: Vec<_> = all.filter_map(end).collect();
+    // A file may be named with several keys.
+    ends.sort();
+    ends.dedup();
+    ends
 }
 
 /// Shows the first certificate that bears the name asked for and that the client can check; else the

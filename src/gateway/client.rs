@@ -15,7 +15,7 @@ use super::answer;
 use super::gate::{self, Client, Gate};
 use super::record::{self, Account, End, Place, Record};
 use super::relay::{Outcome, Relay};
-use super::request::{Manner, Planned, Request, plan};
+use super::request::{Manner, Own, Planned, Request, plan};
 use super::wait;
 use crate::auth;
 use crate::channel::message;
@@ -133,24 +133,25 @@ impl Connection {
     /// Waits for the next request and answers it.
     async fn serve_next(&mut self) -> io::Result<Next> {
         let planned = match self.next_head().await? {
-            Head::Planned(planned) => *planned,
+            Head::Planned(planned) => planned,
             Head::Left => return Ok(Next::Finish),
             Head::Unreadable(error) => self.unreadable(error),
         };
         gate::add(&self.gate.counters().requests, 1);
         match planned {
             Planned::Forward(request) => self.forward(request).await,
-            Planned::Metadata(manner, mut account) => {
-                let next = self.answer_metadata(manner, &mut account);
-                self.end(&account, &[], &End::Own);
-                next
-            }
-            Planned::Refused(refused, manner, mut account) => {
-                let next = self.refuse(&refused, manner, &mut account);
-                self.end(&account, &[], &End::Refused(refused));
-                next
-            }
+            Planned::Own(own) => self.answer_own(*own),
         }
+    }
+
+    fn answer_own(&mut self, own: Own) -> io::Result<Next> {
+        let Own { manner, mut account, refused } = own;
+        let (next, end) = match refused {
+            None => (self.answer_metadata(manner, &mut account), End::Own),
+            Some(refused) => (self.refuse(&refused, manner, &mut account), End::Refused(refused)),
+        };
+        self.end(&account, &[], &end);
+        next
     }
 
     /// Every request ends here.
@@ -179,7 +180,7 @@ impl Connection {
                         Ok(Parsed::Complete { head, size }) => {
                             let planned = plan(&gate, &head);
                             self.wire.consume(size);
-                            return Poll::Ready(Ok(Head::Planned(Box::new(planned))));
+                            return Poll::Ready(Ok(Head::Planned(planned)));
                         }
                         Ok(Parsed::Partial) => {}
                         Err(error) => return Poll::Ready(Ok(Head::Unreadable(error))),
@@ -221,7 +222,7 @@ impl Connection {
 
     // ── requests for a connection point ─────────────────────────────────────────────────────────
 
-    async fn forward(&mut self, mut request: Request) -> io::Result<Next> {
+    async fn forward(&mut self, mut request: Box<Request>) -> io::Result<Next> {
         let active = Active::new(&self.gate, request.account.place.clone());
         let (next, end) = match self.identify(&request) {
             Ok(()) => match self.exchange(&mut request).await {
@@ -443,7 +444,8 @@ impl Connection {
         };
         let account = Account::new(manner.request_id, self.gate.shard.now());
         let cause = format!("the head cannot be read: {error}");
-        Planned::Refused(Refused::new(error.refusal(), cause), manner, account)
+        let refused = Some(Refused::new(error.refusal(), cause));
+        Planned::Own(Box::new(Own { manner, account, refused }))
     }
 
     fn say(&mut self, answer: &[u8], keep: bool) -> io::Result<Next> {
@@ -456,12 +458,12 @@ impl Connection {
 
     /// Lets what was written leave, says goodbye, and reads over what the client still sends: closing
     /// with bytes unread would reset the connection under the answer.
-    async fn finish(mut self) {
+    async fn finish(&mut self) {
         self.within(self.limits().body);
         {
             // The end of an answer may wait here for its client.
             let _active = Active::new(&self.gate, None);
-            let Connection { wire, deadline, .. } = &mut self;
+            let Connection { wire, deadline, .. } = &mut *self;
             let mut finish = std::pin::pin!(wire.finish());
             let done = std::future::poll_fn(|context| {
                 if deadline.poll(context) {
@@ -475,7 +477,7 @@ impl Connection {
         }
         self.within(limits::LINGER_FOR);
         let mut left = limits::LINGER_SIZE_MAX;
-        let Connection { wire, deadline, .. } = &mut self;
+        let Connection { wire, deadline, .. } = &mut *self;
         std::future::poll_fn(|context| {
             loop {
                 let size = wire.received().len();
@@ -526,7 +528,7 @@ fn why_not_repeated(request: &Request, repeated: bool) -> String {
 
 /// What came when a head was awaited.
 enum Head {
-    Planned(Box<Planned>),
+    Planned(Planned),
     /// The client left, or was silent too long.
     Left,
     Unreadable(HeadError),

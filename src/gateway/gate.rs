@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
 use super::GatewayMessage;
-use super::record::{Place, Records};
+use super::record::{self, Records};
 use super::request::Request;
 use super::wait::{self, Line};
 use crate::auth::Trust;
@@ -118,7 +118,7 @@ pub struct Counters {
     pub active: AtomicU64,
     /// Requests waiting for a channel.
     pub waiting: AtomicU64,
-    /// How long requests waited for a channel, whether one came or not.
+    /// How long requests waited for a channel, each time until its turn or its end.
     pub waited: Histogram,
     /// Links of this shard.
     pub links: AtomicU64,
@@ -507,7 +507,7 @@ impl Gate {
     }
 
     /// Where this shard counts the requests to an endpoint, or to none.
-    pub fn counts<'s>(&'s self, place: Option<&'s Place>) -> &'s EndpointCounts {
+    pub fn counts<'s>(&'s self, place: Option<&'s record::Place>) -> &'s EndpointCounts {
         let published = place.and_then(|place| place.settings.series(place.row, place.family));
         published.unwrap_or(&self.common.unpublished).of(self.shard.index)
     }

@@ -471,6 +471,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_a_connection_point_says_is_told_as_its_word() {
+        let rows = [
+            (Broken::Lost { not_taken: false }, "the channel was lost"),
+            (
+                Broken::Reset(ResetCode::Refused(Refusal::GatewayTimeout)),
+                "the connection point says: CMGConnector_GatewayTimeout",
+            ),
+            (Broken::Reset(ResetCode::OriginBroke), "the connection point says: the origin broke off"),
+            (
+                Broken::Reset(ResetCode::Other(200)),
+                "the connection point says: code 200, which is unknown here",
+            ),
+        ];
+        for (broken, expected) in rows {
+            assert_eq!(told(broken), expected);
+        }
+    }
+
+    #[test]
     fn no_more_of_a_body_passes_than_its_head_promised() {
         let mut promised = Some(10);
         assert!(keep_promise(&mut promised, 4) && keep_promise(&mut promised, 6));

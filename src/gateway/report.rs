@@ -54,8 +54,8 @@ impl Gateway {
     }
 }
 
-/// A count of each shard: its name in `/status`, its name in `/metrics` without prefix and suffix, what
-/// it is, and where it stands.
+/// A count of each shard: its name in `/status`, its name in `/metrics` without prefix and suffix (none
+/// where it is told in another way), what it is, and where it stands.
 type Shown = (&'static str, &'static str, &'static str, fn(&Counters) -> &AtomicU64);
 
 const GAUGES: [Shown; 4] = [
@@ -254,6 +254,10 @@ impl Gateway {
         let waited = Distribution::of(self.common.counters.iter().map(|counters| &counters.waited));
         page.histogram("cmg_gateway_request_wait_seconds", WAITED).distribution(&[], &waited);
         let (common, seats) = (&self.common, read(&self.common.admitted));
+        if let Some(log) = &common.access_log {
+            page.counter("cmg_gateway_access_log_lost_total", "Lines of the access log that were lost.")
+                .count(&[], log.dropped());
+        }
         page.gauge("cmg_gateway_clients_max", "Clients that may be connected.")
             .count(&[], common.settings.clients_max.into());
         page.gauge(
@@ -293,5 +297,5 @@ impl Gateway {
     }
 }
 
-const WAITED: &str = "Waiting of requests that found no channel, whether one came or not.";
+const WAITED: &str = "Waits of requests for a channel, each until its turn or its end.";
 const TOOK: &str = "From a request's whole head to its answer written.";

@@ -12,14 +12,22 @@ use crate::mapping::{Endpoint, Family, Found, Path, Resource};
 use crate::refusal::{Refusal, Refused};
 use crate::request_id::RequestId;
 
-/// What became of a head that could be read.
+/// What became of a head. Boxed, so that a client at rest does not hold the room for it.
 pub enum Planned {
     /// It goes to a connection point.
-    Forward(Request),
-    /// The gateway answers `ServiceMetadata` itself.
-    Metadata(Manner, Account),
-    /// It is turned away; the connection can go on if the manner says so.
-    Refused(Refused, Manner, Account),
+    Forward(Box<Request>),
+    /// The gateway answers itself.
+    Own(Box<Own>),
+}
+
+/// A request that no connection point hears of.
+pub struct Own {
+    /// How to answer.
+    pub manner: Manner,
+    /// What will be told of it.
+    pub account: Account,
+    /// Turned away; the connection can go on if the manner says so. `None`: it is `ServiceMetadata`.
+    pub refused: Option<Refused>,
 }
 
 /// What the answer must look like, whoever gives it.
@@ -73,17 +81,14 @@ pub fn plan(gate: &Gate, head: &RequestHead<'_, '_>) -> Planned {
     };
     let mut account = Account::new(manner.request_id, gate.shard.now());
     let refused = match judge(gate, head, manner, &mut account) {
-        Ok(Goal::ConnectionPoint(draft)) => return Planned::Forward(draft.with(account)),
+        Ok(Goal::ConnectionPoint(draft)) => return Planned::Forward(Box::new(draft.with(account))),
         Ok(Goal::Gateway) => None,
         Err(refused) => Some(refused),
     };
     if refused.is_some() || gate.records.are_complete() {
         account.asked = Some(Box::new(Asked { method: head.method.into(), target: head.target.into() }));
     }
-    match refused {
-        None => Planned::Metadata(manner, account),
-        Some(refused) => Planned::Refused(refused, manner, account),
-    }
+    Planned::Own(Box::new(Own { manner, account, refused }))
 }
 
 /// Whose answer a request gets.

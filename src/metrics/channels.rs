@@ -158,3 +158,48 @@ fn plus(one: (u64, u64), other: (u64, u64)) -> (u64, u64) {
 
 /// A scrape comes every few seconds at most.
 const SHOWN_EVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(streams: usize, age: u64, round_trip: Option<Duration>) -> Seen<&'static str> {
+        let since = SystemTime::now() - Duration::from_secs(age);
+        Seen {
+            key: "a",
+            since,
+            streams,
+            round_trip,
+            bytes: (streams as u64, 10),
+            is_open: round_trip.is_some(),
+        }
+    }
+
+    #[test]
+    fn two_channels_of_one_name_are_one_row() {
+        let mut held = seen(2, 50, None);
+        held.merge(&seen(3, 1, Some(Duration::from_millis(4))));
+        let mut page = Page::default();
+        describe_channels(&mut page, "x", std::slice::from_ref(&held), |name| vec![("name", name)]);
+        let text = page.text();
+        for row in [
+            "x_channel_streams{name=\"a\"} 5",
+            "x_channel_round_trip_seconds{name=\"a\"} 0.004",
+            "x_channel_sent_bytes_total{name=\"a\"} 5",
+            "x_channel_received_bytes_total{name=\"a\"} 20",
+        ] {
+            assert!(text.lines().any(|line| line == row), "{row}: {text}");
+        }
+        let told = held.describe(serde_json::json!({ "name": "a" }));
+        assert_eq!((&told["name"], &told["streams"], &told["open"]), (&"a".into(), &5.into(), &true.into()));
+        assert!(told["up_secs"].as_u64().is_some_and(|secs| (50..60).contains(&secs)), "{told}");
+    }
+
+    #[test]
+    fn a_round_trip_that_was_not_measured_is_not_shown() {
+        let channels = [seen(0, 0, None)];
+        let mut page = Page::default();
+        describe_channels(&mut page, "x", &channels, |_| Vec::new());
+        assert!(!page.text().contains("round_trip"));
+    }
+}

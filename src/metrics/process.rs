@@ -30,9 +30,9 @@ impl Start {
 
 /// Adds what the kernel knows of this process, and which build of which role it is. What cannot be read
 /// is left out.
-pub fn describe_process(page: &mut Page, role: &str) {
+pub fn describe_process(page: &mut Page, component: &str) {
     page.gauge("cmg_build_info", "Always 1; its labels say which build this is.")
-        .count(&[("version", &env!("CARGO_PKG_VERSION")), ("role", &role)], 1);
+        .count(&[("version", &env!("CARGO_PKG_VERSION")), ("component", &component)], 1);
     let Ok(process) = procfs::process::Process::myself() else { return };
     if let Ok(stat) = process.stat() {
         let tick = procfs::ticks_per_second() as f64;

@@ -3,6 +3,7 @@
 //! makes it fail, `CMG_LONG=1` sends gigabytes where otherwise megabytes go.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod admin;
 mod bounds;
 mod client;
 mod curl;
@@ -15,6 +16,7 @@ mod pressure;
 mod refusals;
 mod settings;
 mod shards;
+mod status;
 mod up;
 mod urls;
 mod waiting;

@@ -147,6 +147,28 @@ fn every_request_is_counted_where_it_belongs() {
 }
 
 #[test]
+fn waiting_for_a_connection_point_is_measured() {
+    needs!("curl");
+    let origin = crate::harness::SampleOrigin::start();
+    let setup = Setup { gateway_limits: "wait_secs = 1".to_owned(), ..Setup::new(origin.url()) };
+    let mut stack = setup.start();
+    stack.connector.take().unwrap().kill();
+    eventually("the gateway knows", || {
+        sum(&metrics(stack.gateway_admin()), "cmg_gateway_channels", &[]) == 0.0
+            && !metrics(stack.gateway_admin()).contains("cmg_gateway_channel_streams{")
+    });
+    let answer = run(stack.curl().args(["--write-out", "%{http_code}"]).arg(stack.url("SMS_MP/x")));
+    assert!(text(&answer).ends_with("503"), "{}", text(&answer));
+    let waited = |text: &str, end: &str| sum(text, &format!("cmg_gateway_request_wait_seconds_{end}"), &[]);
+    eventually("the wait is counted", || waited(&metrics(stack.gateway_admin()), "count") == 1.0);
+    let text = metrics(stack.gateway_admin());
+    assert!(waited(&text, "sum") > 0.5, "{text}");
+    let labels = ["reason=\"CMGService_No_Connector\"", "endpoint=\"/SMS_MP\""];
+    assert_eq!(sum(&text, "cmg_gateway_requests_refused_total", &labels), 1.0, "{text}");
+    assert_eq!(sum(&text, "cmg_gateway_requests_waiting", &[]), 0.0, "{text}");
+}
+
+#[test]
 fn a_real_prometheus_scrapes_both_roles() {
     needs!("prometheus", "promtool", "curl", "nginx");
     let nginx = Nginx::start();
