@@ -3,6 +3,8 @@
 
 pub mod limits;
 pub mod refusal;
+#[cfg(test)]
+mod seeded;
 
 // Cores: bytes, values and `now` in; values out.
 pub mod auth;

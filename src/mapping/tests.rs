@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::fuzz::{fuzz, sample};
+use super::fuzz::{self, sample};
 use super::*;
 use crate::refusal::Refusal::{self, BadRequest, ContentTooLarge, MethodNotAllowed, Redirect, UnknownUrl};
 
@@ -468,6 +468,16 @@ const PIECES: &[&str] = &[
 ];
 
 #[test]
+fn seeded_targets_are_found_alike_by_both_and_read_one_way() {
+    crate::seeded::run("path", 3_000, fuzz::path);
+}
+
+#[test]
+fn seeded_sites_are_mapped_by_the_longest_endpoint_and_back() {
+    crate::seeded::run("mapping", 6_000, fuzz::mapping);
+}
+
+#[test]
 fn hostile_targets_hold_the_invariants() {
     let mut seed = 0x5eed_u64;
     let mut next = move |below: usize| {
@@ -490,7 +500,7 @@ fn hostile_targets_hold_the_invariants() {
             let at = next(target.len());
             target[at] = next(256) as u8;
         }
-        fuzz(&target);
+        fuzz::path(&target);
     }
 }
 
@@ -499,8 +509,8 @@ proptest! {
 
     #[test]
     fn any_octets_hold_the_invariants(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        fuzz(&bytes);
-        fuzz(&[b"/CCM_Proxy_MutualAuth/0/", bytes.as_slice()].concat());
+        fuzz::path(&bytes);
+        fuzz::path(&[b"/CCM_Proxy_MutualAuth/0/", bytes.as_slice()].concat());
     }
 
     #[test]
