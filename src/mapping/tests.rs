@@ -311,6 +311,27 @@ fn a_location_under_a_mapped_prefix_is_mapped_back() {
 }
 
 #[test]
+fn a_path_published_to_each_family_apart_is_reached_by_both() {
+    let any = StandardEndpoint::of(RoleKind::ManagementPoint).next().unwrap().endpoint();
+    for path in ["/", "app"] {
+        let for_family =
+            |families| Endpoint { path: EndpointPath::parse(path).unwrap(), families, ..any.clone() };
+        let endpoints = vec![for_family(Families::SERVER_AUTH), for_family(Families::MUTUAL_AUTH)];
+        let roles = [Role { id: 1, kind: RoleKind::Own, endpoints }];
+        let allowed = RoleIds::all();
+        let (table, _) = PublishedTable::new([Publication { site: 0, roles: &roles, allowed: &allowed }]);
+        for family in Family::ALL {
+            let target = format!("/{}/1/app/x", family.segment());
+            let found = table.find(target.as_bytes());
+            assert!(
+                matches!(found, Ok(Found::Endpoint { endpoint, .. }) if endpoint.families.contains(family)),
+                "{path} {found:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn an_endpoint_admits_its_methods_and_lengths() {
     let any = StandardEndpoint::of(RoleKind::ManagementPoint).next().unwrap().endpoint();
     let methods = vec![Method::parse("GET").unwrap(), Method::parse("BITS_POST").unwrap()];
