@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use super::frame::FrameKind;
 use super::mux::Channel;
-use super::simulation;
 use super::*;
+use super::{adversary, simulation};
 use crate::http;
 use crate::limits::{
-    CHANNEL_WINDOW, FRAME_HEADER_SIZE, FRAME_PAYLOAD_SIZE_MAX, HEAD_SIZE_MAX, WINDOW_GROWTH_BUDGET,
+    CHANNEL_OUT_STALLED_SIZE, CHANNEL_WINDOW, FRAME_HEADER_SIZE, FRAME_PAYLOAD_SIZE_MAX, HEAD_SIZE_MAX,
+    WINDOW_GROWTH_BUDGET,
 };
 
 /// `bytes` as frames, one behind the other.
@@ -38,13 +39,16 @@ pub fn frame(bytes: &[u8]) {
     }
 }
 
-/// One end of a channel against a peer that says whatever it likes; the first byte says which end.
+/// One end of a channel against a peer that says whatever it likes, by a script; the first byte says
+/// which end.
 ///
 /// # Panics
-/// When windows, tables or bounds do not hold, or when what this end says breaks the protocol.
+/// When windows, tables or bounds do not hold, when what this end says breaks the protocol, or when
+/// anything but the stream that was spoken of changes.
 pub fn peer(bytes: &[u8]) {
-    let Some((first, rest)) = bytes.split_first() else { return };
-    frames(if first % 2 == 0 { Side::Gateway } else { Side::Connector }, rest, Instant::now());
+    let Some((first, script)) = bytes.split_first() else { return };
+    let side = if first % 2 == 0 { Side::Gateway } else { Side::Connector };
+    adversary::run(side, script, Instant::now());
 }
 
 /// Two honest ends driven by a script; the first byte says where stream numbers begin.
@@ -55,64 +59,6 @@ pub fn operations(bytes: &[u8]) {
     let Some((first, script)) = bytes.split_first() else { return };
     // A core has no clock: any instant will do as the beginning, only differences count.
     simulation::run(script, Instant::now(), if first & 1 == 0 { 0 } else { u32::MAX - u32::from(*first) });
-}
-
-fn frames(side: Side, bytes: &[u8], now: Instant) {
-    let mut channel = Channel::new(side, now);
-    open_some(&mut channel);
-    let mut used = 0;
-    while let Ok(Some((size, event))) = channel.handle_frame(&bytes[used..], now) {
-        used += size;
-        assert!(used <= bytes.len());
-        answer(&mut channel, event);
-        channel.assert_sound();
-    }
-    let count = channel.transmit_len();
-    channel.transmitted(count);
-    channel.close(CloseCode::Done, "");
-}
-
-/// A gateway hears nothing before it asked.
-fn open_some(channel: &mut Channel) {
-    if channel.side == Side::Connector {
-        return;
-    }
-    let start = RequestStart {
-        request_id: [0; 16],
-        identity: 0,
-        window: 1000,
-        has_body: true,
-        length: None,
-        is_tunnel: false,
-        expect_continue: false,
-        method: b"GET",
-        target: b"/",
-        host: b"",
-    };
-    let mut message = Vec::new();
-    RequestWriter::new(&mut message, &start).expect("small").finish();
-    for token in 0..4 {
-        channel.open(&message, token).expect("a fresh channel takes streams");
-    }
-}
-
-/// Does something with an event, so that streams come and go.
-fn answer(channel: &mut Channel, event: Event<'_>) {
-    match event {
-        Event::Opened { stream, message } => match RequestMessage::parse(message) {
-            Ok(request) => channel.set_token(stream, request.window),
-            Err(_) => channel.reset(stream, ResetCode::Protocol),
-        },
-        Event::Head { stream, message, .. } if ResponseMessage::parse(message).is_err() => {
-            channel.reset(stream, ResetCode::Protocol);
-        }
-        Event::Data { stream, data, .. } => channel.consumed(stream, data.len()),
-        Event::End { stream, trailers, .. } if parse_trailers(trailers).is_err() => {
-            channel.reset(stream, ResetCode::Protocol);
-        }
-        Event::Settings(publication) => channel.acknowledge(publication.revision, Verdict::InForce, ""),
-        _ => {}
-    }
 }
 
 /// `bytes` as each payload that carries a head, trailers, a client or a verdict.
@@ -249,7 +195,8 @@ impl Channel {
         }
         assert_eq!(self.growth_left + grown, WINDOW_GROWTH_BUDGET as u32);
         assert!(self.credit.left() <= CHANNEL_WINDOW);
-        assert!(self.streams.is_sound());
+        assert!(self.streams.is_sound() && self.window.is_sound());
+        assert!(self.out.len() <= CHANNEL_OUT_STALLED_SIZE + FRAME_HEADER_SIZE + FRAME_PAYLOAD_SIZE_MAX);
     }
 
     /// Nothing is left over, here and at the other end, once all was carried out.

@@ -9,6 +9,7 @@
 //! ```
 //! Events borrow from the plaintext; nothing is allocated for a stream once as many were open before.
 
+mod adversary;
 mod bytes;
 mod credit;
 mod error;
