@@ -72,8 +72,11 @@ pub(super) fn run(side: Side, script: &[u8], now: Instant) {
         let outcome = if op < 128 { game.peer_says(op) } else { game.we_do(op - 128) };
         game.read_ours();
         if let Err(error) = outcome {
-            game.break_up(&error);
-            return;
+            game.channel.close(error.close_code(), &error.to_string());
+            game.read_ours();
+        }
+        if game.has_closed {
+            return game.stay_silent();
         }
         game.compare();
     }
@@ -508,11 +511,9 @@ impl Match<'_> {
 
 // How it ends.
 impl Match<'_> {
-    /// The peer broke the protocol, or was lost: one last word, and nothing behind it.
-    fn break_up(&mut self, error: &ChannelError) {
-        self.channel.close(error.close_code(), &error.to_string());
-        self.read_ours();
-        assert!(self.has_closed && self.channel.is_closed() && self.channel.poll_timeout().is_none());
+    /// Behind the last word nothing is said, whatever the shell still asks for.
+    fn stay_silent(&mut self) {
+        assert!(self.channel.is_closed() && self.channel.poll_timeout().is_none());
         let queued = self.channel.out.total();
         if let Some((_, id)) = self.ours(|known| known.sending == Half::Body) {
             assert_eq!(self.channel.data(id, b"late"), 0);
