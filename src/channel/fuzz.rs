@@ -67,6 +67,7 @@ pub fn operations(bytes: &[u8]) {
 /// When something is read that is not written as the same bytes, when the channel sees other facts in
 /// it than the shell does, or when a head could be read in two ways as HTTP.
 pub fn message(bytes: &[u8]) {
+    check_spelt(bytes);
     if let Ok(request) = RequestMessage::parse(bytes) {
         let mut again = Vec::new();
         let mut writer = RequestWriter::new(&mut again, &request).expect("it came in one frame");
@@ -92,6 +93,7 @@ pub fn message(bytes: &[u8]) {
         writer.finish();
         assert_eq!(again, bytes);
         assert_eq!(message::is_interim(bytes), Some(response.is_interim()));
+        check_answer_as_http(&response);
     }
     if let Ok(identity) = Identity::parse(bytes) {
         let mut again = Vec::new();
@@ -153,6 +155,66 @@ fn check_as_http(request: &RequestMessage<'_>) {
             text.escape_ascii()
         ),
         Ok(http::Parsed::Partial) => panic!("a whole head"),
+    }
+}
+
+/// An answer that came over the channel, written for a client, is one answer with the framing that was sent.
+fn check_answer_as_http(answer: &ResponseMessage<'_>) {
+    let mut text = Vec::new();
+    http::write_status_line(&mut text, answer.status, answer.reason);
+    let none = http::ConnectionTokens::default();
+    let passes = |field: &Field<'_>| http::is_forwarded_response_field(field.name, &none);
+    for field in answer.fields().filter(passes) {
+        http::write_field(&mut text, field.name, field.value);
+    }
+    if let Some(length) = answer.length {
+        http::write_content_length(&mut text, length);
+    }
+    if answer.body == Body::Unknown {
+        http::write_field(&mut text, b"Transfer-Encoding", b"chunked");
+    }
+    http::write_end(&mut text);
+    let mut scratch = http::FieldScratch::new();
+    match http::parse_response(&text, false, &mut scratch) {
+        Ok(http::Parsed::Complete { head, size }) => {
+            assert_eq!((size, head.status, head.reason), (text.len(), answer.status, answer.reason));
+            assert_eq!(head.content_length, answer.length);
+            let is_chunked = head.framing == http::ResponseFraming::Chunked;
+            let is_bare = head.framing == http::ResponseFraming::None;
+            assert!(is_bare || is_chunked == (answer.body == Body::Unknown));
+            let sent = answer.fields().filter(passes).map(|field| (field.name, field.value));
+            let heard = http::forwarded_response_fields(&head).map(|field| (field.name, field.value));
+            assert!(sent.eq(heard));
+        }
+        Err(error) => assert!(
+            text.len() > HEAD_SIZE_MAX
+                || matches!(error, http::HeadError::TooManyFields | http::HeadError::Status),
+            "{error}: {}",
+            text.escape_ascii()
+        ),
+        Ok(http::Parsed::Partial) => panic!("a whole head"),
+    }
+}
+
+/// `bytes` as lines of `name:value`, sent as they are: the channel takes the fields that HTTP takes.
+fn check_spelt(bytes: &[u8]) {
+    let start = ResponseStart { status: 200, reason: b"", length: None, body: Body::None };
+    let mut out = Vec::new();
+    let mut writer = ResponseWriter::new(&mut out, &start).expect("small");
+    let mut is_fine = true;
+    for line in bytes.split(|byte| *byte == b'\n') {
+        let (name, value) = line.split_at(line.iter().position(|byte| *byte == b':').unwrap_or(line.len()));
+        let value = value.get(1..).unwrap_or_default();
+        if writer.field(name, value).is_err() {
+            return;
+        }
+        is_fine &= http::is_token(name) && http::is_field_value(value);
+    }
+    writer.finish();
+    let read = ResponseMessage::parse(&out);
+    assert_eq!(read.is_ok(), is_fine);
+    if let Ok(answer) = read {
+        check_answer_as_http(&answer);
     }
 }
 
