@@ -40,6 +40,10 @@ struct Match<'b> {
     inbox: Vec<u8>,
     known: BTreeMap<u32, Known>,
     last_wire: u32,
+    /// Every stream in the order in which it was opened.
+    opened: Vec<u32>,
+    /// The last stream that the peer takes, once it drains.
+    taken: Option<u32>,
     /// Bytes of our end that the model has read.
     read: u64,
     may_send: usize,
@@ -52,15 +56,19 @@ struct Match<'b> {
 const STREAMS_MAX: usize = 40;
 
 /// Runs a script until it is over, or the channel is.
-pub(super) fn run(side: Side, script: &[u8], now: Instant) {
+pub(super) fn run(side: Side, script: &[u8], now: Instant, first_wire: u32) {
+    let mut channel = Channel::new(side, now);
+    channel.last_wire = first_wire;
     let mut game = Match {
         side,
         script,
         now,
-        channel: Channel::new(side, now),
+        channel,
         inbox: Vec::new(),
         known: BTreeMap::new(),
-        last_wire: 0,
+        last_wire: first_wire,
+        opened: Vec::new(),
+        taken: None,
         read: 0,
         may_send: CHANNEL_WINDOW,
         granted: CHANNEL_WINDOW,
@@ -169,7 +177,7 @@ impl Match<'_> {
             18 => (FrameKind::Settings, self.piece()),
             19 => (FrameKind::Ping, vec![op; 8]),
             20 => (FrameKind::Pong, vec![0; 8]),
-            21 => (FrameKind::Drain, self.last_wire.to_be_bytes().to_vec()),
+            21 => (FrameKind::Drain, self.drained_at().to_be_bytes().to_vec()),
             22 => (FrameKind::Status, self.raw(5)),
             _ => {
                 let count = usize::from(self.number());
@@ -181,6 +189,12 @@ impl Match<'_> {
             wire = 0;
         }
         frame::put(&mut self.inbox, kind, wire, &payload);
+    }
+
+    /// Mostly one of the streams that were opened.
+    fn drained_at(&mut self) -> u32 {
+        let choice = usize::from(self.number());
+        self.opened.get(choice % (self.opened.len() + 1)).copied().unwrap_or(choice as u32)
     }
 
     fn trailers(&mut self) -> Vec<u8> {
@@ -228,6 +242,7 @@ fn hear(game: &mut Match<'_>, frame: frame::Frame<'_>, event: Event<'_>) {
             assert!(game.may_send <= CHANNEL_WINDOW);
             return;
         }
+        FrameKind::Drain => assert_eq!(game.taken.replace(number(frame.payload) as u32), None, "once"),
         FrameKind::Identity => assert!(game.identities.insert(wire) && count <= IDENTITY_SIZE_MAX),
         FrameKind::IdentityGone => assert!(game.identities.remove(&wire)),
         _ => {}
@@ -290,6 +305,7 @@ fn hear_open(game: &mut Match<'_>, frame: frame::Frame<'_>, event: Event<'_>) {
     };
     assert!(game.known.insert(frame.stream, known).is_none(), "a number names one stream");
     game.last_wire = frame.stream;
+    game.opened.push(frame.stream);
 }
 
 fn number(payload: &[u8]) -> usize {
@@ -480,8 +496,10 @@ impl Match<'_> {
 
     fn read_open(&mut self, frame: frame::Frame<'_>) {
         let request = RequestMessage::parse(frame.payload).expect("as it was written");
-        assert!(self.side == Side::Gateway && frame.stream == self.last_wire + 1 && !self.has_drained);
+        assert!(self.side == Side::Gateway && !self.has_drained && self.taken.is_none());
+        assert!(matches!(frame.stream.wrapping_sub(self.last_wire), 1..=3) && frame.stream != 0);
         self.last_wire = frame.stream;
+        self.opened.push(frame.stream);
         let known = Known {
             id: None,
             sending: if request.has_body { Half::Body } else { Half::Ended },
@@ -491,7 +509,7 @@ impl Match<'_> {
             granted: request.window as usize,
             held: 0,
         };
-        self.known.insert(frame.stream, known);
+        assert!(self.known.insert(frame.stream, known).is_none(), "a number names one stream");
     }
 
     /// Our end and the model know the same.
@@ -505,6 +523,13 @@ impl Match<'_> {
             assert!(known.id == Some(id), "known to the shell by one name");
             let seen = (stream.sending, stream.receiving, stream.credit.left());
             assert_eq!(seen, (known.sending, known.receiving, known.may_send), "stream {wire}");
+        }
+        let place = |wire: u32| self.opened.iter().position(|one| *one == wire);
+        if let Some(last) = self.taken.and_then(place) {
+            for (wire, known) in self.known.iter().filter(|_| self.side == Side::Gateway) {
+                let is_behind = place(*wire).is_some_and(|place| place > last);
+                assert!(known.id.is_none_or(|id| self.channel.is_excluded(id) == is_behind), "stream {wire}");
+            }
         }
     }
 }

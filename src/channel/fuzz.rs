@@ -40,7 +40,7 @@ pub fn frame(bytes: &[u8]) {
 }
 
 /// One end of a channel against a peer that says whatever it likes, by a script; the first byte says
-/// which end.
+/// which end, and where stream numbers begin.
 ///
 /// # Panics
 /// When windows, tables or bounds do not hold, when what this end says breaks the protocol, or when
@@ -48,7 +48,12 @@ pub fn frame(bytes: &[u8]) {
 pub fn peer(bytes: &[u8]) {
     let Some((first, script)) = bytes.split_first() else { return };
     let side = if first % 2 == 0 { Side::Gateway } else { Side::Connector };
-    adversary::run(side, script, Instant::now());
+    adversary::run(
+        side,
+        script,
+        Instant::now(),
+        if first & 2 == 0 { 0 } else { u32::MAX - u32::from(*first) },
+    );
 }
 
 /// Two honest ends driven by a script; the first byte says where stream numbers begin.
