@@ -21,6 +21,7 @@ enum Layer {
 const MODULES: &[(&str, Layer)] = &[
     ("limits", Layer::Vocabulary),
     ("refusal", Layer::Vocabulary),
+    ("request_id", Layer::Vocabulary),
     ("seeded", Layer::Vocabulary),
     ("auth", Layer::Core),
     ("channel", Layer::Core),
@@ -30,6 +31,8 @@ const MODULES: &[(&str, Layer)] = &[
     ("mapping", Layer::Core),
     ("settings", Layer::Core),
     ("admin", Layer::Shell),
+    ("logs", Layer::Shell),
+    ("metrics", Layer::Shell),
     ("pki", Layer::Shell),
     ("shard", Layer::Shell),
     ("transport", Layer::Shell),

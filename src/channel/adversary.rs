@@ -208,19 +208,20 @@ impl Match<'_> {
     }
 
     fn open_message(&mut self) -> Vec<u8> {
-        let identity = self.identities.first().copied().filter(|_| self.number() % 2 == 0).unwrap_or(0);
-        request(self.number() % 2 == 0, identity, 1 + self.below(STREAM_WINDOW_INITIAL) as u32)
+        let identity =
+            self.identities.first().copied().filter(|_| self.number().is_multiple_of(2)).unwrap_or(0);
+        request(self.number().is_multiple_of(2), identity, 1 + self.below(STREAM_WINDOW_INITIAL) as u32)
     }
 
     fn head_message(&mut self) -> Vec<u8> {
-        let is_interim = self.number() % 3 == 0;
+        let is_interim = self.number().is_multiple_of(3);
         response(is_interim)
     }
 
     /// A piece of settings: tag, total, offset, bytes.
     fn piece(&mut self) -> Vec<u8> {
         let (total, offset) = (self.below(60_000) as u32, self.below(40_000) as u32);
-        let offset = if self.number() % 2 == 0 { 0 } else { offset };
+        let offset = if self.number().is_multiple_of(2) { 0 } else { offset };
         let size = self.below(16_000);
         let mut payload = vec![3; 40];
         payload.extend_from_slice(&total.to_be_bytes());

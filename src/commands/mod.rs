@@ -5,8 +5,11 @@
 mod connector;
 mod gateway;
 mod log;
+mod log_level;
 mod pki;
+mod running;
 mod sample_origin;
+mod status;
 mod up;
 
 use std::fs;
@@ -33,6 +36,10 @@ enum Command {
     Connector(RoleArguments),
     /// Make certificates for a site that has no CA of its own
     Pki(pki::Arguments),
+    /// Say how running roles are
+    Status(status::Arguments),
+    /// Say or change how much a running role logs
+    LogLevel(log_level::Arguments),
     /// Answer like a management point that says what reached it
     #[command(hide = true)]
     SampleOrigin(sample_origin::Arguments),
@@ -83,6 +90,8 @@ impl Cli {
             Command::Gateway(arguments) => gateway::run(&arguments),
             Command::Connector(arguments) => connector::run(&arguments),
             Command::Pki(arguments) => pki::run(&arguments),
+            Command::Status(arguments) => status::run(&arguments),
+            Command::LogLevel(arguments) => log_level::run(&arguments),
             Command::SampleOrigin(arguments) => sample_origin::run(&arguments),
         }
     }

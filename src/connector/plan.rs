@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use crate::auth::{InternalRole, internal_identity};
 use crate::channel::RevisionTag;
 use crate::mapping::{Scheme, UrlMapping};
+use crate::metrics;
 use crate::settings::{
     ConnectorLimits, ConnectorSettings, KeyPair, OriginSettings, OriginTrust, PublishedTrust, Revision,
     SiteSettings,
@@ -72,6 +73,8 @@ pub struct Plan {
     pub published: Vec<u8>,
     /// Which settings those are.
     pub revision: RevisionTag,
+    /// Certificates in use: for what, which file, when they end.
+    pub certificates: Vec<metrics::Certificate>,
 }
 
 impl Plan {
@@ -102,6 +105,7 @@ impl Plan {
             limits: settings.limits,
             published,
             revision,
+            certificates: ends(settings, folder, &site, site_folder),
         })
     }
 }
@@ -193,6 +197,27 @@ fn publication(site: &SiteSettings, folder: &Path) -> Result<(Vec<u8>, RevisionT
     let bytes = settings.to_bytes();
     let Revision { serial, sha256, .. } = Revision::of(&settings, &bytes);
     Ok((bytes, RevisionTag { serial, sha256 }))
+}
+
+fn ends(
+    settings: &ConnectorSettings,
+    folder: &Path,
+    site: &SiteSettings,
+    site_folder: &Path,
+) -> Vec<metrics::Certificate> {
+    let own = [("internal", folder, &settings.internal.identity)];
+    let origins = site.origins.iter().filter_map(|origin| origin.client_certificate.as_ref());
+    let all = own.into_iter().chain(origins.map(|pair| ("origin", site_folder, pair)));
+    let mut ends: Vec<_> = all
+        .filter_map(|(what, folder, pair)| {
+            let chain = certificates(&folder.join(&pair.chain)).ok()?;
+            Some((what, pair.chain.display().to_string(), metrics::expiry(&chain)?))
+        })
+        .collect();
+    // Several origins may be shown the same one.
+    ends.sort();
+    ends.dedup();
+    ends
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {

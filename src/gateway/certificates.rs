@@ -1,6 +1,6 @@
 //! The gateway's certificates: which one a client is shown, and whom to believe on channels.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -9,6 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use crate::metrics;
 use crate::settings::GatewaySettings;
 use crate::transport::{StartError, files, tls_config};
 
@@ -45,6 +46,21 @@ pub fn channel_config(settings: &GatewaySettings, folder: &Path) -> Result<Arc<S
     let own = files::credential(folder, &identity.chain, &identity.key)?;
     let file = folder.join(&identity.chain);
     tls_config::for_channels(&ca, own).map_err(|error| StartError(format!("{}: {error}", file.display())))
+}
+
+/// When the certificates end that the settings name: for what, which file, seconds since 1970.
+pub fn ends(settings: &GatewaySettings, folder: &Path) -> Vec<metrics::Certificate> {
+    let servers = settings.server_certificates.iter().map(|pair| ("server", &pair.chain));
+    let all = servers.chain([("internal", &settings.internal.identity.chain)]);
+    let end = |(what, file): (_, &PathBuf)| {
+        let chain = files::certificates(folder, file).ok()?;
+        Some((what, file.display().to_string(), metrics::expiry(&chain)?))
+    };
+    let mut ends: Vec<_> = all.filter_map(end).collect();
+    // A file may be named with several keys.
+    ends.sort();
+    ends.dedup();
+    ends
 }
 
 /// Shows the first certificate that bears the name asked for and that the client can check; else the

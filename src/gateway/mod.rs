@@ -11,30 +11,36 @@ mod connection_point;
 mod control;
 mod gate;
 mod inbox;
+mod record;
 mod relay;
 mod report;
 mod request;
+mod wait;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::task::Poll;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::admin;
 use crate::channel::{Publication, RevisionTag, Verdict};
+use crate::dispatch::Ticket;
 use crate::limits;
+use crate::logs::access::AccessLog;
+use crate::metrics::{self, Ledger, Name};
 use crate::settings::GatewaySettings;
 use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
 use crate::transport::{CrossMessage, Crossing, StartError, Tls, listen};
 use connection_point::{Arrival, Seat};
 use control::Publications;
-use gate::{Common, Counters, Gate, InForce};
+use gate::{Common, Counters, Gate, Guest, InForce};
 use inbox::Inbox;
 
 /// What shards tell each other.
@@ -50,16 +56,22 @@ pub enum GatewayMessage {
     Open {
         /// Shard of the client.
         from: usize,
-        /// Its number there.
-        exchange: u64,
+        /// What it asks for.
+        guest: Guest,
+    },
+    /// A link of another shard took a request that waited.
+    Took {
+        /// Its place.
+        ticket: Ticket,
+    },
+    /// The links of a shard have no room for a site's requests of the receiver, or have some again.
+    Room {
+        /// Which shard.
+        shard: usize,
         /// Number of the site.
         site: usize,
-        /// Number of the client there.
-        client: u64,
-        /// Who it is, where the origin is told.
-        identity: Option<Arc<[u8]>>,
-        /// The OPEN message.
-        message: Vec<u8>,
+        /// Whether there is room.
+        has_room: bool,
     },
     /// A client of `from` left.
     Gone {
@@ -109,16 +121,17 @@ pub enum GatewayMessage {
     Drain,
 }
 
-/// Runs a gateway until it has drained.
+/// Runs a gateway until it has drained. Paths in `settings` start from `folder`; the control socket is at
+/// `control` if they do not say.
 ///
 /// # Errors
 /// What keeps it from starting, or ends a shard.
-pub fn run(settings: GatewaySettings, folder: &Path) -> Result<(), StartError> {
+pub fn run(settings: GatewaySettings, folder: &Path, control: &Path) -> Result<(), StartError> {
     shard::probe().map_err(|error| StartError(error.to_string()))?;
     let open_files = shard::raise_open_files().map_err(|error| StartError(format!("open files: {error}")))?;
-    let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])
+    let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| StartError(format!("signals: {error}")))?;
-    let start = Start::prepare(settings, folder, open_files)?;
+    let start = Start::prepare(settings, folder, control, open_files)?;
     start.run(signals)
 }
 
@@ -130,16 +143,24 @@ struct Start {
     listeners: Vec<OwnedFd>,
     channel_listeners: Vec<OwnedFd>,
     publications: Publications,
+    doors: admin::Doors,
     cpus: Vec<usize>,
     slots: u32,
 }
 
 impl Start {
-    fn prepare(settings: GatewaySettings, folder: &Path, open_files: u64) -> Result<Start, StartError> {
+    fn prepare(
+        settings: GatewaySettings,
+        folder: &Path,
+        control: &Path,
+        open_files: u64,
+    ) -> Result<Start, StartError> {
         let clients = certificates::client_config(&settings, folder)?;
         let channels = certificates::channel_config(&settings, folder)?;
         let listeners = bind_all("listener", &settings.listeners)?;
         let channel_listeners = bind_all("internal listener", &settings.internal_listeners)?;
+        let doors = admin::Doors::open(&settings.admin, folder, control)
+            .map_err(|wrong| StartError(wrong.to_string()))?;
         let allowed = shard::allowed_cpus();
         let shards = settings.shards.map_or(allowed.len(), usize::from).max(1);
         let cpus = (0..shards).map(|index| allowed[index % allowed.len()]).collect();
@@ -147,9 +168,27 @@ impl Start {
         let mut instance_id = [0; 16];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut instance_id)
             .map_err(|_| StartError("the system gives no randomness".into()))?;
-        let publications = Publications::load(&settings, folder);
-        let counters = (0..shards).map(|_| Counters::default()).collect();
-        let common = Common { settings, admitted: AtomicU64::new(0), counters, instance_id, slots };
+        let ledger = Arc::new(Ledger::new(shards, limits::SERIES_COUNT_MAX));
+        let unpublished = ledger.find([Name::without_endpoint("none")]).remove(0);
+        let publications = Publications::load(&settings, folder, &ledger);
+        let access_log = AccessLog::open(&settings.log, folder, "CMG_GATEWAY", shards)
+            .map_err(|error| StartError(error.to_string()))?;
+        let certificates = certificates::ends(&settings, folder);
+        let common = Common {
+            settings,
+            admitted: AtomicU64::new(0),
+            counters: (0..shards).map(|_| Counters::default()).collect(),
+            channels: (0..shards).map(|_| metrics::Board::default()).collect(),
+            ledger,
+            unpublished,
+            start: metrics::Start::now(),
+            folder: folder.to_owned(),
+            certificates,
+            draining: AtomicBool::new(false),
+            instance_id,
+            slots,
+            access_log,
+        };
         Ok(Start {
             common: Arc::new(common),
             clients,
@@ -157,16 +196,26 @@ impl Start {
             listeners,
             channel_listeners,
             publications,
+            doors,
             cpus,
             slots,
         })
     }
 
     fn run(self, mut signals: signal_hook::iterator::Signals) -> Result<(), StartError> {
-        let Start { common, clients, channels, listeners, channel_listeners, publications, cpus, slots } =
-            self;
+        let Start {
+            common,
+            clients,
+            channels,
+            listeners,
+            channel_listeners,
+            publications,
+            doors,
+            cpus,
+            slots,
+        } = self;
         let mesh = Mesh::new(cpus.len());
-        let report = report::Gateway::new(common.clone());
+        let report = report::Gateway::new(common.clone(), &publications.in_force);
         let (tell, news) = mpsc::channel();
         let in_force = publications.in_force.clone();
         let mut first = Some((channel_listeners, publications, channels));
@@ -191,8 +240,7 @@ impl Start {
                 let _ = tell.send(News::Ended(result));
             });
         }
-        crate::admin::serve(common.settings.admin.address, report)
-            .map_err(|error| StartError(error.to_string()))?;
+        let _serving = doors.serve(report).map_err(|error| StartError(format!("admin: {error}")))?;
         tracing::info!(
             instance = common.settings.instance,
             shards = cpus.len(),
@@ -201,11 +249,19 @@ impl Start {
             "gateway started"
         );
         std::thread::spawn(move || {
-            for _ in signals.forever() {
+            for signal in signals.forever() {
+                if signal == SIGHUP {
+                    tracing::warn!("SIGHUP: reloading is not built yet; settings stay as they were");
+                    continue;
+                }
                 let _ = tell.send(News::Signal);
             }
         });
-        supervise(&mesh, &news)
+        let outcome = supervise(&mesh, &news);
+        if let Some(log) = &common.access_log {
+            log.close();
+        }
+        outcome
     }
 }
 

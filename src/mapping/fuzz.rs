@@ -5,6 +5,7 @@ use super::{
     Publication, PublishedTable, Resource, Role, RoleIds, RoleKind, Scheme, StandardEndpoint, UrlMapping,
 };
 use crate::http::is_target;
+use crate::refusal::Refusal::BadRequest;
 
 /// A management point, a software update point, and endpoints within endpoints.
 fn sample_roles() -> Vec<MappedRole> {
@@ -70,6 +71,7 @@ pub fn path(bytes: &[u8]) {
     let (table, mapping) = sample();
     let found = table.find(bytes);
     let mapped = mapping.map(bytes);
+    check_explained(&table, bytes, found.is_err());
     let (Ok(Found::Endpoint { endpoint, rest, site, .. }), Ok(mapped)) = (&found, &mapped) else {
         assert!(!matches!(found, Ok(Found::Endpoint { .. })) && mapped.is_err(), "both find it or neither");
         return;
@@ -95,6 +97,22 @@ pub fn path(bytes: &[u8]) {
         // A percent-encoded octet in the internal prefix is the one thing that does not come back.
         assert!(bytes.contains(&b'%'), "an internal URL comes back");
     }
+}
+
+/// What a log says of a target that is not taken: one short line, nothing of the query.
+fn check_explained(table: &PublishedTable, target: &[u8], is_refused: bool) {
+    let told = table.explain(target);
+    assert!(told.len() < 512 && !told.contains(char::is_control), "{told:?}");
+    let query = target.iter().position(|octet| *octet == b'?').map(|at| &target[at..]);
+    if let Some(Ok(query)) = query.filter(|query| query.len() > 8).map(std::str::from_utf8) {
+        assert!(!told.contains(query), "{told:?}");
+    }
+    assert_eq!(
+        told.starts_with("the path is not canonical"),
+        Path::parse(target) == Err(BadRequest),
+        "{told:?}"
+    );
+    assert!(is_refused || !told.starts_with("the path begins"), "{told:?}");
 }
 
 /// A site of `bytes`, and behind it two lines: a target and a `Location` in the answer. The first octet

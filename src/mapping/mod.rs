@@ -6,6 +6,7 @@
 //! carried by the roles.
 
 mod endpoint;
+mod explain;
 pub mod fuzz;
 mod origin;
 mod path;

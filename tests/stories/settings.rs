@@ -13,6 +13,18 @@ fn a_mistake_is_named_by_file_line_and_key_and_ends_with_2() {
         ("gateway", "[limits]", "[limits]\nidle_secs = \"soon\"", ["idle_secs", "soon"]),
         ("connector", "identity = \"1\"", "identity = 1", ["identity", "1"]),
         ("connector", "[limits]", "[limits]\nanswer_sec = 3", ["answer_sec", "answer_secs"]),
+        (
+            "gateway",
+            "[limits]",
+            "[limits]\n[log]\naccess_log = \"gone/a.log\"",
+            ["log.access_log", "gone/a.log"],
+        ),
+        (
+            "connector",
+            "[limits]",
+            "[limits]\n[log]\naccess_log = \"gone/a.log\"",
+            ["log.access_log", "gone/a.log"],
+        ),
         ("site", "serial = 1", "serial = -1", ["serial", "-1"]),
         ("site", "url = \"http://127.0.0.1:1\"", "url = \"ftp://mp\"", ["url", "ftp://mp"]),
     ];
