@@ -203,7 +203,7 @@ pub(super) fn choose<E>(
         if one.families.contains(family) {
             return Some((place, taken));
         }
-        hidden_below = size.max(1);
+        hidden_below = size;
     }
     None
 }

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::fuzz::{fuzz, sample};
+use super::fuzz::{self, sample};
 use super::*;
 use crate::refusal::Refusal::{self, BadRequest, ContentTooLarge, MethodNotAllowed, Redirect, UnknownUrl};
 
@@ -311,6 +311,27 @@ fn a_location_under_a_mapped_prefix_is_mapped_back() {
 }
 
 #[test]
+fn a_path_published_to_each_family_apart_is_reached_by_both() {
+    let any = StandardEndpoint::of(RoleKind::ManagementPoint).next().unwrap().endpoint();
+    for path in ["/", "app"] {
+        let for_family =
+            |families| Endpoint { path: EndpointPath::parse(path).unwrap(), families, ..any.clone() };
+        let endpoints = vec![for_family(Families::SERVER_AUTH), for_family(Families::MUTUAL_AUTH)];
+        let roles = [Role { id: 1, kind: RoleKind::Own, endpoints }];
+        let allowed = RoleIds::all();
+        let (table, _) = PublishedTable::new([Publication { site: 0, roles: &roles, allowed: &allowed }]);
+        for family in Family::ALL {
+            let target = format!("/{}/1/app/x", family.segment());
+            let found = table.find(target.as_bytes());
+            assert!(
+                matches!(found, Ok(Found::Endpoint { endpoint, .. }) if endpoint.families.contains(family)),
+                "{path} {found:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn an_endpoint_admits_its_methods_and_lengths() {
     let any = StandardEndpoint::of(RoleKind::ManagementPoint).next().unwrap().endpoint();
     let methods = vec![Method::parse("GET").unwrap(), Method::parse("BITS_POST").unwrap()];
@@ -484,6 +505,16 @@ const PIECES: &[&str] = &[
 ];
 
 #[test]
+fn seeded_targets_are_found_alike_by_both_and_read_one_way() {
+    crate::seeded::run("path", 3_000, fuzz::path);
+}
+
+#[test]
+fn seeded_sites_are_mapped_by_the_longest_endpoint_and_back() {
+    crate::seeded::run("mapping", 6_000, fuzz::mapping);
+}
+
+#[test]
 fn hostile_targets_hold_the_invariants() {
     let mut seed = 0x5eed_u64;
     let mut next = move |below: usize| {
@@ -506,7 +537,7 @@ fn hostile_targets_hold_the_invariants() {
             let at = next(target.len());
             target[at] = next(256) as u8;
         }
-        fuzz(&target);
+        fuzz::path(&target);
     }
 }
 
@@ -515,8 +546,8 @@ proptest! {
 
     #[test]
     fn any_octets_hold_the_invariants(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        fuzz(&bytes);
-        fuzz(&[b"/CCM_Proxy_MutualAuth/0/", bytes.as_slice()].concat());
+        fuzz::path(&bytes);
+        fuzz::path(&[b"/CCM_Proxy_MutualAuth/0/", bytes.as_slice()].concat());
     }
 
     #[test]
