@@ -6,6 +6,7 @@ mod connector;
 mod gateway;
 mod log;
 mod pki;
+mod progress;
 mod sample_origin;
 mod up;
 
@@ -14,10 +15,19 @@ use std::path::{Path, PathBuf};
 
 use cmg::pki::PkiError;
 
+const EXAMPLES: &str = "\
+Examples:
+  cmg up                                  everything on this machine, to try it
+  cmg pki init                            certificates for a site without a CA of its own
+  cmg gateway --config gateway.toml       one gateway, on the internet
+  cmg connector --config connector.toml   one connection point, inside
+
+`cmg COMMAND --help` says more. Exit codes: 0 done, 1 went wrong, 2 wrong usage or settings.";
+
 /// An open cloud management gateway: devices on the internet reach management points inside a network
 /// that has no inbound port.
 #[derive(clap::Parser)]
-#[command(version, arg_required_else_help = true, max_term_width = 100)]
+#[command(version, arg_required_else_help = true, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -31,7 +41,7 @@ enum Command {
     Gateway(RoleArguments),
     /// Run a connection point in the foreground
     Connector(RoleArguments),
-    /// Make certificates for a site that has no CA of its own
+    /// Make certificates for a site that has no CA of its own, revoke them, list them
     Pki(pki::Arguments),
     /// Answer like a management point that says what reached it
     #[command(hide = true)]
@@ -66,7 +76,13 @@ pub enum Failure {
 impl From<PkiError> for Failure {
     fn from(error: PkiError) -> Failure {
         match error {
-            PkiError::Name(_) | PkiError::SiteCode(_) => Failure::Usage(error.to_string()),
+            PkiError::Name(_)
+            | PkiError::SiteCode(_)
+            | PkiError::OtherKey { .. }
+            | PkiError::Nothing(_)
+            | PkiError::Unknown { .. }
+            | PkiError::Several { .. }
+            | PkiError::NotOurs(_) => Failure::Usage(error.to_string()),
             PkiError::File { .. }
             | PkiError::HalfAuthority { .. }
             | PkiError::Unusable { .. }
