@@ -4,6 +4,7 @@
 
 mod connector;
 mod gateway;
+mod import;
 mod log;
 mod pki;
 mod progress;
@@ -43,6 +44,8 @@ enum Command {
     Connector(RoleArguments),
     /// Make certificates for a site that has no CA of its own, revoke them, list them
     Pki(pki::Arguments),
+    /// Write settings from an existing site's table of proxy routings
+    Import(import::Arguments),
     /// Answer like a management point that says what reached it
     #[command(hide = true)]
     SampleOrigin(sample_origin::Arguments),
@@ -99,6 +102,7 @@ impl Cli {
             Command::Gateway(arguments) => gateway::run(&arguments),
             Command::Connector(arguments) => connector::run(&arguments),
             Command::Pki(arguments) => pki::run(&arguments),
+            Command::Import(arguments) => import::run(&arguments),
             Command::SampleOrigin(arguments) => sample_origin::run(&arguments),
         }
     }
