@@ -2,10 +2,12 @@
 //!
 //! Commands return; only `main.rs` ends the process.
 
+mod completions;
 mod connector;
 mod gateway;
 mod import;
 mod log;
+mod man;
 mod pki;
 mod progress;
 mod sample_origin;
@@ -46,6 +48,10 @@ enum Command {
     Pki(pki::Arguments),
     /// Write settings from an existing site's table of proxy routings
     Import(import::Arguments),
+    /// Print what a shell needs to complete command lines of cmg
+    Completions(completions::Arguments),
+    /// Print or write manual pages
+    Man(man::Arguments),
     /// Answer like a management point that says what reached it
     #[command(hide = true)]
     SampleOrigin(sample_origin::Arguments),
@@ -103,6 +109,8 @@ impl Cli {
             Command::Connector(arguments) => connector::run(&arguments),
             Command::Pki(arguments) => pki::run(&arguments),
             Command::Import(arguments) => import::run(&arguments),
+            Command::Completions(arguments) => completions::run(&arguments),
+            Command::Man(arguments) => man::run(&arguments),
             Command::SampleOrigin(arguments) => sample_origin::run(&arguments),
         }
     }
