@@ -237,3 +237,38 @@ pub const IMPORT_SIZE_MAX: u64 = 64 << 20;
 /// Bytes of the access log's file unless written otherwise: a few hundred thousand requests, twice
 /// with the renamed file beside it.
 pub const ACCESS_LOG_SIZE_MAX_DEFAULT: u64 = 64 << 20;
+/// Lines of a log that may wait for standard error; beyond them lines are left out and counted. A few
+/// hundred bytes each, so about a megabyte; a journal that stands still must cost no more.
+pub const LOG_LINES_MAX: usize = 4_096;
+/// Bytes of one value in a line of the log. The longest we write ourselves is a path of 256.
+pub const LOG_VALUE_SIZE_MAX: usize = 2_048;
+/// Bytes written to standard error at once.
+pub const LOG_WRITE_SIZE: usize = 64 * 1024;
+/// At the end of the process, for the lines that still wait.
+pub const LOG_FLUSH_WITHIN: Duration = Duration::from_secs(1);
+
+// ── admin listeners and control socket ──────────────────────────────────────────────────────────
+
+/// Connections at once to each of them: a few scrapers and a curious operator.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Such a connection's whole life. Whoever still wants to ask then connects again.
+pub const ADMIN_CONNECTION_WITHIN: Duration = Duration::from_secs(60);
+/// For its TLS handshake, and for the head of each request: strangers hold no place for long.
+pub const ADMIN_HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// Bytes of a request's head there; hyper takes no lower bound than half of it.
+pub const ADMIN_HEAD_SIZE_MAX: usize = 16 * 1024;
+/// Bytes of a command's body on the control socket: one word today.
+pub const CONTROL_BODY_SIZE_MAX: usize = 1_024;
+/// Characters of an admin token: 32 of base64 carry 192 bits.
+pub const ADMIN_TOKEN_SIZE_MIN: usize = 32;
+/// See [`ADMIN_TOKEN_SIZE_MIN`]; it must fit a request's head.
+pub const ADMIN_TOKEN_SIZE_MAX: usize = 4_096;
+/// Longest time for which another log level may be asked for: who wants it for longer writes it down.
+pub const LOG_LEVEL_FOR_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// For the answer to a question of `cmg status` or `cmg log-level`.
+pub const ADMIN_ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Bytes of such an answer: `/status` of a full gateway with all its sites is far below.
+pub const ADMIN_ANSWER_SIZE_MAX: usize = 16 * 1024 * 1024;
+
+const _: () = assert!(ADMIN_TOKEN_SIZE_MAX * 2 <= ADMIN_HEAD_SIZE_MAX);
+const _: () = assert!(ADMIN_HEAD_WITHIN.as_secs() < ADMIN_CONNECTION_WITHIN.as_secs());

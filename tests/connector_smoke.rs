@@ -658,7 +658,7 @@ fn a_connector_answers_from_its_origin_and_drains() {
     let settings = ConnectorSettings::parse(&text, "connector.toml").unwrap();
     let path = folder.path().to_owned();
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let running = thread::spawn(move || cmg::connector::run(settings, &path));
+    let running = thread::spawn(move || cmg::connector::run(settings, &path, &path.join("connector.sock")));
     done.recv_timeout(Duration::from_secs(60)).expect("the story ends well");
     signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
     done.recv_timeout(Duration::from_secs(5)).expect("the connector says goodbye");

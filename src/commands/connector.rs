@@ -3,17 +3,20 @@
 use std::fs;
 use std::path::Path;
 
+use cmg::admin::default_socket;
 use cmg::settings::{ConnectorSettings, SiteSettings};
 
-use super::{Failure, RoleArguments, log};
+use super::{Failure, RoleArguments, log, running};
 
 pub fn run(arguments: &RoleArguments) -> Result<(), Failure> {
     let (text, name, folder) = arguments.read()?;
     let settings =
         ConnectorSettings::parse(&text, &name).map_err(|errors| Failure::Usage(errors.to_string()))?;
     check_site(&folder.join(&settings.site))?;
-    log::start(settings.log.level);
-    cmg::connector::run(settings, folder).map_err(|error| Failure::Broken(error.to_string()))
+    running::check_admin(&settings.admin, folder, &text, &name)?;
+    let _log = log::start("CMG_CONNECTOR", &settings.log)?;
+    cmg::connector::run(settings, folder, &default_socket(&arguments.config))
+        .map_err(|error| Failure::Broken(error.to_string()))
 }
 
 /// The role reads the file itself; here a mistake in it is told apart from what goes wrong later.

@@ -7,10 +7,13 @@ mod connector;
 mod gateway;
 mod import;
 mod log;
+mod log_level;
 mod man;
 mod pki;
 mod progress;
+mod running;
 mod sample_origin;
+mod status;
 mod up;
 
 use std::fs;
@@ -46,6 +49,10 @@ enum Command {
     Connector(RoleArguments),
     /// Make certificates for a site that has no CA of its own, revoke them, list them
     Pki(pki::Arguments),
+    /// Say how running roles are
+    Status(status::Arguments),
+    /// Say or change how much a running role logs
+    LogLevel(log_level::Arguments),
     /// Write settings from an existing site's table of proxy routings
     Import(import::Arguments),
     /// Print what a shell needs to complete command lines of cmg
@@ -108,6 +115,8 @@ impl Cli {
             Command::Gateway(arguments) => gateway::run(&arguments),
             Command::Connector(arguments) => connector::run(&arguments),
             Command::Pki(arguments) => pki::run(&arguments),
+            Command::Status(arguments) => status::run(&arguments),
+            Command::LogLevel(arguments) => log_level::run(&arguments),
             Command::Import(arguments) => import::run(&arguments),
             Command::Completions(arguments) => completions::run(&arguments),
             Command::Man(arguments) => man::run(&arguments),

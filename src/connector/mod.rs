@@ -24,7 +24,7 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::admin;
@@ -39,18 +39,21 @@ use origin::Origin;
 use plan::Plan;
 
 /// Runs a connection point until it has drained: SIGTERM or SIGINT asks for that, a second one returns
-/// at once. Paths in `settings` start from `folder`.
+/// at once. Paths in `settings` start from `folder`; the control socket is at `control` if they do not say.
 ///
 /// # Errors
 /// What keeps it from starting, or a shard that broke.
-pub fn run(settings: ConnectorSettings, folder: &Path) -> Result<(), StartError> {
+pub fn run(settings: ConnectorSettings, folder: &Path, control: &Path) -> Result<(), StartError> {
     shard::probe().map_err(|error| StartError(error.to_string()))?;
     let open_files =
         shard::raise_open_files().map_err(|error| start_error("the limit of open files", &error))?;
     let plan = Arc::new(Plan::read(&settings, folder)?);
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| start_error("signals", &error))?;
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| start_error("signals", &error))?;
     let board = Arc::new(Board::new(&plan));
-    admin::serve(settings.admin.address, board.clone()).map_err(|error| StartError(error.to_string()))?;
+    let doors = admin::Doors::open(&settings.admin, folder, control)
+        .map_err(|wrong| StartError(wrong.to_string()))?;
+    let _serving = doors.serve(board.clone()).map_err(|error| start_error("admin", &error))?;
     let mesh = Mesh::new(usize::from(plan.shards));
     let ended = start_shards(&plan, &board, &mesh, shard::slots_for(open_files))?;
 
@@ -62,6 +65,10 @@ pub fn run(settings: ConnectorSettings, folder: &Path) -> Result<(), StartError>
     });
     let mut is_draining = false;
     for signal in signals.forever() {
+        if signal == SIGHUP {
+            tracing::warn!("SIGHUP: reloading is not built yet; settings stay as they were");
+            continue;
+        }
         if std::mem::replace(&mut is_draining, true) {
             tracing::warn!(signal, "stopping at once");
             return Ok(());

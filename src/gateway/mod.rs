@@ -25,8 +25,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::admin;
 use crate::channel::{Publication, RevisionTag, Verdict};
 use crate::limits;
 use crate::settings::GatewaySettings;
@@ -109,16 +110,17 @@ pub enum GatewayMessage {
     Drain,
 }
 
-/// Runs a gateway until it has drained.
+/// Runs a gateway until it has drained. Paths in `settings` start from `folder`; the control socket is at
+/// `control` if they do not say.
 ///
 /// # Errors
 /// What keeps it from starting, or ends a shard.
-pub fn run(settings: GatewaySettings, folder: &Path) -> Result<(), StartError> {
+pub fn run(settings: GatewaySettings, folder: &Path, control: &Path) -> Result<(), StartError> {
     shard::probe().map_err(|error| StartError(error.to_string()))?;
     let open_files = shard::raise_open_files().map_err(|error| StartError(format!("open files: {error}")))?;
-    let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])
+    let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| StartError(format!("signals: {error}")))?;
-    let start = Start::prepare(settings, folder, open_files)?;
+    let start = Start::prepare(settings, folder, control, open_files)?;
     start.run(signals)
 }
 
@@ -130,16 +132,24 @@ struct Start {
     listeners: Vec<OwnedFd>,
     channel_listeners: Vec<OwnedFd>,
     publications: Publications,
+    doors: admin::Doors,
     cpus: Vec<usize>,
     slots: u32,
 }
 
 impl Start {
-    fn prepare(settings: GatewaySettings, folder: &Path, open_files: u64) -> Result<Start, StartError> {
+    fn prepare(
+        settings: GatewaySettings,
+        folder: &Path,
+        control: &Path,
+        open_files: u64,
+    ) -> Result<Start, StartError> {
         let clients = certificates::client_config(&settings, folder)?;
         let channels = certificates::channel_config(&settings, folder)?;
         let listeners = bind_all("listener", &settings.listeners)?;
         let channel_listeners = bind_all("internal listener", &settings.internal_listeners)?;
+        let doors = admin::Doors::open(&settings.admin, folder, control)
+            .map_err(|wrong| StartError(wrong.to_string()))?;
         let allowed = shard::allowed_cpus();
         let shards = settings.shards.map_or(allowed.len(), usize::from).max(1);
         let cpus = (0..shards).map(|index| allowed[index % allowed.len()]).collect();
@@ -157,14 +167,24 @@ impl Start {
             listeners,
             channel_listeners,
             publications,
+            doors,
             cpus,
             slots,
         })
     }
 
     fn run(self, mut signals: signal_hook::iterator::Signals) -> Result<(), StartError> {
-        let Start { common, clients, channels, listeners, channel_listeners, publications, cpus, slots } =
-            self;
+        let Start {
+            common,
+            clients,
+            channels,
+            listeners,
+            channel_listeners,
+            publications,
+            doors,
+            cpus,
+            slots,
+        } = self;
         let mesh = Mesh::new(cpus.len());
         let report = report::Gateway::new(common.clone());
         let (tell, news) = mpsc::channel();
@@ -191,8 +211,7 @@ impl Start {
                 let _ = tell.send(News::Ended(result));
             });
         }
-        crate::admin::serve(common.settings.admin.address, report)
-            .map_err(|error| StartError(error.to_string()))?;
+        let _serving = doors.serve(report).map_err(|error| StartError(format!("admin: {error}")))?;
         tracing::info!(
             instance = common.settings.instance,
             shards = cpus.len(),
@@ -201,7 +220,11 @@ impl Start {
             "gateway started"
         );
         std::thread::spawn(move || {
-            for _ in signals.forever() {
+            for signal in signals.forever() {
+                if signal == SIGHUP {
+                    tracing::warn!("SIGHUP: reloading is not built yet; settings stay as they were");
+                    continue;
+                }
                 let _ = tell.send(News::Signal);
             }
         });

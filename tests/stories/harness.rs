@@ -74,6 +74,11 @@ impl Process {
     pub fn start(command: &mut Command, log: &Path) -> Process {
         let file = File::options().create(true).append(true).open(log).unwrap();
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        Process::adopt(command, log)
+    }
+
+    /// The same with standard streams of the caller's choice.
+    pub fn adopt(command: &mut Command, log: &Path) -> Process {
         end_with_parent(command);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Process { child, log: log.to_owned() }

@@ -3,6 +3,7 @@
 //! makes it fail, `CMG_LONG=1` sends gigabytes where otherwise megabytes go.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod admin;
 mod bounds;
 mod client;
 mod curl;
@@ -13,4 +14,5 @@ mod pressure;
 mod refusals;
 mod settings;
 mod shards;
+mod status;
 mod up;
