@@ -2,11 +2,15 @@
 //!
 //! Commands return; only `main.rs` ends the process.
 
+mod completions;
 mod connector;
 mod gateway;
+mod import;
 mod log;
 mod log_level;
+mod man;
 mod pki;
+mod progress;
 mod running;
 mod sample_origin;
 mod status;
@@ -17,10 +21,19 @@ use std::path::{Path, PathBuf};
 
 use cmg::pki::PkiError;
 
+const EXAMPLES: &str = "\
+Examples:
+  cmg up                                  everything on this machine, to try it
+  cmg pki init                            certificates for a site without a CA of its own
+  cmg gateway --config gateway.toml       one gateway, on the internet
+  cmg connector --config connector.toml   one connection point, inside
+
+`cmg COMMAND --help` says more. Exit codes: 0 done, 1 went wrong, 2 wrong usage or settings.";
+
 /// An open cloud management gateway: devices on the internet reach management points inside a network
 /// that has no inbound port.
 #[derive(clap::Parser)]
-#[command(version, arg_required_else_help = true, max_term_width = 100)]
+#[command(version, arg_required_else_help = true, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -34,12 +47,18 @@ enum Command {
     Gateway(RoleArguments),
     /// Run a connection point in the foreground
     Connector(RoleArguments),
-    /// Make certificates for a site that has no CA of its own
+    /// Make certificates for a site that has no CA of its own, revoke them, list them
     Pki(pki::Arguments),
     /// Say how running roles are
     Status(status::Arguments),
     /// Say or change how much a running role logs
     LogLevel(log_level::Arguments),
+    /// Write settings from an existing site's table of proxy routings
+    Import(import::Arguments),
+    /// Print what a shell needs to complete command lines of cmg
+    Completions(completions::Arguments),
+    /// Print or write manual pages
+    Man(man::Arguments),
     /// Answer like a management point that says what reached it
     #[command(hide = true)]
     SampleOrigin(sample_origin::Arguments),
@@ -73,7 +92,13 @@ pub enum Failure {
 impl From<PkiError> for Failure {
     fn from(error: PkiError) -> Failure {
         match error {
-            PkiError::Name(_) | PkiError::SiteCode(_) => Failure::Usage(error.to_string()),
+            PkiError::Name(_)
+            | PkiError::SiteCode(_)
+            | PkiError::OtherKey { .. }
+            | PkiError::Nothing(_)
+            | PkiError::Unknown { .. }
+            | PkiError::Several { .. }
+            | PkiError::NotOurs(_) => Failure::Usage(error.to_string()),
             PkiError::File { .. }
             | PkiError::HalfAuthority { .. }
             | PkiError::Unusable { .. }
@@ -92,6 +117,9 @@ impl Cli {
             Command::Pki(arguments) => pki::run(&arguments),
             Command::Status(arguments) => status::run(&arguments),
             Command::LogLevel(arguments) => log_level::run(&arguments),
+            Command::Import(arguments) => import::run(&arguments),
+            Command::Completions(arguments) => completions::run(&arguments),
+            Command::Man(arguments) => man::run(&arguments),
             Command::SampleOrigin(arguments) => sample_origin::run(&arguments),
         }
     }
