@@ -18,6 +18,8 @@ pub mod admin;
 #[cfg(feature = "shells")]
 pub mod pki;
 #[cfg(feature = "shells")]
+pub mod review;
+#[cfg(feature = "shells")]
 pub mod shard;
 #[cfg(feature = "shells")]
 pub mod transport;

@@ -30,6 +30,7 @@ const MODULES: &[(&str, Layer)] = &[
     ("settings", Layer::Core),
     ("admin", Layer::Shell),
     ("pki", Layer::Shell),
+    ("review", Layer::Shell),
     ("shard", Layer::Shell),
     ("transport", Layer::Shell),
     ("connector", Layer::Role),

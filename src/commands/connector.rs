@@ -1,24 +1,20 @@
 //! `cmg connector`: one connection point in the foreground, until it has drained.
 
-use std::fs;
-use std::path::Path;
-
-use cmg::settings::{ConnectorSettings, SiteSettings};
+use cmg::review::{ConnectorReview, Document};
+use cmg::shard;
+use rustls::pki_types::UnixTime;
 
 use super::{Failure, RoleArguments, log};
 
 pub fn run(arguments: &RoleArguments) -> Result<(), Failure> {
-    let (text, name, folder) = arguments.read()?;
-    let settings =
-        ConnectorSettings::parse(&text, &name).map_err(|errors| Failure::Usage(errors.to_string()))?;
-    check_site(&folder.join(&settings.site))?;
-    log::start(settings.log.level);
-    cmg::connector::run(settings, folder).map_err(|error| Failure::Broken(error.to_string()))
-}
-
-/// The role reads the file itself; here a mistake in it is told apart from what goes wrong later.
-fn check_site(file: &Path) -> Result<(), Failure> {
-    let name = file.display().to_string();
-    let text = fs::read_to_string(file).map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
-    SiteSettings::parse(&text, &name).map(drop).map_err(|errors| Failure::Usage(errors.to_string()))
+    let document = Document::open(&arguments.config).map_err(super::gateway::mistake)?;
+    let review = ConnectorReview::of(document, UnixTime::now());
+    let machine = shard::probe(&shard::Needs::default());
+    let warnings = review.findings.warnings.clone();
+    let start = super::check::starting(review.findings.verdict(), machine, || review.into_start())?;
+    log::start(start.settings.log.level);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    cmg::connector::run(start).map_err(|error| Failure::Broken(error.to_string()))
 }

@@ -1,13 +1,27 @@
 //! `cmg gateway`: one gateway in the foreground, until it has drained.
 
-use cmg::settings::GatewaySettings;
+use cmg::review::{Document, GatewayReview};
+use cmg::settings::SettingsErrors;
+use cmg::shard;
+use rustls::pki_types::UnixTime;
 
 use super::{Failure, RoleArguments, log};
 
 pub fn run(arguments: &RoleArguments) -> Result<(), Failure> {
-    let (text, name, folder) = arguments.read()?;
-    let settings =
-        GatewaySettings::parse(&text, &name).map_err(|errors| Failure::Usage(errors.to_string()))?;
-    log::start(settings.log.level);
-    cmg::gateway::run(settings, folder).map_err(|error| Failure::Broken(error.to_string()))
+    let document = Document::open(&arguments.config).map_err(mistake)?;
+    let review = GatewayReview::of(document, UnixTime::now());
+    // What is wrong with the files and what is wrong with the machine is said in one go.
+    let needs = review.settings.as_ref().map(shard::Needs::of_gateway).unwrap_or_default();
+    let machine = shard::probe(&needs);
+    let warnings = review.findings.warnings.clone();
+    let start = super::check::starting(review.findings.verdict(), machine, || review.into_start())?;
+    log::start(start.settings.log.level);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    cmg::gateway::run(start).map_err(|error| Failure::Broken(error.to_string()))
+}
+
+pub fn mistake(error: cmg::settings::SettingsError) -> Failure {
+    Failure::Usage(SettingsErrors(vec![error]).to_string())
 }

@@ -2,6 +2,7 @@
 //!
 //! Commands return; only `main.rs` ends the process.
 
+mod check;
 mod connector;
 mod gateway;
 mod log;
@@ -9,8 +10,7 @@ mod pki;
 mod sample_origin;
 mod up;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cmg::pki::PkiError;
 
@@ -31,6 +31,8 @@ enum Command {
     Gateway(RoleArguments),
     /// Run a connection point in the foreground
     Connector(RoleArguments),
+    /// Look at settings files as a start would, and at all of them together; changes nothing
+    Check(check::Arguments),
     /// Make certificates for a site that has no CA of its own
     Pki(pki::Arguments),
     /// Answer like a management point that says what reached it
@@ -43,16 +45,6 @@ struct RoleArguments {
     /// Settings of the role; paths inside are relative to this file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-}
-
-impl RoleArguments {
-    /// The settings file's text, its name for messages, and the folder that paths in it start from.
-    fn read(&self) -> Result<(String, String, &Path), Failure> {
-        let name = self.config.display().to_string();
-        let text =
-            fs::read_to_string(&self.config).map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
-        Ok((text, name, folder_of(&self.config)))
-    }
 }
 
 /// Why a command ended badly, as one text for the operator.
@@ -82,15 +74,9 @@ impl Cli {
             Command::Up(arguments) => up::run(&arguments),
             Command::Gateway(arguments) => gateway::run(&arguments),
             Command::Connector(arguments) => connector::run(&arguments),
+            Command::Check(arguments) => check::run(&arguments),
             Command::Pki(arguments) => pki::run(&arguments),
             Command::SampleOrigin(arguments) => sample_origin::run(&arguments),
         }
-    }
-}
-
-fn folder_of(file: &Path) -> &Path {
-    match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
     }
 }

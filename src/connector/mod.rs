@@ -16,7 +16,6 @@ mod wait;
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -30,7 +29,7 @@ use signal_hook::iterator::Signals;
 use crate::admin;
 use crate::channel::CloseCode;
 use crate::limits;
-use crate::settings::ConnectorSettings;
+use crate::review::ConnectorStart;
 use crate::shard::{self, Mesh, Place, Port, Shard, Slots};
 use crate::transport::{Link, StartError};
 use board::{Board, Counts};
@@ -39,18 +38,18 @@ use origin::Origin;
 use plan::Plan;
 
 /// Runs a connection point until it has drained: SIGTERM or SIGINT asks for that, a second one returns
-/// at once. Paths in `settings` start from `folder`.
+/// at once.
 ///
 /// # Errors
 /// What keeps it from starting, or a shard that broke.
-pub fn run(settings: ConnectorSettings, folder: &Path) -> Result<(), StartError> {
-    shard::probe().map_err(|error| StartError(error.to_string()))?;
+pub fn run(start: ConnectorStart) -> Result<(), StartError> {
     let open_files =
         shard::raise_open_files().map_err(|error| start_error("the limit of open files", &error))?;
-    let plan = Arc::new(Plan::read(&settings, folder)?);
+    let admin_address = start.settings.admin.address;
+    let plan = Arc::new(Plan::new(start)?);
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| start_error("signals", &error))?;
     let board = Arc::new(Board::new(&plan));
-    admin::serve(settings.admin.address, board.clone()).map_err(|error| StartError(error.to_string()))?;
+    admin::serve(admin_address, board.clone()).map_err(|error| StartError(error.to_string()))?;
     let mesh = Mesh::new(usize::from(plan.shards));
     let ended = start_shards(&plan, &board, &mesh, shard::slots_for(open_files))?;
 

@@ -16,7 +16,6 @@ mod report;
 mod request;
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,9 +28,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::channel::{Publication, RevisionTag, Verdict};
 use crate::limits;
-use crate::settings::GatewaySettings;
+use crate::review::GatewayStart;
 use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
-use crate::transport::{CrossMessage, Crossing, StartError, Tls, listen};
+use crate::transport::{CrossMessage, Crossing, StartError, Tls};
 use connection_point::{Arrival, Seat};
 use control::Publications;
 use gate::{Common, Counters, Gate, InForce};
@@ -113,12 +112,11 @@ pub enum GatewayMessage {
 ///
 /// # Errors
 /// What keeps it from starting, or ends a shard.
-pub fn run(settings: GatewaySettings, folder: &Path) -> Result<(), StartError> {
-    shard::probe().map_err(|error| StartError(error.to_string()))?;
+pub fn run(reviewed: GatewayStart) -> Result<(), StartError> {
     let open_files = shard::raise_open_files().map_err(|error| StartError(format!("open files: {error}")))?;
     let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])
         .map_err(|error| StartError(format!("signals: {error}")))?;
-    let start = Start::prepare(settings, folder, open_files)?;
+    let start = Start::prepare(reviewed, open_files)?;
     start.run(signals)
 }
 
@@ -135,11 +133,10 @@ struct Start {
 }
 
 impl Start {
-    fn prepare(settings: GatewaySettings, folder: &Path, open_files: u64) -> Result<Start, StartError> {
-        let clients = certificates::client_config(&settings, folder)?;
-        let channels = certificates::channel_config(&settings, folder)?;
-        let listeners = bind_all("listener", &settings.listeners)?;
-        let channel_listeners = bind_all("internal listener", &settings.internal_listeners)?;
+    fn prepare(reviewed: GatewayStart, open_files: u64) -> Result<Start, StartError> {
+        let GatewayStart { settings, folder, listeners, internal_listeners, .. } = reviewed;
+        let clients = certificates::client_config(reviewed.server_keys, reviewed.ticket_secret.as_ref())?;
+        let channels = certificates::channel_config(&reviewed.internal_ca, reviewed.internal)?;
         let allowed = shard::allowed_cpus();
         let shards = settings.shards.map_or(allowed.len(), usize::from).max(1);
         let cpus = (0..shards).map(|index| allowed[index % allowed.len()]).collect();
@@ -147,7 +144,7 @@ impl Start {
         let mut instance_id = [0; 16];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut instance_id)
             .map_err(|_| StartError("the system gives no randomness".into()))?;
-        let publications = Publications::load(&settings, folder);
+        let publications = Publications::load(&settings, &folder);
         let counters = (0..shards).map(|_| Counters::default()).collect();
         let common = Common { settings, admitted: AtomicU64::new(0), counters, instance_id, slots };
         Ok(Start {
@@ -155,7 +152,7 @@ impl Start {
             clients,
             channels,
             listeners,
-            channel_listeners,
+            channel_listeners: internal_listeners,
             publications,
             cpus,
             slots,
@@ -243,30 +240,6 @@ fn supervise(mesh: &Mesh<GatewayMessage>, news: &mpsc::Receiver<News>) -> Result
         }
     }
     Ok(())
-}
-
-fn bind_all(what: &str, addresses: &[std::net::SocketAddr]) -> Result<Vec<OwnedFd>, StartError> {
-    let bind = |address: &std::net::SocketAddr| {
-        bind(*address).map_err(|error| StartError(format!("{what} {address} cannot be bound: {error}")))
-    };
-    addresses.iter().map(bind).collect()
-}
-
-/// Binds; waits a little for an address in use: the kernel takes the rings of a killed process apart
-/// some time after its end, and they hold its listeners.
-fn bind(address: std::net::SocketAddr) -> std::io::Result<OwnedFd> {
-    let until = std::time::Instant::now() + limits::BIND_WITHIN;
-    loop {
-        match listen::listen(address) {
-            Ok((fd, _)) => return Ok(fd),
-            Err(error)
-                if error.kind() == std::io::ErrorKind::AddrInUse && std::time::Instant::now() < until =>
-            {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 /// What one shard starts with.

@@ -27,7 +27,7 @@ pub use shared::{
     AccessLog, AdminProtection, AdminSettings, InternalFiles, KeyPair, LogFormat, LogLevel, LogSettings,
 };
 pub use site::{OriginSettings, OriginTrust, SiteSettings, TrustFiles};
-pub use source::Source;
+pub use source::{Kind, Source};
 
 /// Feeds bytes to every reader of this module.
 ///

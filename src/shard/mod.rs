@@ -15,7 +15,7 @@ mod socket;
 pub use buffers::{Pool, SharedBuffer};
 pub use deadline::{Deadline, Wheel};
 pub use mesh::{Mesh, Port};
-pub use probe::{ProbeError, probe, raise_open_files};
+pub use probe::{Needs, ProbeError, ProbeErrors, probe, raise_open_files};
 pub use ring::{Polled, Ring, RingCounts, Slots};
 pub use socket::{Listener, Socket};
 
