@@ -197,6 +197,10 @@ impl Check {
         }
         for connector in &self.connectors {
             self.findings.join(alone(&connector.document, "connection point settings", &connector.findings));
+            // What is wrong there is among the connection point's findings already.
+            if let Some(site) = connector.site.as_ref().filter(|site| site.findings.errors.is_empty()) {
+                self.findings.fine.push(format!("{}: site settings", site.document.name));
+            }
         }
         for site in &self.sites {
             self.findings.join(alone(&site.document, "site settings", &site.findings));

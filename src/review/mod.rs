@@ -16,8 +16,6 @@ mod kept;
 mod ports;
 mod shut_out;
 mod site;
-#[cfg(test)]
-mod tests;
 mod url;
 
 pub use across::across;
