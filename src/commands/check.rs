@@ -315,7 +315,8 @@ fn alone(document: &Document, what: &str, findings: &Findings) -> Findings {
     findings
 }
 
-/// Takes back what was said of ports in use where the role itself answers on its admin listener.
+/// Takes back what was said of ports in use where the role itself answers on its admin listener, and says
+/// that it has them.
 fn excuse(
     document: &Document,
     findings: &mut Findings,
@@ -324,16 +325,20 @@ fn excuse(
     name: &str,
     is_own: impl Fn(&Value) -> bool,
 ) {
-    if taken.is_empty() || !status(admin).is_some_and(|status| is_own(&status)) {
+    if taken.is_empty() {
         return;
     }
-    let is_taken = |error: &SettingsError| {
-        error.file == document.name
-            && error.found.ends_with("in use")
-            && taken.iter().any(|listener| listener.key == error.key)
+    let Some(status) = status(admin).filter(is_own) else { return };
+    let held = |listener: &&Listener| {
+        let address = json!(listener.address);
+        let lists = ["listeners", "internal_listeners"].iter().filter_map(|list| status[list].as_array());
+        listener.key.starts_with("admin.") || lists.flatten().any(|held| *held == address)
     };
-    findings.errors.retain(|error| !is_taken(error));
-    let keys: Vec<_> = taken.iter().map(|listener| listener.key.as_str()).collect();
+    let keys: Vec<&str> = taken.iter().filter(held).map(|listener| listener.key.as_str()).collect();
+    let is_held = |error: &SettingsError| {
+        error.file == document.name && error.found.ends_with("in use") && keys.contains(&error.key.as_str())
+    };
+    findings.errors.retain(|error| !is_held(error));
     findings.fine.push(format!("{}: {name} runs, and holds {}", document.name, keys.join(", ")));
 }
 

@@ -73,6 +73,8 @@ impl Report for Gateway {
             "version": env!("CARGO_PKG_VERSION"),
             "service": self.common.settings.name,
             "instance": self.common.settings.instance,
+            "listeners": self.common.settings.listeners,
+            "internal_listeners": self.common.settings.internal_listeners,
             "clients": self.sum(|counters| &counters.clients),
             "clients_max": self.common.settings.clients_max,
             "direct_descriptors_per_shard": self.common.slots,

@@ -107,7 +107,7 @@ impl Findings {
     /// In the order of files and lines.
     fn sort(&mut self) {
         for list in [&mut self.errors, &mut self.warnings] {
-            list.sort_by(|one, other| (one.line, one.column).cmp(&(other.line, other.column)));
+            list.sort_by_key(|one| (one.line, one.column));
             list.dedup();
         }
     }
