@@ -112,7 +112,7 @@ impl ConnectorReview {
     /// Every mistake.
     pub fn into_start(self) -> Result<ConnectorStart, SettingsErrors> {
         self.findings.verdict()?;
-        let errors = ports::try_all(&self.document, &self.listeners());
+        let errors = ports::try_all(&self.document, &self.listeners(), ports::patience());
         let site = self.site.and_then(SiteReview::into_site);
         match (self.settings, site, self.tls) {
             (Some(settings), Some(site), Some(tls)) if errors.is_empty() => Ok(ConnectorStart {

@@ -114,8 +114,10 @@ impl GatewayReview {
         };
         let clients = Listener::of_list("listener", &settings.listeners);
         let channels = Listener::of_list("internal.listener", &settings.internal_listeners);
-        let bound = [ports::bind_all(&document, &clients), ports::bind_all(&document, &channels)];
-        let mut errors = ports::try_all(&document, &Listener::of_admin(&settings.admin));
+        let until = ports::patience();
+        let bound =
+            [ports::bind_all(&document, &clients, until), ports::bind_all(&document, &channels, until)];
+        let mut errors = ports::try_all(&document, &Listener::of_admin(&settings.admin), until);
         let mut sockets = Vec::new();
         for outcome in bound {
             match outcome {

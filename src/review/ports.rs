@@ -101,6 +101,11 @@ fn try_bind(listener: &Listener) -> io::Result<()> {
     socket.bind(&address.into())
 }
 
+/// Until when a start waits for addresses in use.
+pub(super) fn patience() -> Instant {
+    Instant::now() + limits::BIND_WITHIN
+}
+
 /// Binds every listener of a start. Waits a little for an address in use: the kernel takes the rings of
 /// a killed process apart some time after its end, and they hold its listeners.
 ///
@@ -109,8 +114,8 @@ fn try_bind(listener: &Listener) -> io::Result<()> {
 pub(super) fn bind_all(
     document: &Document,
     listeners: &[Listener],
+    until: Instant,
 ) -> Result<Vec<OwnedFd>, Vec<SettingsError>> {
-    let until = Instant::now() + limits::BIND_WITHIN;
     let (mut bound, mut errors) = (Vec::new(), Vec::new());
     for listener in listeners {
         match patiently(until, || listen::listen(listener.address)) {
@@ -122,8 +127,7 @@ pub(super) fn bind_all(
 }
 
 /// Looks whether listeners that are bound later can be had.
-pub(super) fn try_all(document: &Document, listeners: &[Listener]) -> Vec<SettingsError> {
-    let until = Instant::now() + limits::BIND_WITHIN;
+pub(super) fn try_all(document: &Document, listeners: &[Listener], until: Instant) -> Vec<SettingsError> {
     let tried = listeners.iter().map(|listener| (listener, patiently(until, || try_bind(listener))));
     tried.filter_map(|(listener, tried)| Some(mistake(document, listener, &tried.err()?))).collect()
 }
