@@ -150,8 +150,10 @@ impl Check {
     }
 
     fn machine(&mut self) {
-        let settings = self.gateways.iter().filter_map(|gateway| gateway.settings.as_ref());
-        let mut needs: Vec<Needs> = settings.map(Needs::of_gateway).collect();
+        let gateways = self.gateways.iter().filter_map(|gateway| gateway.settings.as_ref());
+        let connectors = self.connectors.iter().filter_map(|connector| connector.settings.as_ref());
+        let mut needs: Vec<Needs> =
+            gateways.map(Needs::of_gateway).chain(connectors.map(Needs::of_connector)).collect();
         if needs.is_empty() {
             needs.push(Needs::default());
         }
@@ -160,7 +162,12 @@ impl Check {
                 self.machine.extend(errors.iter().map(ToString::to_string));
             }
         }
-        self.machine.dedup();
+        let mut seen = Vec::new();
+        self.machine.retain(|line| {
+            let is_new = !seen.contains(line);
+            seen.push(line.clone());
+            is_new
+        });
         if self.machine.is_empty() {
             self.findings.fine.push("this machine: io_uring, open files and locked memory".to_owned());
         }

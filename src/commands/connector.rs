@@ -9,7 +9,8 @@ use super::{Failure, RoleArguments, log};
 pub fn run(arguments: &RoleArguments) -> Result<(), Failure> {
     let document = Document::open(&arguments.config).map_err(super::gateway::mistake)?;
     let review = ConnectorReview::of(document, UnixTime::now());
-    let machine = shard::probe(&shard::Needs::default());
+    let needs = review.settings.as_ref().map(shard::Needs::of_connector).unwrap_or_default();
+    let machine = shard::probe(&needs);
     let warnings = review.findings.warnings.clone();
     let start = super::check::starting(review.findings.verdict(), machine, || review.into_start())?;
     log::start(start.settings.log.level);

@@ -175,7 +175,7 @@ where
             .make()
             .map_err(|error| io::Error::other(format!("executor: {error}")))?;
         executor.run(async move {
-            let ring = Ring::new(place.slots, place.owner)?;
+            let ring = Ring::new(place.slots, place.owner).map_err(probe::explained)?;
             let shard = Rc::new(Shard {
                 index: place.index,
                 wheel: Wheel::new(ring.now()),

@@ -70,7 +70,7 @@ fn a_machine_that_cannot_run_a_role_is_told_cause_and_remedy_in_one_line() {
         ),
         (
             |command| limit(command, libc::RLIMIT_MEMLOCK, 64 * 1024),
-            "64 KiB of locked memory are too few",
+            "64 KiB of locked memory are too few for",
             "LimitMEMLOCK=",
         ),
     ];
@@ -101,6 +101,40 @@ fn bare_check() -> Command {
     let mut command = cmg();
     command.arg("check");
     command
+}
+
+#[test]
+fn locked_memory_that_a_shard_needs_is_asked_for_where_the_kernel_counts_it() {
+    let files = Files::new();
+    let weak = |mut command: Command| {
+        limit(&mut command, libc::RLIMIT_MEMLOCK, 768 * 1024);
+        // SAFETY: prctl is async-signal-safe; root without CAP_IPC_LOCK is counted like anybody.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_CAPBSET_DROP, 14);
+                Ok(())
+            });
+        }
+        run(&mut command)
+    };
+    let output = weak(checking(&files));
+    let said = text(&output.stdout);
+    if output.status.code() == Some(0) {
+        // Then a start must find room as well: it goes as far as taking its ports.
+        let held = std::net::TcpListener::bind(("127.0.0.1", files.client)).unwrap();
+        let errors = text(&weak(files.start("gateway")).stderr);
+        assert!(errors.contains("a port that is in use") && !errors.contains("memory"), "{errors}");
+        drop(held);
+        return;
+    }
+    let words = "768 KiB of locked memory are too few for 1 shards; raise the limit to 1120 KiB";
+    assert!(said.contains(words), "{said}");
+    let output = weak(files.start("gateway"));
+    assert!(
+        output.status.code() == Some(2) && text(&output.stderr).contains(words),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]
