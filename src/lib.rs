@@ -3,6 +3,7 @@
 
 pub mod limits;
 pub mod refusal;
+pub mod request_id;
 
 // Cores: bytes, values and `now` in; values out.
 pub mod auth;
@@ -15,6 +16,10 @@ pub mod settings;
 // Shells: sockets, rings, clocks, files.
 #[cfg(feature = "shells")]
 pub mod admin;
+#[cfg(feature = "shells")]
+pub mod logs;
+#[cfg(feature = "shells")]
+pub mod metrics;
 #[cfg(feature = "shells")]
 pub mod pki;
 #[cfg(feature = "shells")]

@@ -138,6 +138,14 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 pub const WAIT_FOR_CHANNEL: Duration = Duration::from_secs(10);
 /// Requests that may wait so on one shard.
 pub const WAITING_COUNT_MAX: usize = 4_096;
+/// Requests of one client that may wait so for one site on one shard. A client agent has a handful of
+/// connections, one request on each; what asks for more waiting places floods.
+pub const WAITING_OF_CLIENT_MAX: usize = 16;
+/// Requests of one site that are called at once to look whether a link has room. A link with room takes
+/// so many heads of the greatest size before it has a backlog.
+pub const WAITING_CALLED_MAX: usize = 32;
+/// Bytes read of a client while its request waits, to see that it left; the rest stays with it.
+pub const WAITING_AHEAD_SIZE_MAX: usize = 8 * 1024;
 /// Closing: bytes and time read over after an early refusal, so that the client sees the answer
 /// before a reset.
 pub const LINGER_SIZE_MAX: usize = 256 * 1024;
@@ -210,6 +218,10 @@ pub const CHANNEL_TEXT_SIZE_MAX: usize = 255;
 
 const _: () = assert!((INSTANCE_COUNT_MAX + 3) * (1 + CHANNEL_TEXT_SIZE_MAX) <= FRAME_PAYLOAD_SIZE_MAX);
 const _: () = assert!(CHANNEL_OUT_SIZE_HARD_MAX > CHANNEL_OUT_SIZE_MAX + FRAME_PAYLOAD_SIZE_MAX);
+const _: () = assert!(
+    CHANNEL_OUT_SIZE_HARD_MAX - CHANNEL_OUT_SIZE_MAX
+        >= WAITING_CALLED_MAX * (FRAME_HEADER_SIZE + FRAME_PAYLOAD_SIZE_MAX)
+);
 const _: () = assert!(CHANNEL_OUT_STALLED_SIZE > CHANNEL_OUT_SIZE_HARD_MAX + STREAM_COUNT_MAX * 64);
 
 // ── settings and mapping ────────────────────────────────────────────────────────────────────────
@@ -231,3 +243,58 @@ pub const CHANNEL_SOUND_AFTER: Duration = Duration::from_secs(10);
 /// Bytes of the access log's file unless written otherwise: a few hundred thousand requests, twice
 /// with the renamed file beside it.
 pub const ACCESS_LOG_SIZE_MAX_DEFAULT: u64 = 64 << 20;
+/// Lines of a log that may wait for standard error; beyond them lines are left out and counted. A few
+/// hundred bytes each, so about a megabyte; a journal that stands still must cost no more.
+pub const LOG_LINES_MAX: usize = 4_096;
+/// Bytes of one value in a line of the log. The longest we write ourselves is a path of 256.
+pub const LOG_VALUE_SIZE_MAX: usize = 2_048;
+/// Bytes written to standard error at once.
+pub const LOG_WRITE_SIZE: usize = 64 * 1024;
+/// At the end of the process, for the lines that still wait.
+pub const LOG_FLUSH_WITHIN: Duration = Duration::from_secs(1);
+/// Requests told to the access log that its writer has not yet written, on one shard: the writer comes
+/// every 20 ms, so a shard would have to end 400,000 requests a second to lose a line.
+pub const ACCESS_LOG_QUEUE: usize = 8_192;
+/// Bytes of one text in a log line that a peer may have chosen; longer ones are cut. The longest that
+/// matter, subjects of certificates and what is wrong with one, have about 200.
+pub const LOG_TEXT_SIZE_MAX: usize = 384;
+/// Bytes of a path that a log shows.
+pub const LOG_PATH_SIZE_MAX: usize = 256;
+/// Lines of one kind (refusals, failed handshakes) that one shard writes at once.
+pub const LOG_LINES_BURST: u32 = 100;
+/// And then each second: a stranger must not fill the disk, and 20 say what is going on.
+pub const LOG_LINES_PER_SECOND: u32 = 20;
+
+const _: () = assert!(LOG_TEXT_SIZE_MAX * 8 <= u16::MAX as usize);
+
+// ── metrics ─────────────────────────────────────────────────────────────────────────────────────
+
+/// Publishing endpoints, each in one family, that are counted for themselves: a site with thirty
+/// management points. The text of so many has about 5 MB, which a scrape still takes in a second.
+pub const SERIES_COUNT_MAX: usize = 2_048;
+
+// ── admin listeners and control socket ──────────────────────────────────────────────────────────
+
+/// Connections at once to each of them: a few scrapers and a curious operator.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Such a connection's whole life. Whoever still wants to ask then connects again.
+pub const ADMIN_CONNECTION_WITHIN: Duration = Duration::from_secs(60);
+/// For its TLS handshake, and for the head of each request: strangers hold no place for long.
+pub const ADMIN_HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// Bytes of a request's head there; hyper takes no lower bound than half of it.
+pub const ADMIN_HEAD_SIZE_MAX: usize = 16 * 1024;
+/// Bytes of a command's body on the control socket: one word today.
+pub const CONTROL_BODY_SIZE_MAX: usize = 1_024;
+/// Characters of an admin token: 32 of base64 carry 192 bits.
+pub const ADMIN_TOKEN_SIZE_MIN: usize = 32;
+/// See [`ADMIN_TOKEN_SIZE_MIN`]; it must fit a request's head.
+pub const ADMIN_TOKEN_SIZE_MAX: usize = 4_096;
+/// Longest time for which another log level may be asked for: who wants it for longer writes it down.
+pub const LOG_LEVEL_FOR_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// For the answer to a question of `cmg status` or `cmg log-level`.
+pub const ADMIN_ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Bytes of such an answer: `/status` of a full gateway with all its sites is far below.
+pub const ADMIN_ANSWER_SIZE_MAX: usize = 16 * 1024 * 1024;
+
+const _: () = assert!(ADMIN_TOKEN_SIZE_MAX * 2 <= ADMIN_HEAD_SIZE_MAX);
+const _: () = assert!(ADMIN_HEAD_WITHIN.as_secs() < ADMIN_CONNECTION_WITHIN.as_secs());

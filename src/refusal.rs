@@ -4,6 +4,8 @@
 //! those of the original where it has one (`CMGService_*`: the gateway's verdicts, `CMGConnector_*`:
 //! the connection point's).
 
+use std::borrow::Cow;
+
 /// Whose doing a refusal is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
@@ -115,6 +117,22 @@ impl Refusal {
     /// Whether the answer carries `Retry-After`.
     pub const fn is_worth_retrying(self) -> bool {
         self.row().3
+    }
+}
+
+/// A request turned away, and what was found and expected: for the log, never for the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What the client is answered.
+    pub refusal: Refusal,
+    /// A plain sentence without its full stop.
+    pub cause: Cow<'static, str>,
+}
+
+impl Refused {
+    /// Turned away for this cause.
+    pub fn new(refusal: Refusal, cause: impl Into<Cow<'static, str>>) -> Refused {
+        Refused { refusal, cause: cause.into() }
     }
 }
 

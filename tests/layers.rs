@@ -21,6 +21,7 @@ enum Layer {
 const MODULES: &[(&str, Layer)] = &[
     ("limits", Layer::Vocabulary),
     ("refusal", Layer::Vocabulary),
+    ("request_id", Layer::Vocabulary),
     ("auth", Layer::Core),
     ("channel", Layer::Core),
     ("dispatch", Layer::Core),
@@ -29,6 +30,8 @@ const MODULES: &[(&str, Layer)] = &[
     ("mapping", Layer::Core),
     ("settings", Layer::Core),
     ("admin", Layer::Shell),
+    ("logs", Layer::Shell),
+    ("metrics", Layer::Shell),
     ("pki", Layer::Shell),
     ("review", Layer::Shell),
     ("shard", Layer::Shell),

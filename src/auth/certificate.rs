@@ -201,6 +201,11 @@ pub(super) fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
         .map(|(_, certificate)| certificate)
 }
 
+/// Distinguished name of a certificate in DER, whoever signed it: for logs alone.
+pub fn subject_of(leaf: &[u8]) -> Option<String> {
+    parse(leaf).map(|certificate| certificate.subject().to_string())
+}
+
 /// A time as people write it.
 fn date(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());

@@ -10,7 +10,7 @@ mod internal;
 mod tests;
 mod trust;
 
-pub use certificate::{CertificateFacts, CertificateFault, client_cert_field, judge};
+pub use certificate::{CertificateFacts, CertificateFault, client_cert_field, judge, subject_of};
 pub use internal::{InternalFault, InternalName, InternalRole, internal_identity, is_name, is_site_code};
 pub use trust::{Trust, TrustFault};
 

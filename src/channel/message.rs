@@ -87,6 +87,11 @@ impl<'b> RequestMessage<'b> {
 
 const REQUEST_FLAGS_AT: usize = 32;
 
+/// Method and target of an OPEN payload that this side wrote. `None`: too short.
+pub fn request_line(payload: &[u8]) -> Option<(&[u8], &[u8])> {
+    read_request(payload).map(|(start, _, _)| (start.method, start.target))
+}
+
 fn read_request(payload: &[u8]) -> Option<(RequestStart<'_>, u16, &[u8])> {
     let mut bytes = Bytes(payload);
     let request_id = bytes.array()?;

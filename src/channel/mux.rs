@@ -112,6 +112,12 @@ impl Channel {
         self.out.len() < CHANNEL_OUT_SIZE_MAX
     }
 
+    /// Streams and identities are taken, and little enough waits that this stays so for some.
+    pub fn has_room_for_streams(&self) -> bool {
+        let is_full = self.streams.len() >= STREAM_COUNT_MAX || self.identities.len() >= IDENTITY_COUNT_MAX;
+        self.has_room_for_bulk() && !is_full
+    }
+
     /// The peer's DRAIN says that it never took this stream: even if the channel is lost before its
     /// RESET, the request may be sent elsewhere.
     pub fn is_excluded(&self, stream: StreamId) -> bool {

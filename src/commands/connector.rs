@@ -13,7 +13,7 @@ pub fn run(arguments: &RoleArguments) -> Result<(), Failure> {
     let machine = shard::probe(&needs);
     let warnings = review.findings.warnings.clone();
     let start = super::check::starting(review.findings.verdict(), machine, || review.into_start())?;
-    log::start(start.settings.log.level);
+    let _log = log::start("CMG_CONNECTOR", &start.settings.log)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }

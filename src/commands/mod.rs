@@ -6,11 +6,14 @@ mod check;
 mod connector;
 mod gateway;
 mod log;
+mod log_level;
 mod pki;
+mod running;
 mod sample_origin;
+mod status;
 mod up;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cmg::pki::PkiError;
 
@@ -35,6 +38,10 @@ enum Command {
     Check(check::Arguments),
     /// Make certificates for a site that has no CA of its own
     Pki(pki::Arguments),
+    /// Say how running roles are
+    Status(status::Arguments),
+    /// Say or change how much a running role logs
+    LogLevel(log_level::Arguments),
     /// Answer like a management point that says what reached it
     #[command(hide = true)]
     SampleOrigin(sample_origin::Arguments),
@@ -76,7 +83,16 @@ impl Cli {
             Command::Connector(arguments) => connector::run(&arguments),
             Command::Check(arguments) => check::run(&arguments),
             Command::Pki(arguments) => pki::run(&arguments),
+            Command::Status(arguments) => status::run(&arguments),
+            Command::LogLevel(arguments) => log_level::run(&arguments),
             Command::SampleOrigin(arguments) => sample_origin::run(&arguments),
         }
+    }
+}
+
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     }
 }

@@ -1,24 +1,72 @@
 //! What a connection point tells about itself. Shards write numbers here, the admin thread reads them;
 //! neither waits for the other on the way of a request.
 
-use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde_json::{Value, json};
 
 use super::plan::Plan;
 use crate::admin::Report;
 use crate::channel::ResetCode;
+use crate::limits;
+use crate::logs::access::AccessLog;
+use crate::metrics::{
+    self, Counter, Health, Ledger, Name, Page, Seen, Series, describe_certificates, describe_channels,
+    describe_endpoints, describe_process, show_certificates,
+};
 
 /// See the file's head.
 pub struct Board {
     name: String,
     site: String,
     serial: u64,
+    folder: PathBuf,
+    start: metrics::Start,
+    certificates: Vec<metrics::Certificate>,
+    is_draining: AtomicBool,
+    access_log: OnceLock<Arc<AccessLog>>,
     /// As in the plan.
     pub instances: Vec<InstanceBoard>,
+    /// As their shards saw them last; by shard.
+    pub channels: Vec<metrics::Board<Channel>>,
+    /// Connections, as their shards saw them last; by shard and origin.
+    pub origins: Vec<Vec<OriginCounts>>,
+    authorities: Vec<String>,
     shards: Vec<Arc<Counts>>,
+    ledger: Ledger,
+    /// By number of the endpoint in the mapping.
+    series: Vec<Arc<Series>>,
+    /// Requests that nothing maps.
+    unpublished: Arc<Series>,
+}
+
+/// Which channel, as operators know it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Channel {
+    /// Number of the instance.
+    pub instance: usize,
+    /// Its number among the channels to that instance.
+    pub index: u16,
+    /// Shard that drives it.
+    pub shard: usize,
+}
+
+/// Connections of one shard to one origin.
+#[derive(Debug, Default)]
+pub struct OriginCounts {
+    /// In use, at rest and being made.
+    pub open: Counter,
+    /// At rest.
+    pub idle: Counter,
+    /// Requests that wait for one.
+    pub waiting: Counter,
+    /// Made since the start.
+    pub opened: Counter,
+    /// Lent again since the start.
+    pub reused: Counter,
 }
 
 /// One instance, over all shards.
@@ -73,8 +121,24 @@ impl InstanceBoard {
         wanted > 0 && self.up.load(Ordering::Relaxed) >= wanted && self.in_force.load(Ordering::Relaxed)
     }
 
+    fn trouble(&self) -> String {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn what_is_wrong(&self) -> String {
+        let (up, wanted) = (self.up.load(Ordering::Relaxed), self.wanted.load(Ordering::Relaxed));
+        let what = match (wanted, up < wanted) {
+            (0, _) => "has not answered yet".to_owned(),
+            (_, true) => format!("has {up} of {wanted} channels"),
+            (_, false) => "has not put the settings in force".to_owned(),
+        };
+        let trouble = self.trouble();
+        let colon = if trouble.is_empty() { "" } else { ": " };
+        format!("instance {} {what}{colon}{trouble}", self.dialled)
+    }
+
     fn status(&self) -> Value {
-        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let trouble = self.trouble();
         json!({
             "address": self.dialled,
             "channels": self.up.load(Ordering::Relaxed),
@@ -88,55 +152,72 @@ impl InstanceBoard {
 /// What one shard counts; only that shard writes.
 #[derive(Default)]
 pub struct Counts {
-    requests: AtomicU64,
-    refused: AtomicU64,
-    not_begun: AtomicU64,
-    left: AtomicU64,
-    broken: AtomicU64,
-    repeated: AtomicU64,
+    requests: Counter,
+    refused: Counter,
+    not_begun: Counter,
+    left: Counter,
+    broken: Counter,
+    repeated: Counter,
+    panics: Counter,
 }
 
-fn add_one(count: &AtomicU64) {
-    // One writer: no locked instruction is needed.
-    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-}
+/// A count of each shard: its name in `/status`, in `/metrics`, what it is, and the count.
+type Row<'c> = (&'static str, &'static str, &'static str, &'c Counter);
 
 impl Counts {
     /// A request came.
     pub fn began(&self) {
-        add_one(&self.requests);
+        self.requests.add(1);
     }
 
     /// A request went out again on a new connection.
     pub fn repeated(&self) {
-        add_one(&self.repeated);
+        self.repeated.add(1);
+    }
+
+    /// So many tasks panicked until now.
+    pub fn panicked(&self, count: u64) {
+        self.panics.set(count);
     }
 
     /// A request ended so.
     pub fn reset(&self, code: ResetCode) {
-        add_one(match code {
+        let count = match code {
             ResetCode::Refused(_) => &self.refused,
             ResetCode::NotBegun => &self.not_begun,
             ResetCode::Cancelled => &self.left,
             ResetCode::OriginBroke | ResetCode::Protocol | ResetCode::Other(_) => &self.broken,
-        });
+        };
+        count.add(1);
     }
 
-    fn rows(&self) -> [(&'static str, &'static str, &AtomicU64); 6] {
+    fn rows(&self) -> [Row<'_>; 7] {
+        let requests = &self.requests;
         [
-            ("requests", "Requests that came over channels.", &self.requests),
-            ("requests_refused", "Requests turned away, or whose origin failed.", &self.refused),
-            ("requests_not_begun", "Requests given back for want of an origin connection.", &self.not_begun),
-            ("requests_left", "Requests whose client left.", &self.left),
-            ("requests_broken", "Answers that broke off behind their head.", &self.broken),
-            ("requests_repeated", "Requests sent again on a new connection.", &self.repeated),
+            ("requests", "shard_requests", "Requests that came over channels.", requests),
+            ("requests_refused", "shard_requests_refused", "Requests turned away.", &self.refused),
+            (
+                "requests_not_begun",
+                "requests_not_begun",
+                "Requests given back before any step.",
+                &self.not_begun,
+            ),
+            ("requests_left", "requests_left", "Requests whose client left.", &self.left),
+            ("requests_broken", "answers_broken", "Answers that broke off behind their head.", &self.broken),
+            (
+                "requests_repeated",
+                "requests_repeated",
+                "Requests sent again on a new connection.",
+                &self.repeated,
+            ),
+            ("panics", "task_panics", "Tasks that panicked; each is a bug of cmg.", &self.panics),
         ]
     }
 }
 
 impl Board {
-    /// An empty one.
-    pub fn new(plan: &Plan) -> Board {
+    /// An empty one; the settings' paths start from `folder`.
+    pub fn new(plan: &Plan, folder: &Path) -> Board {
         let instance = |dialled: &String| InstanceBoard {
             dialled: dialled.clone(),
             wanted: AtomicU16::new(0),
@@ -144,18 +225,101 @@ impl Board {
             in_force: AtomicBool::new(false),
             trouble: Mutex::default(),
         };
+        let shards = usize::from(plan.shards);
+        let ledger = Ledger::new(shards, limits::SERIES_COUNT_MAX);
+        let unpublished = ledger.find([Name::without_endpoint("none")]).remove(0);
+        // An endpoint is not asked by a family it is not open to.
+        let offers = plan.mapping.offers().map(|(role, one, family)| {
+            if !one.endpoint.families.contains(family) {
+                return Name::without_endpoint("none");
+            }
+            let name = Name::new(&plan.site, role, one.endpoint.path.as_str(), family);
+            Name { origin: plan.origins[one.origin].authority.clone(), ..name }
+        });
         Board {
             name: plan.name.clone(),
             site: plan.site.clone(),
             serial: plan.revision.serial,
+            folder: folder.to_owned(),
+            start: metrics::Start::now(),
+            certificates: plan.certificates.clone(),
+            is_draining: AtomicBool::new(false),
+            access_log: OnceLock::new(),
             instances: plan.instances.iter().map(|one| instance(&one.dialled)).collect(),
-            shards: (0..plan.shards).map(|_| Arc::default()).collect(),
+            channels: (0..shards).map(|_| metrics::Board::default()).collect(),
+            origins: (0..shards)
+                .map(|_| plan.origins.iter().map(|_| OriginCounts::default()).collect())
+                .collect(),
+            authorities: plan.origins.iter().map(|origin| origin.authority.clone()).collect(),
+            shards: (0..shards).map(|_| Arc::default()).collect(),
+            series: ledger.find(offers),
+            unpublished,
+            ledger,
         }
     }
 
     /// Where a shard counts.
     pub fn counts(&self, shard: usize) -> Arc<Counts> {
         self.shards[shard].clone()
+    }
+
+    /// What is counted for an endpoint, or for what none takes.
+    pub fn series(&self, offer: Option<usize>) -> &Series {
+        offer.and_then(|offer| self.series.get(offer)).unwrap_or(&self.unpublished)
+    }
+
+    /// Its requests are written there; said once, before the first.
+    pub fn logs_to(&self, log: Arc<AccessLog>) {
+        // A second one would only lose its count.
+        let _ = self.access_log.set(log);
+    }
+
+    /// The connection point is on its way out.
+    pub fn is_draining(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    fn channels(&self) -> Vec<Seen<Channel>> {
+        let mut found = BTreeMap::<Channel, Seen<Channel>>::new();
+        for seen in self.channels.iter().flat_map(|board| Vec::clone(&board.load())) {
+            let place = found.entry(seen.key.clone());
+            place.and_modify(|held| held.merge(&seen)).or_insert_with(|| seen.clone());
+        }
+        found.into_values().collect()
+    }
+
+    fn instance(&self, channel: &Channel) -> &str {
+        self.instances.get(channel.instance).map_or("", |instance| &instance.dialled)
+    }
+
+    fn health(&self) -> Health {
+        let mut health = Health::default();
+        for instance in self.instances.iter().filter(|instance| !instance.is_ready()) {
+            health.suffers(instance.what_is_wrong());
+        }
+        if self.instances.iter().all(|instance| instance.up.load(Ordering::Relaxed) == 0) {
+            health.is_down("no channel to any instance is up");
+        }
+        if self.is_draining.load(Ordering::Relaxed) {
+            health.suffers("it is stopping and takes no new requests");
+        }
+        health.knows_certificates(&self.certificates, jiff::Timestamp::now().as_second());
+        health
+    }
+
+    /// By authority, because two settings may lead to one.
+    fn origins(&self) -> BTreeMap<&str, [u64; 5]> {
+        let mut sums = BTreeMap::<&str, [u64; 5]>::new();
+        for shard in &self.origins {
+            for (authority, counts) in self.authorities.iter().zip(shard) {
+                let sum = sums.entry(authority).or_default();
+                let OriginCounts { open, idle, waiting, opened, reused } = counts;
+                for (sum, count) in sum.iter_mut().zip([open, idle, waiting, opened, reused]) {
+                    *sum += count.count();
+                }
+            }
+        }
+        sums
     }
 }
 
@@ -165,42 +329,127 @@ impl Report for Board {
     }
 
     fn status(&self) -> Value {
+        let health = self.health();
         let count = |counts: &Arc<Counts>| -> serde_json::Map<String, Value> {
-            let rows = counts.rows();
-            rows.iter()
-                .map(|(name, _, count)| ((*name).to_owned(), count.load(Ordering::Relaxed).into()))
+            counts
+                .rows()
+                .iter()
+                .map(|(name, _, _, count)| ((*name).to_owned(), count.count().into()))
                 .collect()
+        };
+        let origin = |(authority, [open, idle, waiting, opened, reused]): (&str, [u64; 5])| {
+            json!({
+                "origin": authority,
+                "connections": open,
+                "connections_idle": idle,
+                "requests_waiting": waiting,
+                "connections_opened": opened,
+                "connections_reused": reused,
+            })
+        };
+        let link = |seen: &Seen<Channel>| {
+            let Channel { index, shard, .. } = seen.key;
+            seen.describe(json!({ "instance": self.instance(&seen.key), "channel": index, "shard": shard }))
         };
         json!({
             "role": "connector",
+            "state": health.word(),
+            "reason": health.reason(),
+            "version": env!("CARGO_PKG_VERSION"),
             "name": self.name,
             "site": self.site,
             "serial": self.serial,
             "ready": self.is_ready(),
+            "started": self.start.at(),
+            "uptime_secs": self.start.uptime_secs(),
+            "settings_folder": self.folder,
             "instances": self.instances.iter().map(InstanceBoard::status).collect::<Vec<_>>(),
+            "links": self.channels().iter().map(link).collect::<Vec<_>>(),
+            "origins": self.origins().into_iter().map(origin).collect::<Vec<_>>(),
+            "certificates": show_certificates(&self.certificates),
             "shards": self.shards.iter().map(count).collect::<Vec<_>>(),
         })
     }
 
     fn metrics(&self) -> String {
-        let mut text = String::new();
-        for (row, (name, help, _)) in Counts::default().rows().iter().enumerate() {
-            let _ = writeln!(
-                text,
-                "# HELP cmg_connector_{name}_total {help}\n# TYPE cmg_connector_{name}_total counter"
-            );
-            for (shard, counts) in self.shards.iter().enumerate() {
-                let count = counts.rows()[row].2.load(Ordering::Relaxed);
-                let _ = writeln!(text, "cmg_connector_{name}_total{{shard=\"{shard}\"}} {count}");
-            }
+        let mut page = Page::default();
+        describe_process(&mut page, "connector");
+        page.gauge(
+            "cmg_connector_ready",
+            "1 when all channels to all instances are up and settings in force.",
+        )
+        .count(&[], self.is_ready().into());
+        describe_certificates(&mut page, &self.certificates);
+        let all = self.ledger.all();
+        describe_endpoints(&mut page, "cmg_connector", &all, "origin_response_duration_seconds", TOOK);
+        self.describe_shards(&mut page);
+        self.describe_instances(&mut page);
+        let channels = self.channels();
+        let instances: Vec<&str> = self.instances.iter().map(|one| one.dialled.as_str()).collect();
+        describe_channels(&mut page, "cmg_connector", &channels, |channel| {
+            let instance = instances.get(channel.instance).map_or(&"", |name| name);
+            vec![("gateway", instance), ("channel", &channel.index), ("shard", &channel.shard)]
+        });
+        self.describe_origins(&mut page);
+        if let Some(log) = self.access_log.get() {
+            page.counter("cmg_connector_access_log_lost_total", "Lines of the access log that were lost.")
+                .count(&[], log.dropped());
         }
-        text.push_str(
-            "# HELP cmg_connector_channels Channels that are up.\n# TYPE cmg_connector_channels gauge\n",
-        );
-        for instance in &self.instances {
-            let (dialled, up) = (&instance.dialled, instance.up.load(Ordering::Relaxed));
-            let _ = writeln!(text, "cmg_connector_channels{{instance=\"{dialled}\"}} {up}");
-        }
-        text
+        page.text()
     }
 }
+
+impl Board {
+    fn describe_shards(&self, page: &mut Page) {
+        for (row, (_, name, help, _)) in Counts::default().rows().iter().enumerate() {
+            let mut rows = page.counter(&format!("cmg_connector_{name}_total"), help);
+            for (shard, counts) in self.shards.iter().enumerate() {
+                rows.count(&[("shard", &shard)], counts.rows()[row].3.count());
+            }
+        }
+    }
+
+    /// The label is not `instance`: Prometheus gives that name to the target it scrapes.
+    fn describe_instances(&self, page: &mut Page) {
+        let mut fill = |name: &str, help: &str, what: fn(&InstanceBoard) -> u64| {
+            let mut rows = page.gauge(name, help);
+            for instance in &self.instances {
+                rows.count(&[("gateway", &instance.dialled)], what(instance));
+            }
+        };
+        fill("cmg_connector_channels", "Channels that are up.", |one| one.up.load(Ordering::Relaxed).into());
+        fill(
+            "cmg_connector_channels_wanted",
+            "Channels kept; 0 before the instance first answered.",
+            |one| one.wanted.load(Ordering::Relaxed).into(),
+        );
+        fill("cmg_connector_settings_in_force", "1 when our settings are in force at the instance.", |one| {
+            one.in_force.load(Ordering::Relaxed).into()
+        });
+        page.gauge("cmg_connector_settings_serial", "Serial of the site's settings as read at start.")
+            .count(&[("site", &self.site)], self.serial);
+    }
+
+    fn describe_origins(&self, page: &mut Page) {
+        let origins = self.origins();
+        let gauges = [
+            ("connections", "Connections to an origin: in use, at rest and being made."),
+            ("connections_idle", "Connections to an origin that are at rest."),
+            ("requests_waiting", "Requests that wait for a connection to an origin."),
+        ];
+        let counters = [
+            ("connections_opened_total", "Connections made to an origin."),
+            ("connections_reused_total", "Times a connection at rest was used again."),
+        ];
+        for (at, (name, help)) in gauges.into_iter().chain(counters).enumerate() {
+            let name = format!("cmg_connector_origin_{name}");
+            let mut rows =
+                if at < gauges.len() { page.gauge(&name, help) } else { page.counter(&name, help) };
+            for (authority, counts) in &origins {
+                rows.count(&[("origin", authority)], counts[at]);
+            }
+        }
+    }
+}
+
+const TOOK: &str = "From a request's head sent to the origin to the head of its answer.";

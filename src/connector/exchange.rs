@@ -8,11 +8,13 @@ use std::rc::Rc;
 use super::Here;
 use super::head::Client;
 use super::origin::Want;
-use super::relay::{Fault, Relay};
+use super::record::{self, Account, Fault, Record};
+use super::relay::Relay;
 use super::wait::unless_broken;
-use crate::channel::{RequestMessage, ResetCode};
+use crate::channel::RequestMessage;
 use crate::mapping::Mapped;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Refused};
+use crate::request_id::RequestId;
 use crate::transport::Stream;
 
 /// Who asks, as the channel says it.
@@ -29,22 +31,33 @@ pub enum Asking {
 /// Answers one stream; `message` is its OPEN payload, in a buffer of the shard's pool.
 pub async fn serve(here: Rc<Here>, stream: Stream, message: Vec<u8>, asking: Asking) {
     let counted = here.begin_exchange();
-    if let Err(code) = carry(&here, &stream, &message, &asking).await {
-        here.counts.reset(code);
-        stream.reset(code);
+    let mut account = Account::new(here.shard.now());
+    let end = carry(&here, &stream, &message, &asking, &mut account).await;
+    if let Err(fault) = &end {
+        stream.reset(fault.code());
     }
+    record::finish(&here, &Record { account: &account, end: &end, ended: here.shard.now() });
     here.shard.ring.pool.borrow_mut().give_back(message);
     drop(counted);
 }
 
-async fn carry(here: &Here, stream: &Stream, message: &[u8], asking: &Asking) -> Result<(), ResetCode> {
-    let request = RequestMessage::parse(message).map_err(|_| ResetCode::Protocol)?;
-    let mapped = here.plan.mapping.map(request.target)?;
-    mapped.endpoint.admit(request.method, length(&request))?;
+async fn carry<'r>(
+    here: &'r Here,
+    stream: &Stream,
+    message: &'r [u8],
+    asking: &Asking,
+    account: &mut Account<'r>,
+) -> Result<(), Fault> {
+    let request =
+        RequestMessage::parse(message).map_err(|error| Fault::Protocol(error.to_string().into()))?;
+    account.id = RequestId(request.request_id);
+    (account.method, account.target) = (request.method, [request.target, b""]);
+    let mapped = find(here, &request, account)?;
     if request.is_tunnel {
-        return Err(Refusal::BadGateway.into());
+        return Err(Fault::refused(Refusal::BadGateway, "tunnels are not carried"));
     }
     let client = introduce(&mapped, asking)?;
+    let _active = here.begin_at_endpoint(mapped.offer);
     let origin = &here.origins[mapped.origin];
     let mut want = if is_repeatable(&request, &mapped) { Want::Any } else { Want::Recent };
     loop {
@@ -53,20 +66,46 @@ async fn carry(here: &Here, stream: &Stream, message: &[u8], asking: &Asking) ->
             // Boxed, so that the usual exchange does not carry the room for a handshake.
             None => {
                 let made = Box::pin(unless_broken(stream, origin.connection(want)));
-                made.await.ok_or(ResetCode::Cancelled)??
+                made.await.ok_or(Fault::Left)??
             }
         };
         let may_repeat = want == Want::Any && !connection.is_fresh;
         let relay = Relay::new(here, stream, connection, &request, &mapped, client);
-        match relay.run().await {
+        match relay.run(account).await {
             Ok(()) => return Ok(()),
             Err(Fault::Died) if may_repeat => {
                 here.counts.repeated();
                 want = Want::Fresh;
             }
-            Err(fault) => return Err(fault.told(&request, &origin.plan().authority)),
+            Err(Fault::Died) => {
+                let cause = format!("origin {} closed before an answer", origin.plan().authority);
+                return Err(Fault::refused(Refusal::BadGateway, cause));
+            }
+            Err(fault) => return Err(fault),
         }
     }
+}
+
+/// Where the request goes, by our own settings, if its endpoint takes it.
+fn find<'r>(
+    here: &'r Here,
+    request: &RequestMessage<'r>,
+    account: &mut Account<'r>,
+) -> Result<Mapped<'r, 'r>, Fault> {
+    let mapping = &here.plan.mapping;
+    let mapped = mapping
+        .map(request.target)
+        .map_err(|refusal| Fault::Refused(Refused::new(refusal, mapping.explain(request.target))))?;
+    account.target = [mapped.prefix, mapped.rest];
+    account.offer = Some(mapped.offer);
+    (account.role, account.endpoint) = (Some(mapped.role), Some(mapped.endpoint.path.as_str()));
+    account.origin = Some(&here.plan.origins[mapped.origin].authority);
+    let length = length(request);
+    mapped
+        .endpoint
+        .admit(request.method, length)
+        .map_err(|refusal| Fault::refused(refusal, mapped.endpoint.explain(request.method, length)))?;
+    Ok(mapped)
 }
 
 /// Octets of the body; `None` for one of unknown length, whose octets are counted as they come.
@@ -74,12 +113,14 @@ fn length(request: &RequestMessage<'_>) -> Option<u64> {
     if request.has_body { request.length } else { Some(0) }
 }
 
-fn introduce<'a>(mapped: &Mapped<'_, '_>, asking: &'a Asking) -> Result<Option<&'a Client>, ResetCode> {
+fn introduce<'a>(mapped: &Mapped<'_, '_>, asking: &'a Asking) -> Result<Option<&'a Client>, Fault> {
     match asking {
         _ if !mapped.endpoint.forward_identity => Ok(None),
         Asking::Nobody => Ok(None),
         Asking::Known(client) => Ok(Some(client)),
-        Asking::Unreadable => Err(ResetCode::Protocol),
+        Asking::Unreadable => {
+            Err(Fault::Protocol("it names a client whose identity could not be read".into()))
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use crate::http::{
 };
 use crate::limits::REASON_SIZE_MAX;
 use crate::mapping::{Mapped, UrlMapping};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Refused};
+use crate::request_id::RequestId;
 
 /// A client as origins are told of it; built once per identity.
 pub struct Client {
@@ -59,7 +60,7 @@ pub fn write_request(
     if request.expect_continue && request.has_body {
         write_field(out, b"Expect", b"100-continue");
     }
-    write_field(out, b"X-CMG-Request-Id", &guid(&request.request_id));
+    write_field(out, b"X-CMG-Request-Id", RequestId(request.request_id).text().as_bytes());
     if let Some(client) = client {
         write_client(out, client, request.host);
     }
@@ -111,7 +112,7 @@ pub fn write_answer(
     head: &ResponseHead<'_, '_>,
     mapping: &UrlMapping,
     mapped: &Mapped<'_, '_>,
-) -> Result<Written, Refusal> {
+) -> Result<Written, Refused> {
     let mut reason = [0; REASON_SIZE_MAX];
     let start = ResponseStart {
         status: head.status,
@@ -148,18 +149,32 @@ fn write_location(
     location: &[u8],
     mapping: &UrlMapping,
     mapped: &Mapped<'_, '_>,
-) -> Result<(), Refusal> {
+) -> Result<(), Refused> {
     let mut external = Vec::new();
     match mapping.map_back(mapped, location, &mut external) {
         Ok(()) => writer.field(b"Location", &external).map_err(too_large),
-        Err(refusal) if status == 201 || (300..400).contains(&status) => Err(refusal),
+        Err(refusal) if status == 201 || (300..400).contains(&status) => {
+            Err(Refused::new(refusal, why_not_mapped(location)))
+        }
         // Elsewhere it means nothing, and an internal address is not told.
         Err(_) => Ok(()),
     }
 }
 
-fn too_large(_: TooLarge) -> Refusal {
-    Refusal::BadGateway
+/// What is wrong with a `Location`; of it only the host is told: its query may be a secret.
+fn why_not_mapped(location: &[u8]) -> String {
+    let location = std::str::from_utf8(location).unwrap_or_default();
+    let authority =
+        location.split_once("//").filter(|(scheme, _)| scheme.is_empty() || scheme.ends_with(':'));
+    let authority = authority.and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
+    match authority.filter(|authority| http::is_host(authority.as_bytes())) {
+        Some(host) => format!("the origin redirects to a path on host {host} that is not mapped"),
+        None => "the origin redirects to a path that is not mapped".to_owned(),
+    }
+}
+
+fn too_large(_: TooLarge) -> Refused {
+    Refused::new(Refusal::BadGateway, "the origin's head does not fit one frame of a channel")
 }
 
 /// The length as declared; an interim answer or 204 has none, whatever it declares.
@@ -190,17 +205,6 @@ fn told_reason<'r>(head: &ResponseHead<'r, '_>, room: &'r mut [u8; REASON_SIZE_M
 }
 
 const PREFIX: &[u8] = b"CMGConnector_";
-
-/// A request id as a GUID: lower case, in the order of its bytes.
-pub fn guid(id: &[u8; 16]) -> [u8; 36] {
-    let mut text = [b'-'; 36];
-    let places = (0..36).filter(|place| !matches!(place, 8 | 13 | 18 | 23));
-    let nibbles = id.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    for (place, nibble) in places.zip(nibbles) {
-        text[place] = b"0123456789abcdef"[usize::from(nibble)];
-    }
-    text
-}
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

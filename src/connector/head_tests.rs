@@ -101,7 +101,7 @@ fn an_identity_is_told_where_the_endpoint_forwards_it() {
     assert!(written(&odd, &[], Some(&client)).contains("Forwarded: for=192.0.2.7;proto=https\r\n"));
 }
 
-fn answered(head: &str, is_head: bool) -> Result<(Vec<u8>, Written), Refusal> {
+fn answered(head: &str, is_head: bool) -> Result<(Vec<u8>, Written), Refused> {
     let mut scratch = FieldScratch::new();
     let Ok(Parsed::Complete { head, .. }) = parse_response(head.as_bytes(), is_head, &mut scratch) else {
         panic!("a whole head")
@@ -154,9 +154,18 @@ fn a_location_is_mapped_back_or_refused() {
     for (status, location, expected) in [
         (302, "/base/y?z", Ok(Some("/CCM_Proxy_MutualAuth/7/app/y?z"))),
         (201, "http://in.corp/base/y", Ok(Some("/CCM_Proxy_MutualAuth/7/app/y"))),
-        (302, "/elsewhere", Err(Refusal::Redirect)),
-        (302, "http://secret.corp/base/y", Err(Refusal::Redirect)),
-        (201, "https://in.corp/base/y", Err(Refusal::Redirect)),
+        (302, "/elsewhere?token=secret", Err("the origin redirects to a path that is not mapped")),
+        (302, "//a b/?token=secret", Err("the origin redirects to a path that is not mapped")),
+        (
+            302,
+            "http://secret.corp:81/base/y?token=secret",
+            Err("the origin redirects to a path on host secret.corp:81 that is not mapped"),
+        ),
+        (
+            201,
+            "https://in.corp/base/y",
+            Err("the origin redirects to a path on host in.corp that is not mapped"),
+        ),
         (200, "http://secret.corp/", Ok(None)),
     ] {
         let head = format!("HTTP/1.1 {status} X\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
@@ -164,7 +173,9 @@ fn a_location_is_mapped_back_or_refused() {
             let message = ResponseMessage::parse(&out).unwrap();
             message.fields().next().map(|field| String::from_utf8(field.value.to_vec()).unwrap())
         });
-        assert_eq!(told, expected.map(|value| value.map(str::to_owned)), "{status} {location}");
+        let refused = |cause: &'static str| Refused::new(Refusal::Redirect, cause);
+        let expected = expected.map(|value| value.map(str::to_owned)).map_err(refused);
+        assert_eq!(told, expected, "{status} {location}");
     }
 }
 

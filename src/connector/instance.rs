@@ -14,6 +14,7 @@ use futures_lite::FutureExt;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::Here;
+use super::board::Channel;
 use super::exchange::{Asking, serve};
 use super::head::Client;
 use super::names::Name;
@@ -239,6 +240,9 @@ impl Up {
     fn new(reach: &Rc<Reach>, link: &Rc<Link>, index: u16) -> Up {
         reach.here.board.instances[reach.instance].channel_up();
         reach.here.links.borrow_mut().push(link.clone());
+        let channel = Channel { instance: reach.instance, index, shard: reach.here.shard.index };
+        reach.here.channels.up(channel, link);
+        reach.here.show();
         Up { reach: reach.clone(), link: link.clone(), index }
     }
 }
@@ -247,6 +251,8 @@ impl Drop for Up {
     fn drop(&mut self) {
         self.reach.here.board.instances[self.reach.instance].channel_down(self.index == 0);
         self.reach.here.links.borrow_mut().retain(|link| !Rc::ptr_eq(link, &self.link));
+        self.reach.here.channels.down(&self.link);
+        self.reach.here.show();
     }
 }
 

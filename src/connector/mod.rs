@@ -11,6 +11,7 @@ mod instance;
 mod names;
 mod origin;
 mod plan;
+mod record;
 mod relay;
 mod wait;
 
@@ -23,19 +24,21 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::admin;
 use crate::channel::CloseCode;
 use crate::limits;
+use crate::logs::access::AccessLog;
+use crate::metrics::{self, EndpointCounts};
 use crate::review::ConnectorStart;
 use crate::shard::{self, Mesh, Place, Port, Shard, Slots};
 use crate::transport::{Link, StartError};
-use board::{Board, Counts};
+use board::{Board, Channel, Counts};
 use instance::Reach;
 use origin::Origin;
 use plan::Plan;
+use record::Records;
 
 /// Runs a connection point until it has drained: SIGTERM or SIGINT asks for that, a second one returns
 /// at once.
@@ -45,13 +48,19 @@ use plan::Plan;
 pub fn run(start: ConnectorStart) -> Result<(), StartError> {
     let open_files =
         shard::raise_open_files().map_err(|error| start_error("the limit of open files", &error))?;
-    let admin_address = start.settings.admin.address;
-    let plan = Arc::new(Plan::new(start)?);
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| start_error("signals", &error))?;
-    let board = Arc::new(Board::new(&plan));
-    admin::serve(admin_address, board.clone()).map_err(|error| StartError(error.to_string()))?;
+    let ConnectorStart { settings, folder, doors, ends, site, tls } = start;
+    let plan = Arc::new(Plan::new(&settings, site, tls, ends)?);
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| start_error("signals", &error))?;
+    let board = Arc::new(Board::new(&plan, &folder));
+    let _serving = doors.serve(board.clone()).map_err(|error| start_error("admin", &error))?;
     let mesh = Mesh::new(usize::from(plan.shards));
-    let ended = start_shards(&plan, &board, &mesh, shard::slots_for(open_files))?;
+    let access_log = AccessLog::open(&settings.log, &folder, "CMG_CONNECTOR", mesh.shards())
+        .map_err(|error| StartError(error.to_string()))?;
+    if let Some(log) = &access_log {
+        board.logs_to(log.clone());
+    }
+    let ended = start_shards(&plan, &board, &mesh, shard::slots_for(open_files), access_log.as_ref())?;
 
     let stopping = signals.handle();
     let outcome = thread::spawn(move || {
@@ -61,8 +70,13 @@ pub fn run(start: ConnectorStart) -> Result<(), StartError> {
     });
     let mut is_draining = false;
     for signal in signals.forever() {
+        if signal == SIGHUP {
+            tracing::warn!("SIGHUP: reloading is not built yet; settings stay as they were");
+            continue;
+        }
         if std::mem::replace(&mut is_draining, true) {
             tracing::warn!(signal, "stopping at once");
+            access_log.as_deref().inspect(|log| log.close());
             return Ok(());
         }
         tracing::info!(signal, "draining");
@@ -71,7 +85,11 @@ pub fn run(start: ConnectorStart) -> Result<(), StartError> {
             let _ = mesh.send(to, Control::Drain);
         }
     }
-    outcome.join().unwrap_or_else(|_| Err(StartError("a thread panicked; this is a bug of cmg".to_owned())))
+    let outcome = outcome.join();
+    if let Some(log) = access_log {
+        log.close();
+    }
+    outcome.unwrap_or_else(|_| Err(StartError("a thread panicked; this is a bug of cmg".to_owned())))
 }
 
 fn start_error(what: &str, error: &io::Error) -> StartError {
@@ -91,13 +109,16 @@ fn start_shards(
     board: &Arc<Board>,
     mesh: &Arc<Mesh<Control>>,
     slots: u32,
+    access_log: Option<&Arc<AccessLog>>,
 ) -> Result<Ended, StartError> {
     let cpus = shard::allowed_cpus();
     let (tell, ended) = mpsc::channel();
     for index in 0..usize::from(plan.shards) {
         let place = Place { index, cpu: cpus[index % cpus.len()], slots, owner: Slots::ByRing };
         let (plan, board, mesh) = (plan.clone(), board.clone(), mesh.clone());
-        let running = shard::start(place, move |shard| serve(&shard, &plan, &board, mesh))
+        let access = access_log.cloned();
+        let records = move || Records::new(access.map(|log| log.queue(index)));
+        let running = shard::start(place, move |shard| serve(&shard, &plan, &board, mesh, records()))
             .map_err(|error| start_error("a shard's thread", &error))?;
         let tell = tell.clone();
         thread::spawn(move || {
@@ -128,7 +149,9 @@ pub(crate) struct Here {
     counts: Arc<Counts>,
     /// By the mapping's numbers.
     origins: Vec<Rc<Origin>>,
+    records: Records,
     links: RefCell<Vec<Rc<Link>>>,
+    channels: metrics::Channels<Channel>,
     exchanges: Cell<usize>,
     draining: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -140,16 +163,22 @@ fn serve(
     plan: &Arc<Plan>,
     board: &Arc<Board>,
     mesh: Arc<Mesh<Control>>,
+    records: Records,
 ) -> (impl FnMut() -> usize + use<>, impl Future<Output = ()> + use<>) {
     let port = Port::new(mesh, shard.index, shard.ring.wake_fd());
-    let here = Here::new(shard, plan, board);
+    let here = Here::new(shard, plan, board, records);
     let heard = here.clone();
-    let turn = move || std::iter::from_fn(|| port.receive()).map(|control| heard.hear(&control)).count();
+    let turn = move || {
+        if heard.channels.is_stale(heard.shard.now()) {
+            heard.show();
+        }
+        std::iter::from_fn(|| port.receive()).map(|control| heard.hear(&control)).count()
+    };
     (turn, here.live())
 }
 
 impl Here {
-    fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, board: &Arc<Board>) -> Rc<Here> {
+    fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, board: &Arc<Board>, records: Records) -> Rc<Here> {
         let origins = (0..plan.origins.len()).map(|index| Origin::new(shard, plan, index)).collect();
         Rc::new(Here {
             shard: shard.clone(),
@@ -157,7 +186,9 @@ impl Here {
             board: board.clone(),
             counts: board.counts(shard.index),
             origins,
+            records,
             links: RefCell::default(),
+            channels: metrics::Channels::new(shard.now()),
             exchanges: Cell::new(0),
             draining: Cell::new(false),
             waker: RefCell::default(),
@@ -166,7 +197,10 @@ impl Here {
 
     fn hear(&self, control: &Control) {
         match control {
-            Control::Drain => self.draining.set(true),
+            Control::Drain => {
+                self.draining.set(true);
+                self.board.is_draining();
+            }
         }
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -207,6 +241,28 @@ impl Here {
         }
     }
 
+    /// Leaves what there is where operators see it.
+    fn show(&self) {
+        let index = self.shard.index;
+        self.channels.show(&self.board.channels[index], self.shard.now());
+        for (origin, counts) in self.origins.iter().zip(&self.board.origins[index]) {
+            origin.show(counts);
+        }
+        self.counts.panicked(self.shard.panics.get());
+    }
+
+    /// Where this shard counts the requests to an endpoint, or to none.
+    fn at_endpoint(&self, offer: Option<usize>) -> &EndpointCounts {
+        self.board.series(offer).of(self.shard.index)
+    }
+
+    /// A request is under way at its endpoint as long as what this gives.
+    fn begin_at_endpoint(&self, offer: usize) -> Active<'_> {
+        let counts = self.at_endpoint(Some(offer));
+        counts.active.rise();
+        Active(counts)
+    }
+
     /// An exchange lives as long as what this gives.
     fn begin_exchange(self: &Rc<Self>) -> Counted {
         self.exchanges.set(self.exchanges.get() + 1);
@@ -221,6 +277,15 @@ struct Counted(Rc<Here>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.exchanges.set(self.0.exchanges.get() - 1);
+    }
+}
+
+/// See [`Here::begin_at_endpoint`].
+struct Active<'h>(&'h EndpointCounts);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.active.fall();
     }
 }
 

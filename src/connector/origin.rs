@@ -12,11 +12,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::board::OriginCounts;
 use super::names::Name;
 use super::plan::{OriginPlan, Plan};
+use super::record::Fault;
 use super::wait::within;
-use crate::channel::ResetCode;
 use crate::limits;
+use crate::logs;
 use crate::refusal::Refusal;
 use crate::shard::{Deadline, Shard, Socket};
 use crate::transport::{Tls, Wire, listen};
@@ -104,6 +106,12 @@ pub struct Origin {
     open: Cell<usize>,
     waiting: RefCell<VecDeque<Rc<RefCell<Grant>>>>,
     is_sweeping: Cell<bool>,
+    /// Connections made, and lent again, since the start.
+    made: Cell<(u64, u64)>,
+    /// It could not be reached last time, and that was said.
+    is_out_of_reach: Cell<bool>,
+    /// What can be done about a certificate that it wants was said.
+    has_told_of_certificate: Cell<bool>,
 }
 
 impl Origin {
@@ -111,14 +119,37 @@ impl Origin {
     pub fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, index: usize) -> Rc<Origin> {
         let name = Name::new(&plan.origins[index].host, plan.origins[index].port);
         let (resting, waiting) = Default::default();
-        let (open, is_sweeping) = Default::default();
+        let (open, is_sweeping, made, is_out_of_reach, has_told_of_certificate) = Default::default();
         let (shard, plan) = (shard.clone(), plan.clone());
-        Rc::new(Origin { shard, plan, index, name, resting, open, waiting, is_sweeping })
+        Rc::new(Origin {
+            shard,
+            plan,
+            index,
+            name,
+            resting,
+            open,
+            waiting,
+            is_sweeping,
+            made,
+            is_out_of_reach,
+            has_told_of_certificate,
+        })
     }
 
     /// What the settings say of it.
     pub fn plan(&self) -> &OriginPlan {
         &self.plan.origins[self.index]
+    }
+
+    /// Copies what there is to where others read it.
+    pub fn show(&self, board: &OriginCounts) {
+        let waits = |grant: &&Rc<RefCell<Grant>>| matches!(*grant.borrow(), Grant::Waiting(_));
+        let (opened, reused) = self.made.get();
+        board.open.set(self.open.get() as u64);
+        board.idle.set(self.resting.borrow().len() as u64);
+        board.waiting.set(self.waiting.borrow().iter().filter(waits).count() as u64);
+        board.opened.set(opened);
+        board.reused.set(reused);
     }
 
     /// A connection at rest that fits, if there is one.
@@ -131,7 +162,7 @@ impl Origin {
     /// # Errors
     /// `NotBegun` after too long a wait for a free one, `BadGateway` or `GatewayTimeout` when none can
     /// be made.
-    pub async fn connection(self: &Rc<Self>, want: Want) -> Result<Connection, ResetCode> {
+    pub async fn connection(self: &Rc<Self>, want: Want) -> Result<Connection, Fault> {
         if self.open.get() >= self.plan().connections_max && !self.retire_oldest() {
             return self.wait_for_one(want).await;
         }
@@ -145,6 +176,8 @@ impl Origin {
 
     fn lend(self: &Rc<Self>, resting: Resting) -> Connection {
         let Resting { wire, deadline, .. } = resting;
+        let (opened, reused) = self.made.get();
+        self.made.set((opened, reused + 1));
         Connection { wire, deadline, is_fresh: false, lease: self.lease() }
     }
 
@@ -210,20 +243,27 @@ impl Origin {
 
     // ── waiting for a free one ──────────────────────────────────────────────────────────────────
 
-    async fn wait_for_one(self: &Rc<Self>, want: Want) -> Result<Connection, ResetCode> {
+    async fn wait_for_one(self: &Rc<Self>, want: Want) -> Result<Connection, Fault> {
+        let busy = |what: &str| {
+            let OriginPlan { authority, connections_max, .. } = self.plan();
+            Fault::NotBegun(
+                format!("all {connections_max} connections to origin {authority} are in use{what}").into(),
+            )
+        };
         if !self.has_queue_room() {
-            return Err(ResetCode::NotBegun);
+            return Err(busy(", and too many requests wait for one"));
         }
         let ticket = Ticket { origin: self.clone(), grant: Rc::new(RefCell::new(Grant::Gone)) };
         let granted = within(&self.shard, self.plan.limits.wait, ticket.granted()).await;
-        match granted.ok_or(ResetCode::NotBegun)? {
+        let waited = || busy(&format!("; waited {} s", self.plan.limits.wait.as_secs_f32()));
+        match granted.ok_or_else(waited)? {
             Grant::Connection(resting) if want != Want::Fresh => Ok(self.lend(*resting)),
             Grant::Connection(resting) => {
                 drop(resting);
                 self.dial(self.lease()).await
             }
             Grant::Place => self.dial(self.lease()).await,
-            Grant::Waiting(_) | Grant::Gone => Err(ResetCode::NotBegun),
+            Grant::Waiting(_) | Grant::Gone => Err(waited()),
         }
     }
 
@@ -256,23 +296,48 @@ impl Origin {
 
     // ── dialling ────────────────────────────────────────────────────────────────────────────────
 
-    async fn dial(&self, lease: Lease) -> Result<Connection, ResetCode> {
+    async fn dial(&self, lease: Lease) -> Result<Connection, Fault> {
         let (deadline, wait) = (self.shard.deadline(), self.plan.limits.connect);
+        let authority = &self.plan().authority;
         match within(&self.shard, wait, self.connect()).await {
-            Some(Ok(wire)) => Ok(Connection { wire, deadline, is_fresh: true, lease }),
-            Some(Err(error)) => {
-                let authority = &self.plan().authority;
-                tracing::warn!(origin = authority, %error, "the origin cannot be reached");
-                if wants_certificate(&error) {
-                    tell_certificate_wanted(authority);
+            Some(Ok(wire)) => {
+                if self.is_out_of_reach.replace(false) {
+                    tracing::info!(origin = authority, "the origin is reached again");
                 }
-                Err(refusal_of(&error).into())
+                let (opened, reused) = self.made.get();
+                self.made.set((opened + 1, reused));
+                Ok(Connection { wire, deadline, is_fresh: true, lease })
+            }
+            Some(Err(error)) if wants_certificate(&error) => Err(self.certificate_wanted()),
+            Some(Err(error)) => {
+                let cause = format!("origin {authority} {}", why_not_reached(&error));
+                Err(self.out_of_reach(Refusal::BadGateway, cause))
             }
             None => {
-                tracing::warn!(origin = self.plan().authority, "the origin does not accept in time");
-                Err(Refusal::GatewayTimeout.into())
+                let cause = format!("origin {authority} did not accept within {} s", wait.as_secs_f32());
+                Err(self.out_of_reach(Refusal::GatewayTimeout, cause))
             }
         }
+    }
+
+    /// Says once, and not for each request, that the origin is out of reach.
+    fn out_of_reach(&self, refusal: Refusal, cause: String) -> Fault {
+        // TLS tells every name of the certificate that was shown.
+        let cause = logs::bounded(cause);
+        if !self.is_out_of_reach.replace(true) {
+            tracing::warn!(origin = self.plan().authority, cause, "the origin cannot be reached");
+        }
+        Fault::refused(refusal, cause)
+    }
+
+    /// The origin wants a certificate of the connection point. Says once what an operator can do.
+    pub fn certificate_wanted(&self) -> Fault {
+        let authority = &self.plan().authority;
+        if !self.has_told_of_certificate.replace(true) {
+            tell_certificate_wanted(authority);
+        }
+        let cause = format!("origin {authority} wants the connection point's certificate");
+        Fault::refused(Refusal::ConnectorCertificateRequired, cause)
     }
 
     async fn connect(&self) -> io::Result<Wire> {
@@ -311,6 +376,16 @@ pub fn refusal_of(error: &io::Error) -> Refusal {
     if wants_certificate(error) { Refusal::ConnectorCertificateRequired } else { Refusal::BadGateway }
 }
 
+/// What kept us from an origin, as the end of a sentence that begins with it.
+fn why_not_reached(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "refused the connection".to_owned(),
+        io::ErrorKind::NotFound => "has no address: its name is unknown".to_owned(),
+        io::ErrorKind::UnexpectedEof => "closed the connection in the TLS handshake".to_owned(),
+        _ => format!("cannot be reached: {error}"),
+    }
+}
+
 /// Whether the origin asked for our certificate late, or missed it: rustls refuses a request behind the
 /// handshake (TLS 1.3), which IIS sends unless told to ask in the handshake.
 fn wants_certificate(error: &io::Error) -> bool {
@@ -325,7 +400,7 @@ fn wants_certificate(error: &io::Error) -> bool {
 }
 
 /// Says what an operator can do about an origin that wants our certificate.
-pub fn tell_certificate_wanted(authority: &str) {
+fn tell_certificate_wanted(authority: &str) {
     tracing::warn!(
         origin = authority,
         "the origin wants the connection point's certificate: name one for it in the site's settings; if one is \

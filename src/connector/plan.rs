@@ -8,7 +8,8 @@ use rustls::pki_types::ServerName;
 
 use crate::channel::RevisionTag;
 use crate::mapping::UrlMapping;
-use crate::review::{self, ConnectorStart};
+use crate::metrics;
+use crate::review::{self, Site};
 use crate::settings::{ConnectorLimits, ConnectorSettings, OriginSettings, Revision};
 use crate::shard;
 use crate::transport::StartError;
@@ -65,12 +66,18 @@ pub struct Plan {
     pub published: Vec<u8>,
     /// Which settings those are.
     pub revision: RevisionTag,
+    /// Certificates in use: for what, which file, when they end.
+    pub certificates: Vec<metrics::Certificate>,
 }
 
 impl Plan {
     /// From what was read and judged at start.
-    pub fn new(start: ConnectorStart) -> Result<Plan, StartError> {
-        let ConnectorStart { settings, site, tls, .. } = start;
+    pub fn new(
+        settings: &ConnectorSettings,
+        site: Site,
+        tls: Arc<ClientConfig>,
+        certificates: Vec<metrics::Certificate>,
+    ) -> Result<Plan, StartError> {
         let mut connection_id = [0; 16];
         SystemRandom::new()
             .fill(&mut connection_id)
@@ -79,17 +86,18 @@ impl Plan {
         let origins = site.settings.origins.iter().zip(site.origins);
         Ok(Plan {
             connection_id,
+            name: settings.identity.clone(),
             site: site.settings.code.clone(),
-            shards: shards(&settings),
+            shards: shards(settings),
             channels: settings.channels.unwrap_or(crate::limits::SHARD_COUNT_MAX),
             tls,
-            instances: instances(&settings)?,
+            instances: instances(settings)?,
             mapping: site.settings.url_mapping(),
             origins: origins.map(|(one, tls)| origin(one, tls)).collect(),
             limits: settings.limits,
             published: site.published,
             revision: RevisionTag { serial, sha256 },
-            name: settings.identity,
+            certificates,
         })
     }
 }

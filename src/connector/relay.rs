@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use super::Here;
 use super::head::{self, Client, Written};
-use super::origin::{Connection, refusal_of, tell_certificate_wanted};
+use super::origin::{Connection, refusal_of};
+use super::record::{Account, Fault};
 use crate::channel::{
-    Body, Busy, RequestMessage, ResetCode, ResponseStart, ResponseWriter, TrailersWriter, parse_trailers,
+    Body, Busy, RequestMessage, ResponseStart, ResponseWriter, TrailersWriter, parse_trailers,
 };
 use crate::http::{
     BodyReader, Field, FieldScratch, Parsed, Step, chunk_end, chunk_header, forwarded_trailer_fields,
@@ -22,42 +23,6 @@ use crate::limits;
 use crate::mapping::Mapped;
 use crate::refusal::Refusal;
 use crate::transport::{Stream, Tls, Wire};
-
-/// Why an exchange ended before its answer was whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The gateway waits no more.
-    Left,
-    /// The origin closed before the first byte of an answer.
-    Died,
-    /// Turned away; nothing of an answer was passed on.
-    Refused(Refusal),
-    /// The answer broke off behind its head.
-    Broke,
-    /// The gateway's side of the exchange makes no sense.
-    Protocol,
-}
-
-impl Fault {
-    /// What the gateway is told; the log gets the rest.
-    pub fn told(self, request: &RequestMessage<'_>, authority: &str) -> ResetCode {
-        let id = head::guid(&request.request_id);
-        let id = std::str::from_utf8(&id).unwrap_or_default();
-        if self == Fault::Refused(Refusal::ConnectorCertificateRequired) {
-            tell_certificate_wanted(authority);
-        }
-        if self != Fault::Left {
-            tracing::info!(request = id, origin = authority, fault = ?self, "the exchange failed");
-        }
-        match self {
-            Fault::Left => ResetCode::Cancelled,
-            Fault::Died => Refusal::BadGateway.into(),
-            Fault::Refused(refusal) => refusal.into(),
-            Fault::Broke => ResetCode::OriginBroke,
-            Fault::Protocol => ResetCode::Protocol,
-        }
-    }
-}
 
 /// The request's body.
 /// Held ── 100, or time passed ──▶ Flowing ── end, all written ──▶ Whole
@@ -100,6 +65,13 @@ pub struct Relay<'r> {
     /// Body bytes at the front of what was received that the reader is done with and the channel not.
     owed: usize,
     sent_size: u64,
+    /// Body bytes of the answer that the channel took.
+    passed_size: u64,
+    /// Of the final head.
+    status: Option<u16>,
+    began: Instant,
+    /// From the request's head to that of the answer.
+    answered_after: Option<Duration>,
     answer_due: Instant,
     /// The client was told to go on.
     has_continued: bool,
@@ -145,6 +117,10 @@ impl<'r> Relay<'r> {
             head: None,
             owed: 0,
             sent_size: 0,
+            passed_size: 0,
+            status: None,
+            began: now,
+            answered_after: None,
             answer_due: now + here.plan.limits.answer,
             has_continued: !request.expect_continue,
             interims: 0,
@@ -156,8 +132,12 @@ impl<'r> Relay<'r> {
     }
 
     /// Carries request and answer; the connection is kept when nothing is left on it.
-    pub async fn run(mut self) -> Result<(), Fault> {
-        std::future::poll_fn(|context| self.poll(context)).await?;
+    pub async fn run(mut self, account: &mut Account<'_>) -> Result<(), Fault> {
+        let outcome = std::future::poll_fn(|context| self.poll(context)).await;
+        (account.bytes_in, account.bytes_out) = (self.sent_size, self.passed_size);
+        account.status = self.status;
+        account.answered_after = self.answered_after;
+        outcome?;
         let is_clean = self.connection.wire.received().is_empty() && self.connection.wire.unsent() == 0;
         if self.keeps_alive && self.sending == Sending::Whole && is_clean && !self.saw_connection_login {
             self.connection.give_back();
@@ -222,9 +202,35 @@ impl<'r> Relay<'r> {
                 self.begin_body()
             }
             (Answering::Awaited, Sending::Held { .. }) => Ok(()),
-            (Answering::Awaited, _) => Err(Fault::Refused(Refusal::GatewayTimeout)),
-            (Answering::Flowing(_) | Answering::Ended, _) => Err(Fault::Broke),
+            (Answering::Awaited, Sending::Flowing) => {
+                let secs = self.here.plan.limits.body.as_secs_f32();
+                let cause = format!("origin {} took nothing of the body for {secs} s", self.authority());
+                Err(Fault::refused(Refusal::GatewayTimeout, cause))
+            }
+            (Answering::Awaited, Sending::Whole | Sending::Abandoned) => {
+                let secs = self.here.plan.limits.answer.as_secs_f32();
+                let cause = format!("origin {} did not answer within {secs} s", self.authority());
+                Err(Fault::refused(Refusal::GatewayTimeout, cause))
+            }
+            (Answering::Flowing(_) | Answering::Ended, _) => {
+                let secs = self.here.plan.limits.body.as_secs_f32();
+                Err(self.broke(&format!("sent nothing more of its answer for {secs} s")))
+            }
         }
+    }
+
+    fn authority(&self) -> &str {
+        &self.here.plan.origins[self.mapped.origin].authority
+    }
+
+    /// The origin's answer cannot be passed on; what it did.
+    fn bad_gateway(&self, what: &str) -> Fault {
+        Fault::refused(Refusal::BadGateway, format!("origin {} {what}", self.authority()))
+    }
+
+    /// The origin's answer ends in the middle; what it did.
+    fn broke(&self, what: &str) -> Fault {
+        Fault::Broke(format!("origin {} {what}", self.authority()).into())
     }
 
     // ── the request's direction ─────────────────────────────────────────────────────────────────
@@ -236,7 +242,7 @@ impl<'r> Relay<'r> {
             let mut message = self.here.shard.ring.pool.borrow_mut().small();
             let start = ResponseStart { status: 100, reason: b"Continue", length: None, body: Body::None };
             ResponseWriter::new(&mut message, &start)
-                .map_err(|_| Fault::Refused(Refusal::BadGateway))?
+                .map_err(|_| Fault::refused(Refusal::BadGateway, "an interim answer fits no frame"))?
                 .finish();
             self.head = Some(message);
         }
@@ -292,9 +298,13 @@ impl<'r> Relay<'r> {
 
     fn check_size(&self) -> Result<(), Fault> {
         match self.request.length {
-            Some(length) if self.sent_size > length => Err(Fault::Protocol),
+            Some(length) if self.sent_size > length => {
+                Err(Fault::Protocol("the gateway sent more body than it announced".into()))
+            }
             None if self.sent_size > self.mapped.endpoint.request_length_max => {
-                Err(Fault::Refused(Refusal::ContentTooLarge))
+                let max = self.mapped.endpoint.request_length_max;
+                let cause = format!("the body is over the endpoint's {max}");
+                Err(Fault::refused(Refusal::ContentTooLarge, cause))
             }
             _ => Ok(()),
         }
@@ -302,13 +312,14 @@ impl<'r> Relay<'r> {
 
     fn end_body(&mut self) -> Result<(), Fault> {
         if self.request.length.is_some_and(|length| length != self.sent_size) {
-            return Err(Fault::Protocol);
+            return Err(Fault::Protocol("the gateway sent less body than it announced".into()));
         }
         self.sending = Sending::Whole;
         self.answer_due = self.here.shard.now() + self.here.plan.limits.answer;
         if self.request.length.is_none() {
             let trailers = self.stream.mailbox().trailers();
-            let fields = parse_trailers(&trailers).map_err(|_| Fault::Protocol)?;
+            let fields =
+                parse_trailers(&trailers).map_err(|error| Fault::Protocol(error.to_string().into()))?;
             let fields = fields.map(|field| Field { name: field.name, value: field.value });
             let mut bytes = self.here.shard.ring.pool.borrow_mut().small();
             last_chunk(&mut bytes, forwarded_trailer_fields(fields));
@@ -372,8 +383,10 @@ impl<'r> Relay<'r> {
         let (head, size) = match parsed {
             Ok(Parsed::Complete { head, size }) if head.status != 101 => (head, size),
             Ok(Parsed::Partial) => return Ok(Next::Fill),
-            Ok(Parsed::Complete { .. }) => return Err(Fault::Refused(Refusal::BadGateway)),
-            Err(error) => return Err(Fault::Refused(error.origin_refusal())),
+            Ok(Parsed::Complete { .. }) => {
+                return Err(self.bad_gateway("answered 101, which nobody asked for"));
+            }
+            Err(error) => return Err(self.bad_gateway(&format!("answered what is not HTTP: {error}"))),
         };
         let mut message = self.here.shard.ring.pool.borrow_mut().small();
         let Written { saw_connection_login } =
@@ -382,13 +395,16 @@ impl<'r> Relay<'r> {
         self.saw_connection_login |= saw_connection_login;
         let (status, is_interim) = (head.status, head.is_interim());
         if !is_interim {
+            self.status = Some(status);
+            self.answered_after = Some(self.here.shard.now().saturating_duration_since(self.began));
             self.keeps_alive = head.keep_alive;
             self.answering = Answering::Flowing(BodyReader::of_response(head.framing));
         }
         self.connection.wire.consume(size);
         self.heads += 1;
         if self.heads > limits::INTERIM_COUNT_READ_MAX {
-            return Err(Fault::Refused(Refusal::BadGateway));
+            let what = format!("sent more than {} interim answers", limits::INTERIM_COUNT_READ_MAX);
+            return Err(self.bad_gateway(&what));
         }
         self.take_head(message, status, is_interim);
         Ok(Next::Again)
@@ -425,10 +441,18 @@ impl<'r> Relay<'r> {
             let taken = self.stream.send(&wire.received()[..self.owed]);
             wire.consume(taken);
             self.owed -= taken;
+            self.passed_size += taken as u64;
             return Ok(if self.owed > 0 { Next::Blocked } else { Next::Again });
         }
         let Answering::Flowing(reader) = &mut self.answering else { return Ok(Next::Again) };
-        match reader.next(wire.received()).map_err(|_| Fault::Broke)? {
+        let step = match reader.next(wire.received()) {
+            Ok(step) => step,
+            Err(error) => {
+                let what = format!("answered with a body that cannot be read: {error}");
+                return Err(self.broke(&what));
+            }
+        };
+        match step {
             Step::Data { consumed, data } => {
                 self.owed = data.len();
                 let framing = consumed - data.len();
@@ -477,15 +501,25 @@ impl<'r> Relay<'r> {
                 if error.map(refusal_of) == Some(Refusal::ConnectorCertificateRequired)
                     || wire.tls().is_some_and(Tls::has_refused_renegotiation)
                 {
-                    return Err(Fault::Refused(Refusal::ConnectorCertificateRequired));
+                    let origin = &self.here.origins[self.mapped.origin];
+                    return Err(origin.certificate_wanted());
                 }
-                Err(if self.has_heard { Fault::Refused(Refusal::BadGateway) } else { Fault::Died })
+                Err(if self.has_heard {
+                    self.bad_gateway("closed in the middle of its answer's head")
+                } else {
+                    Fault::Died
+                })
             }
             // A cut must not pass for an end: without TLS's closing alert it could be one.
             Answering::Flowing(reader) if error.is_none() && wire.is_cleanly_closed() => {
-                reader.handle_eof().map_err(|_| Fault::Broke)
+                let ended = reader.handle_eof();
+                ended.map_err(|error| self.broke(&format!("closed in the middle of its answer: {error}")))
             }
-            Answering::Flowing(_) | Answering::Ended => Err(Fault::Broke),
+            Answering::Flowing(_) | Answering::Ended => {
+                let how =
+                    error.map_or("the connection ended without a goodbye".to_owned(), io::Error::to_string);
+                Err(self.broke(&format!("broke off its answer: {how}")))
+            }
         }
     }
 }

@@ -68,8 +68,8 @@ pub fn head(
     (framing, keep)
 }
 
-/// Appends the answer to a request that is turned away.
-pub fn refuse(out: &mut Vec<u8>, refusal: Refusal, manner: &Manner, keep: bool) {
+/// Appends the answer to a request that is turned away; says how many bytes its body has.
+pub fn refuse(out: &mut Vec<u8>, refusal: Refusal, manner: &Manner, keep: bool) -> usize {
     http::write_status_line(out, refusal.status(), refusal.reason().as_bytes());
     http::write_field(out, b"X-CMG-Status", refusal.reason().as_bytes());
     if refusal.is_worth_retrying() {
@@ -78,53 +78,39 @@ pub fn refuse(out: &mut Vec<u8>, refusal: Refusal, manner: &Manner, keep: bool) 
     let mut body = Vec::with_capacity(128);
     body.extend_from_slice(refusal.reason().as_bytes());
     body.extend_from_slice(b"\nrequest ");
-    body.extend_from_slice(&guid(&manner.request_id));
+    body.extend_from_slice(manner.request_id.text().as_bytes());
     body.push(b'\n');
-    text(out, b"text/plain", &body, manner, keep);
+    text(out, b"text/plain", &body, manner, keep)
 }
 
-/// Appends what `ServiceMetadata` answers.
-pub fn metadata(out: &mut Vec<u8>, body: &[u8], manner: &Manner, keep: bool) {
+/// Appends what `ServiceMetadata` answers; says how many bytes its body has.
+pub fn metadata(out: &mut Vec<u8>, body: &[u8], manner: &Manner, keep: bool) -> usize {
     http::write_status_line(out, 200, b"OK");
     http::write_field(out, b"Cache-Control", b"no-store");
-    text(out, b"application/json", body, manner, keep);
+    text(out, b"application/json", body, manner, keep)
 }
 
-fn text(out: &mut Vec<u8>, kind: &[u8], body: &[u8], manner: &Manner, keep: bool) {
+fn text(out: &mut Vec<u8>, kind: &[u8], body: &[u8], manner: &Manner, keep: bool) -> usize {
     let date = httpdate::fmt_http_date(std::time::SystemTime::now());
     http::write_field(out, b"Date", date.as_bytes());
     http::write_field(out, b"Content-Type", kind);
     http::write_content_length(out, body.len() as u64);
     ending(out, manner, keep);
-    if !manner.is_head {
-        out.extend_from_slice(body);
+    if manner.is_head {
+        return 0;
     }
+    out.extend_from_slice(body);
+    body.len()
 }
 
 fn ending(out: &mut Vec<u8>, manner: &Manner, keep: bool) {
-    http::write_field(out, b"X-CMG-Request-Id", &guid(&manner.request_id));
+    http::write_field(out, b"X-CMG-Request-Id", manner.request_id.text().as_bytes());
     match (keep, manner.version) {
         (false, _) => http::write_field(out, b"Connection", b"close"),
         (true, Version::Http10) => http::write_field(out, b"Connection", b"keep-alive"),
         (true, Version::Http11) => {}
     }
     http::write_end(out);
-}
-
-/// A request id as logs and fields show it.
-pub fn guid(id: &[u8; 16]) -> [u8; 36] {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [b'-'; 36];
-    let mut at = 0;
-    for (place, byte) in id.iter().enumerate() {
-        if matches!(place, 4 | 6 | 8 | 10) {
-            at += 1;
-        }
-        text[at] = HEX[usize::from(byte >> 4)];
-        text[at + 1] = HEX[usize::from(byte & 15)];
-        at += 2;
-    }
-    text
 }
 
 /// A link that was lost comes back within seconds; a client that waits longer has lost patience.
@@ -146,7 +132,7 @@ mod tests {
             keep_alive: true,
             has_body: false,
             expects_continue: false,
-            request_id: [0; 16],
+            request_id: Default::default(),
         };
         is_readable(&ResponseMessage::parse(&payload).expect("just written"), &manner)
     }
@@ -167,11 +153,5 @@ mod tests {
         ] {
             assert_eq!(is_taken(status, body, is_head), expected, "{status} {body:?} to HEAD: {is_head}");
         }
-    }
-
-    #[test]
-    fn a_guid_is_printed_in_its_five_groups() {
-        let id = std::array::from_fn(|place| place as u8 * 17);
-        assert_eq!(&guid(&id), b"00112233-4455-6677-8899-aabbccddeeff");
     }
 }

@@ -1,6 +1,7 @@
 //! The story of a client: TLS, then one request after the other, each judged, sent to a connection
 //! point, and answered.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -12,12 +13,17 @@ use rustls::pki_types::UnixTime;
 use super::Seated;
 use super::answer;
 use super::gate::{self, Client, Gate};
+use super::record::{self, Account, End, Place, Record};
 use super::relay::{Outcome, Relay};
-use super::request::{Manner, Planned, Request, plan};
+use super::request::{Manner, Own, Planned, Request, plan};
+use super::wait;
 use crate::auth;
+use crate::channel::message;
+use crate::dispatch as waiting;
 use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
-use crate::refusal::Refusal;
+use crate::logs;
+use crate::refusal::{Refusal, Refused};
 use crate::shard::{Deadline, Socket};
 use crate::transport::{Mailbox, Tls, Wire};
 
@@ -29,6 +35,7 @@ pub struct Connection {
     /// Its one deadline.
     pub deadline: Deadline,
     client: Client,
+    peer: SocketAddr,
     judged: Option<Judged>,
     _counted: Counted,
 }
@@ -38,7 +45,9 @@ struct Judged {
     site: usize,
     epoch: u64,
     until: Instant,
-    verdict: Result<(), Refusal>,
+    verdict: Result<(), Refused>,
+    /// Of the certificate; for logs, trusted or not.
+    subject: Option<Box<str>>,
 }
 
 /// What comes after an answer.
@@ -68,6 +77,7 @@ impl Connection {
             wire: Wire::new(socket, Some(tls)),
             deadline: gate.shard.deadline(),
             client: Client::new(gate.shard.next_id(), peer.ip()),
+            peer,
             judged: None,
             _counted: Counted::new(&gate, seat),
             gate,
@@ -77,6 +87,9 @@ impl Connection {
     async fn live(mut self) {
         if !self.handshake().await {
             return;
+        }
+        if self.wire.tls().is_some_and(Tls::is_resumed) {
+            gate::add(&self.gate.counters().handshakes_resumed, 1);
         }
         loop {
             match self.serve_next().await {
@@ -108,8 +121,11 @@ impl Connection {
         })
         .await;
         gate::add(if done.is_ok() { &counters.handshakes } else { &counters.handshake_failures }, 1);
-        if let Err(error) = &done {
-            tracing::debug!(peer = %self.client.peer, %error, "handshake failed");
+        if let Err(error) = &done
+            && tracing::enabled!(tracing::Level::DEBUG)
+            && self.gate.records.handshakes.admits(&self.gate.shard)
+        {
+            tracing::debug!(peer = %self.peer, %error, "handshake failed");
         }
         done.is_ok()
     }
@@ -117,16 +133,32 @@ impl Connection {
     /// Waits for the next request and answers it.
     async fn serve_next(&mut self) -> io::Result<Next> {
         let planned = match self.next_head().await? {
-            Head::Planned(planned) => *planned,
+            Head::Planned(planned) => planned,
             Head::Left => return Ok(Next::Finish),
-            Head::Unreadable(error) => return self.refuse_unreadable(error),
+            Head::Unreadable(error) => self.unreadable(error),
         };
         gate::add(&self.gate.counters().requests, 1);
         match planned {
             Planned::Forward(request) => self.forward(request).await,
-            Planned::Metadata(manner) => self.answer_metadata(manner),
-            Planned::Refused(refusal, manner) => self.refuse(refusal, manner),
+            Planned::Own(own) => self.answer_own(*own),
         }
+    }
+
+    fn answer_own(&mut self, own: Own) -> io::Result<Next> {
+        let Own { manner, mut account, refused } = own;
+        let (next, end) = match refused {
+            None => (self.answer_metadata(manner, &mut account), End::Own),
+            Some(refused) => (self.refuse(&refused, manner, &mut account), End::Refused(refused)),
+        };
+        self.end(&account, &[], &end);
+        next
+    }
+
+    /// Every request ends here.
+    fn end(&self, account: &Account, message: &[u8], end: &End) {
+        let client = self.judged.as_ref().and_then(|judged| judged.subject.as_deref());
+        let record = Record { account, end, ended: self.gate.shard.now(), peer: self.peer, client, message };
+        record::finish(&self.gate, &record);
     }
 
     /// Waits for a whole head. At rest the connection holds no buffer.
@@ -148,7 +180,7 @@ impl Connection {
                         Ok(Parsed::Complete { head, size }) => {
                             let planned = plan(&gate, &head);
                             self.wire.consume(size);
-                            return Poll::Ready(Ok(Head::Planned(Box::new(planned))));
+                            return Poll::Ready(Ok(Head::Planned(planned)));
                         }
                         Ok(Parsed::Partial) => {}
                         Err(error) => return Poll::Ready(Ok(Head::Unreadable(error))),
@@ -190,32 +222,50 @@ impl Connection {
 
     // ── requests for a connection point ─────────────────────────────────────────────────────────
 
-    async fn forward(&mut self, mut request: Request) -> io::Result<Next> {
-        let active = Active::new(&self.gate);
-        let next = match self.identify(&request) {
-            Ok(()) => self.exchange(&mut request).await,
-            Err(refusal) => self.refuse(refusal, request.manner),
+    async fn forward(&mut self, mut request: Box<Request>) -> io::Result<Next> {
+        let active = Active::new(&self.gate, request.account.place.clone());
+        let (next, end) = match self.identify(&request) {
+            Ok(()) => match self.exchange(&mut request).await {
+                Ok(Done::Answered(next)) => (Ok(next), End::Answered),
+                Ok(Done::Refused(refused)) => {
+                    let next = self.refuse(&refused, request.manner, &mut request.account);
+                    (next, End::Refused(refused))
+                }
+                Ok(Done::Cut(cause)) => (Ok(Next::Cut), End::Cut(cause)),
+                Err(error) => (Err(error), End::Left),
+            },
+            Err(refused) => {
+                (self.refuse(&refused, request.manner, &mut request.account), End::Refused(refused))
+            }
         };
         drop(active);
+        self.end(&request.account, &request.message, &end);
         self.gate.shard.ring.pool.borrow_mut().give_back(request.message);
         next
     }
 
     /// Sends the request and carries the answer back; once more where that is safe.
-    async fn exchange(&mut self, request: &mut Request) -> io::Result<Next> {
+    async fn exchange(&mut self, request: &mut Request) -> io::Result<Done> {
         let (mut repeated, mut turned_away) = (false, 0);
-        let mut wait_until = None;
+        let (mut place, mut wait_until) = (None, None);
         loop {
             let mailbox = Mailbox::new(&self.gate.shard.ring);
-            let Some(stream) = self.gate.open(&self.client, self.leaf(), request, &mailbox) else {
-                // One wait for all attempts, however often links come and go.
+            let opened = self.gate.open(&self.client, self.leaf(), request, &mailbox, place.as_ref());
+            let Some((stream, point)) = opened else {
+                // One place and one time for all attempts, however often links come and go.
                 let wait = self.limits().wait;
                 let until = *wait_until.get_or_insert_with(|| self.gate.shard.now() + wait);
-                if self.wait_for_link(until).await {
-                    continue;
+                let waited = self.wait_for_link(&mut place, request.site, until).await?;
+                match wait::refusal(waited) {
+                    None => turned_away = 0,
+                    Some(refusal) => {
+                        let cause = self.why_not_taken(waited, request.site, until - wait);
+                        return Ok(Done::Refused(Refused::new(refusal, cause)));
+                    }
                 }
-                return self.refuse(Refusal::NoConnector, request.manner);
+                continue;
             };
+            request.account.connection_point = point;
             let keep = request.manner.keep_alive && !self.gate.is_draining();
             let mut relay = Relay::new(self.gate.clone(), self, request, stream, keep);
             // The relay is awaited where it lies: handed over, the task would hold it twice.
@@ -226,20 +276,20 @@ impl Connection {
                 Outcome::Answered { keep: true }
                     if !self.gate.is_draining() || !self.wire.received().is_empty() =>
                 {
-                    Ok(Next::GoOn)
+                    Ok(Done::Answered(Next::GoOn))
                 }
-                Outcome::Answered { .. } => Ok(Next::Finish),
-                Outcome::Refused(refusal) => self.refuse(refusal, request.manner),
-                Outcome::Cut => {
-                    gate::add(&self.gate.counters().cut, 1);
-                    Ok(Next::Cut)
-                }
+                Outcome::Answered { .. } => Ok(Done::Answered(Next::Finish)),
+                Outcome::Refused(refused) => Ok(Done::Refused(refused)),
+                Outcome::Cut(cause) => Ok(Done::Cut(cause)),
                 Outcome::NotBegun if turned_away < NOT_BEGUN_MAX => {
                     turned_away += 1;
                     gate::add(&self.gate.counters().retried, 1);
                     continue;
                 }
-                Outcome::NotBegun => self.refuse(Refusal::NoConnector, request.manner),
+                Outcome::NotBegun => {
+                    let cause = format!("given back {} times before it was begun", NOT_BEGUN_MAX + 1);
+                    Ok(Done::Refused(Refused::new(Refusal::NoConnector, cause)))
+                }
                 Outcome::Lost if request.is_repeatable && !repeated => {
                     repeated = true;
                     gate::add(&self.gate.counters().retried, 1);
@@ -248,20 +298,76 @@ impl Connection {
                     self.gate.shard.sleep(NOTICED_WITHIN).await;
                     continue;
                 }
-                Outcome::Lost => self.refuse(Refusal::BadGateway, request.manner),
+                Outcome::Lost => {
+                    Ok(Done::Refused(Refused::new(Refusal::BadGateway, why_not_repeated(request, repeated))))
+                }
             };
         }
     }
 
-    async fn wait_for_link(&mut self, until: Instant) -> bool {
+    /// Why no connection point took a request whose first wait began at `since`.
+    fn why_not_taken(&self, outcome: waiting::Outcome, site: usize, since: Instant) -> String {
+        let code = self.gate.common.settings.sites.get(site).map_or("", |site| &site.code);
+        let secs = self.gate.shard.now().saturating_duration_since(since).as_secs_f32();
+        let what = if self.gate.has_link(site) { "has room" } else { "is attached" };
+        let nobody = format!("no connection point of site {code} {what}");
+        match outcome {
+            waiting::Outcome::Came | waiting::Outcome::TimedOut => format!("{nobody}; waited {secs:.1} s"),
+            waiting::Outcome::TooManyOfClient => {
+                let most = limits::WAITING_OF_CLIENT_MAX;
+                format!("{nobody}, and {most} requests of this client wait already; {most} at most may")
+            }
+            waiting::Outcome::NoPlace => {
+                let most = self.limits().waiting_max;
+                format!("{nobody}, and {most} requests wait already; {most} at most may")
+            }
+            waiting::Outcome::Displaced => {
+                format!("{nobody}; waited {secs:.1} s and gave way to one with fewer requests waiting")
+            }
+            waiting::Outcome::Draining => format!("{nobody}, and the gateway stops"),
+        }
+    }
+
+    /// Waits for its turn to look for a link. A client that leaves meanwhile is an error, so that its
+    /// place is free at once.
+    async fn wait_for_link(
+        &mut self,
+        place: &mut Option<wait::Place>,
+        site: usize,
+        until: Instant,
+    ) -> io::Result<waiting::Outcome> {
+        if let Err(outcome) = self.gate.line_up(place, site, || self.key()) {
+            return Ok(outcome);
+        }
+        let now = self.gate.shard.now();
+        self.deadline.set(now, until.saturating_duration_since(now));
         let Connection { gate, wire, deadline, .. } = self;
-        let mut wait = std::pin::pin!(gate.wait_for_link(deadline, until));
-        std::future::poll_fn(|context| {
-            wire.pause();
+        let waited = std::future::poll_fn(|context| {
+            if let Poll::Ready(outcome) = gate.poll_turn(place.as_ref(), context) {
+                return Poll::Ready(Ok(outcome));
+            }
+            if deadline.poll(context) {
+                return Poll::Ready(Ok(waiting::Outcome::TimedOut));
+            }
+            stay(wire, context)?;
             wire.watch(context);
-            wait.as_mut().poll(context)
+            Poll::Pending
         })
-        .await
+        .await;
+        gate.counters().waited.observe(gate.shard.now().saturating_duration_since(now));
+        waited
+    }
+
+    /// Whose requests share a bound.
+    fn key(&self) -> waiting::ClientKey {
+        match self.leaf() {
+            Some(leaf) => {
+                let hash = ring::digest::digest(&ring::digest::SHA256, leaf);
+                let hash = hash.as_ref().try_into().expect("SHA-256 has 32 bytes");
+                waiting::ClientKey::Certificate(hash)
+            }
+            None => waiting::ClientKey::Address(self.client.peer),
+        }
     }
 
     /// The certificate whose key the client proved to hold.
@@ -272,7 +378,7 @@ impl Connection {
 
     /// Who the client is, for the site of this request: judged once per site and settings, and again
     /// after a while, because certificates expire.
-    fn identify(&mut self, request: &Request) -> Result<(), Refusal> {
+    fn identify(&mut self, request: &Request) -> Result<(), Refused> {
         let now = self.gate.shard.now();
         let (site, epoch) = (request.site, request.settings.epoch);
         if let Some(judged) = &self.judged
@@ -280,28 +386,30 @@ impl Connection {
             && judged.epoch == epoch
             && judged.until > now
         {
-            return judged.verdict;
+            return judged.verdict.clone();
         }
         let chain = self.wire.tls().and_then(Tls::peer_certificates).unwrap_or_default();
-        let verdict = match auth::judge(chain, &request.settings.sites[site].trust, UnixTime::now()) {
-            Ok(_) if self.leaf().is_some_and(|leaf| leaf.len() > LEAF_SIZE_MAX) => {
-                Err(Refusal::UntrustedCertificate)
-            }
-            Ok(_) => Ok(()),
-            Err(fault) => {
-                let id = answer::guid(&request.manner.request_id);
-                let id = std::str::from_utf8(&id).unwrap_or_default();
-                tracing::info!(peer = %self.client.peer, request = id, cause = %fault, "client certificate refused");
-                Err(fault.refusal())
-            }
-        };
-        self.judged = Some(Judged { site, epoch, until: now + JUDGED_FOR, verdict });
+        let leaf_size = self.leaf().map_or(0, <[u8]>::len);
+        let (verdict, subject) =
+            match auth::judge(chain, &request.settings.sites[site].trust, UnixTime::now()) {
+                Ok(facts) if leaf_size > LEAF_SIZE_MAX => {
+                    let cause = format!("the certificate has {leaf_size} octets, more than {LEAF_SIZE_MAX}");
+                    (Err(Refused::new(Refusal::UntrustedCertificate, cause)), Some(facts.subject))
+                }
+                Ok(facts) => (Ok(()), Some(facts.subject)),
+                Err(fault) => {
+                    let subject = self.leaf().and_then(auth::subject_of);
+                    (Err(Refused::new(fault.refusal(), logs::bounded(fault.to_string()))), subject)
+                }
+            };
+        let (until, subject) = (now + JUDGED_FOR, subject.map(|text| logs::bounded(text).into_boxed_str()));
+        self.judged = Some(Judged { site, epoch, until, verdict: verdict.clone(), subject });
         verdict
     }
 
     // ── answers of the gateway's own ────────────────────────────────────────────────────────────
 
-    fn answer_metadata(&mut self, manner: Manner) -> io::Result<Next> {
+    fn answer_metadata(&mut self, manner: Manner, account: &mut Account) -> io::Result<Next> {
         let keep = manner.keep_alive && !manner.has_body && !self.gate.is_draining();
         let settings = &self.gate.common.settings;
         let body = serde_json::json!({
@@ -311,26 +419,21 @@ impl Connection {
             "time": jiff::Timestamp::now().to_string(),
         });
         let mut out = Vec::with_capacity(512);
-        answer::metadata(&mut out, body.to_string().as_bytes(), &manner, keep);
+        let size = answer::metadata(&mut out, body.to_string().as_bytes(), &manner, keep);
+        (account.status, account.bytes_out) = (Some(200), size as u64);
         self.say(&out, keep)
     }
 
-    fn refuse(&mut self, refusal: Refusal, manner: Manner) -> io::Result<Next> {
-        let counters = self.gate.counters();
-        gate::add(&counters.refused[refusal as usize], 1);
-        let id = answer::guid(&manner.request_id);
-        let id = std::str::from_utf8(&id).unwrap_or_default();
-        tracing::debug!(peer = %self.client.peer, request = id, refusal = refusal.reason(), "refused");
+    fn refuse(&mut self, refused: &Refused, manner: Manner, account: &mut Account) -> io::Result<Next> {
         // A body that was not read would be taken for the next request.
         let keep = manner.keep_alive && !manner.has_body && !self.gate.is_draining();
         let mut out = Vec::with_capacity(512);
-        answer::refuse(&mut out, refusal, &manner, keep);
+        let size = answer::refuse(&mut out, refused.refusal, &manner, keep);
+        (account.status, account.bytes_out) = (Some(refused.refusal.status()), size as u64);
         self.say(&out, keep)
     }
 
-    fn refuse_unreadable(&mut self, error: HeadError) -> io::Result<Next> {
-        gate::add(&self.gate.counters().requests, 1);
-        tracing::debug!(peer = %self.client.peer, %error, "unreadable head");
+    fn unreadable(&self, error: HeadError) -> Planned {
         let manner = Manner {
             version: Version::Http11,
             is_head: false,
@@ -339,7 +442,10 @@ impl Connection {
             expects_continue: false,
             request_id: self.gate.next_request_id(),
         };
-        self.refuse(error.refusal(), manner)
+        let account = Account::new(manner.request_id, self.gate.shard.now());
+        let cause = format!("the head cannot be read: {error}");
+        let refused = Some(Refused::new(error.refusal(), cause));
+        Planned::Own(Box::new(Own { manner, account, refused }))
     }
 
     fn say(&mut self, answer: &[u8], keep: bool) -> io::Result<Next> {
@@ -356,7 +462,7 @@ impl Connection {
         self.within(self.limits().body);
         {
             // The end of an answer may wait here for its client.
-            let _active = Active::new(&self.gate);
+            let _active = Active::new(&self.gate, None);
             let Connection { wire, deadline, .. } = &mut self;
             let mut finish = std::pin::pin!(wire.finish());
             let done = std::future::poll_fn(|context| {
@@ -397,9 +503,32 @@ impl Drop for Connection {
     }
 }
 
+/// How an exchange was done.
+enum Done {
+    /// By the origin's answer, whole; what comes after it.
+    Answered(Next),
+    /// Nothing of an answer was sent: the gateway answers so.
+    Refused(Refused),
+    /// In the middle; why.
+    Cut(Cow<'static, str>),
+}
+
+/// Why a request whose channel was lost is not sent once more.
+fn why_not_repeated(request: &Request, repeated: bool) -> String {
+    let method = message::request_line(&request.message)
+        .map_or("", |(method, _)| std::str::from_utf8(method).unwrap_or_default());
+    match (repeated, request.manner.has_body) {
+        (true, _) => "the channel was lost, and so was that of its repetition".to_owned(),
+        (false, true) => {
+            format!("the channel was lost and the request cannot be repeated: {method} with a body")
+        }
+        (false, false) => format!("the channel was lost and the request cannot be repeated: {method}"),
+    }
+}
+
 /// What came when a head was awaited.
 enum Head {
-    Planned(Box<Planned>),
+    Planned(Planned),
     /// The client left, or was silent too long.
     Left,
     Unreadable(HeadError),
@@ -427,23 +556,51 @@ impl Drop for Counted {
     }
 }
 
+/// Reads what a client sends while its request waits, to see that it left; up to a bound, the rest stays
+/// with it.
+fn stay(wire: &mut Wire, context: &std::task::Context<'_>) -> io::Result<()> {
+    while wire.received().len() < limits::WAITING_AHEAD_SIZE_MAX {
+        match wire.poll_fill(context) {
+            Poll::Ready(Ok(true)) => {}
+            // One that said goodbye may have ended its own direction alone.
+            Poll::Ready(Ok(false)) if wire.is_cleanly_closed() => break,
+            Poll::Ready(Ok(false)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => return Ok(()),
+        }
+    }
+    wire.pause();
+    Ok(())
+}
+
 /// A request of which nothing was begun goes elsewhere so often; then the site is in trouble.
 const NOT_BEGUN_MAX: usize = 3;
 /// All channels of a killed process are seen to end within milliseconds of the first.
 const NOTICED_WITHIN: Duration = Duration::from_millis(50);
 /// Counts a request under way, for as long as bytes of it may move: a gateway that drains waits for it.
-struct Active(Rc<Gate>);
+struct Active {
+    gate: Rc<Gate>,
+    /// It counts at its endpoint, too.
+    place: Option<Place>,
+}
 
 impl Active {
-    fn new(gate: &Rc<Gate>) -> Active {
+    fn new(gate: &Rc<Gate>, place: Option<Place>) -> Active {
         gate::add(&gate.counters().active, 1);
-        Active(gate.clone())
+        if place.is_some() {
+            gate.counts(place.as_ref()).active.rise();
+        }
+        Active { gate: gate.clone(), place }
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        gate::take(&self.0.counters().active, 1);
+        let Active { gate, place } = self;
+        gate::take(&gate.counters().active, 1);
+        if place.is_some() {
+            gate.counts(place.as_ref()).active.fall();
+        }
     }
 }
 

@@ -117,7 +117,9 @@ pub async fn accept(gate: Rc<Gate>, lobby: Rc<Lobby>, listener: Listener, config
                 let (gate, lobby, config) = (gate.clone(), lobby.clone(), config.clone());
                 gate.shard.clone().spawn("channel hello", async move {
                     let entered = enter(&gate, &lobby, &place, socket, peer, config).await;
-                    if let Err(error) = entered {
+                    if let Err(error) = entered
+                        && gate.records.strangers.admits(&gate.shard)
+                    {
                         tracing::warn!(%peer, %error, "a connection point could not attach");
                     }
                 });
@@ -273,6 +275,7 @@ struct Attached {
 impl Attached {
     fn new(gate: &Rc<Gate>, site: usize, point: &str, link: &Rc<Link>, seat: Seat) -> Attached {
         gate.attach(site, point, link);
+        gate.channel_up(site, point, seat.1, link);
         Attached { gate: gate.clone(), site, link: link.clone(), seat }
     }
 }
@@ -280,6 +283,7 @@ impl Attached {
 impl Drop for Attached {
     fn drop(&mut self) {
         self.gate.detach(self.site, &self.link);
+        self.gate.channel_down(&self.link);
         self.gate.port.send(0, GatewayMessage::Left(self.seat));
     }
 }
@@ -307,7 +311,7 @@ impl LinkEvents for Events {
     fn identity_gone(&self, _link: &Rc<Link>, _number: u32) {}
 
     fn room(&self, _link: &Rc<Link>) {
-        self.gate.wake_waiting();
+        self.gate.hear_room(self.site);
     }
 
     fn draining(&self, link: &Rc<Link>) {

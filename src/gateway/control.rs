@@ -6,10 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::GatewayMessage;
-use super::gate::{Common, Gate, InForce, SiteInForce};
+use super::gate::{Gate, InForce, RoleSeries, SiteInForce};
 use crate::auth::Trust;
 use crate::channel::{Publication, Verdict};
-use crate::mapping::{self, PublishedTable};
+use crate::mapping::{self, Family, PublishedTable};
+use crate::metrics::{Ledger, Name};
 use crate::settings::{GatewaySettings, PublishedSettings, Revision, Standing};
 
 /// The publications in force, by site; shard 0 alone holds them.
@@ -17,6 +18,7 @@ pub struct Publications {
     settings: GatewaySettings,
     folder: PathBuf,
     held: Vec<Option<PublishedSettings>>,
+    ledger: Arc<Ledger>,
     /// What every shard has.
     pub in_force: Arc<InForce>,
 }
@@ -24,17 +26,23 @@ pub struct Publications {
 impl Publications {
     /// What was in force when the gateway last ran: a known URL then waits for its connection point
     /// instead of being unknown.
-    pub fn load(settings: &GatewaySettings, folder: &Path) -> Publications {
+    pub fn load(settings: &GatewaySettings, folder: &Path, ledger: &Arc<Ledger>) -> Publications {
         let folder = folder.join(&settings.state_dir);
         let sites = settings.sites.len();
         let empty = InForce {
             epoch: 0,
             table: PublishedTable::default(),
             sites: vec![SiteInForce::default(); sites],
+            series: Arc::default(),
         };
         let held = vec![None; sites];
-        let mut publications =
-            Publications { settings: settings.clone(), folder, held, in_force: Arc::new(empty) };
+        let mut publications = Publications {
+            settings: settings.clone(),
+            folder,
+            held,
+            ledger: ledger.clone(),
+            in_force: Arc::new(empty),
+        };
         for site in 0..sites {
             let Ok(bytes) = std::fs::read(publications.file(site)) else { continue };
             match publications.judge(site, &bytes) {
@@ -84,7 +92,8 @@ impl Publications {
         }
         let mut sites = self.in_force.sites.clone();
         sites[site] = SiteInForce { revision: Some(revision), trust: Arc::new(trust) };
-        self.in_force = Arc::new(InForce { epoch: self.in_force.epoch + 1, table, sites });
+        let (epoch, series) = (self.in_force.epoch + 1, self.series_of(&table));
+        self.in_force = Arc::new(InForce { epoch, table, sites, series });
         self.held[site] = Some(offered);
         Ok(Verdict::InForce)
     }
@@ -102,6 +111,26 @@ impl Publications {
         // Of two sites that claim one role, the one that has it keeps it.
         let (others, own): (Vec<_>, Vec<_>) = published.partition(|publication| publication.site != site);
         PublishedTable::new(others.into_iter().chain(own))
+    }
+
+    /// What is counted for the endpoints of `table`, in their order.
+    fn series_of(&self, table: &PublishedTable) -> Arc<[RoleSeries]> {
+        let name = |site: usize, role: u64, path: &str, family| {
+            Name::new(&self.settings.sites[site].code, role, path, family)
+        };
+        // An endpoint is not asked by a family it is not open to; its other one stands in there.
+        let names = table.roles().flat_map(|(role, site)| {
+            role.endpoints.iter().flat_map(move |endpoint| {
+                let shown = |family| if endpoint.families.contains(family) { family } else { other(family) };
+                Family::ALL.map(|family| name(site, role.id, endpoint.path.as_str(), shown(family)))
+            })
+        });
+        let mut found = self.ledger.find(names).into_iter();
+        let mut next = || found.next().expect("as many as names");
+        table
+            .roles()
+            .map(|(role, _)| role.endpoints.iter().map(|_| Family::ALL.map(|_| next())).collect())
+            .collect()
     }
 
     /// Takes a publication; tells every shard when it changes anything.
@@ -146,19 +175,11 @@ impl Publications {
     }
 }
 
-/// What `/status` says of the settings in force.
-pub fn describe(common: &Common, in_force: &InForce) -> serde_json::Value {
-    let sites = common.settings.sites.iter().zip(&in_force.sites).map(|(rights, site)| {
-        let revision = site.revision.as_ref();
-        let sha256 = revision
-            .map(|revision| revision.sha256.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
-        serde_json::json!({
-            "site": rights.code,
-            "serial": revision.map(|revision| revision.serial),
-            "sha256": sha256,
-        })
-    });
-    sites.collect()
+fn other(family: Family) -> Family {
+    match family {
+        Family::MutualAuth => Family::ServerAuth,
+        Family::ServerAuth => Family::MutualAuth,
+    }
 }
 
 /// Hands a verdict back to the shard of the link that published.

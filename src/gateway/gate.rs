@@ -2,23 +2,26 @@
 //! a request gets a stream.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
 
 use super::GatewayMessage;
+use super::record::{self, Records};
 use super::request::Request;
+use super::wait::{self, Line};
 use crate::auth::Trust;
 use crate::channel::{self, Identity, RevisionTag, Verdict, message};
-use crate::dispatch::Roster;
-use crate::limits;
-use crate::mapping::PublishedTable;
+use crate::dispatch::{Roster, Ticket};
+use crate::logs::access::AccessLog;
+use crate::mapping::{Family, PublishedTable};
+use crate::metrics::{self, EndpointCounts, Histogram, Ledger, Series};
+use crate::request_id::RequestId;
 use crate::settings::{GatewaySettings, Revision};
-use crate::shard::{Deadline, Port, Shard};
+use crate::shard::{Port, Shard};
 use crate::transport::{Crossing, Link, Mailbox, Stream};
 
 /// The settings that requests are judged under: of every site the latest publication.
@@ -29,7 +32,12 @@ pub struct InForce {
     pub table: PublishedTable,
     /// By site: what it published, and whom it trusts.
     pub sites: Vec<SiteInForce>,
+    /// What is counted for each endpoint: by place of the role and the endpoint in the table, and family.
+    pub series: Arc<[RoleSeries]>,
 }
+
+/// A role's part of the series: by place of the endpoint and family.
+pub type RoleSeries = Box<[[Arc<Series>; Family::ALL.len()]]>;
 
 /// One site's part of [`InForce`].
 #[derive(Clone, Default)]
@@ -38,6 +46,19 @@ pub struct SiteInForce {
     pub revision: Option<Revision>,
     /// Whose client certificates it takes.
     pub trust: Arc<Trust>,
+}
+
+/// Which channel, as operators know it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Channel {
+    /// Number of its site.
+    pub site: usize,
+    /// Name of its connection point.
+    pub point: Arc<str>,
+    /// Its number among the channels of that connection point.
+    pub index: u16,
+    /// Shard that drives it.
+    pub shard: usize,
 }
 
 /// What the shards of the process share: written by one shard each, read by the admin listener, and
@@ -49,10 +70,27 @@ pub struct Common {
     pub admitted: AtomicU64,
     /// By shard.
     pub counters: Vec<Counters>,
+    /// Channels, as their shards saw them last; by shard.
+    pub channels: Vec<metrics::Board<Channel>>,
+    /// What is counted by publishing endpoint.
+    pub ledger: Arc<Ledger>,
+    /// What is counted for requests that lead to none: unknown URLs, unreadable heads, the gateway's own
+    /// answers.
+    pub unpublished: Arc<Series>,
+    /// When the process began.
+    pub start: metrics::Start,
+    /// Where its settings' paths start from.
+    pub folder: std::path::PathBuf,
+    /// Certificates in use: for what, which file, when they end.
+    pub certificates: Vec<metrics::Certificate>,
+    /// The gateway is on its way out.
+    pub draining: AtomicBool,
     /// Random, one for each start.
     pub instance_id: [u8; 16],
     /// Direct descriptors of each shard.
     pub slots: u32,
+    /// One line per request, if there is to be one.
+    pub access_log: Option<Arc<AccessLog>>,
 }
 
 /// Counters of one shard: it alone adds, anyone may read.
@@ -62,6 +100,8 @@ pub struct Counters {
     pub clients: AtomicU64,
     /// TLS handshakes done.
     pub handshakes: AtomicU64,
+    /// Those of them that took up an earlier session.
+    pub handshakes_resumed: AtomicU64,
     /// Handshakes that failed.
     pub handshake_failures: AtomicU64,
     /// Requests whose head was read.
@@ -78,6 +118,8 @@ pub struct Counters {
     pub active: AtomicU64,
     /// Requests waiting for a channel.
     pub waiting: AtomicU64,
+    /// How long requests waited for a channel, each time until its turn or its end.
+    pub waited: Histogram,
     /// Links of this shard.
     pub links: AtomicU64,
     /// Requests that went by another shard's link.
@@ -90,7 +132,7 @@ pub struct Counters {
     pub completions: AtomicU64,
     /// Receives that found no shared buffer.
     pub starved: AtomicU64,
-    /// Channel bytes out and in, before TLS.
+    /// Channel bytes out and in, before TLS, of all channels there ever were.
     pub channel_bytes: [AtomicU64; 2],
 }
 
@@ -151,11 +193,12 @@ pub struct Gate {
     pub crossing: Rc<Crossing>,
     in_force: RefCell<Rc<InForce>>,
     roster: RefCell<Roster<Rc<Link>>>,
+    channels: metrics::Channels<Channel>,
     /// By site and shard: how many links that shard has.
     elsewhere: RefCell<Vec<Vec<u32>>>,
     turn: Cell<usize>,
-    /// In the order they came.
-    waiting: RefCell<BTreeMap<u64, Waker>>,
+    /// Requests that wait for a link.
+    pub line: Line,
     /// Numbers under which clients of other shards were announced on links here.
     guests: RefCell<HashMap<(usize, u64), Announced>>,
     draining: Cell<bool>,
@@ -165,6 +208,8 @@ pub struct Gate {
     pub acceptors: RefCell<Vec<Waker>>,
     /// Links that published and wait for the verdict.
     publishing: RefCell<Vec<Rc<Link>>>,
+    /// Where requests that ended are told of.
+    pub records: Records,
 }
 
 impl Gate {
@@ -184,18 +229,20 @@ impl Gate {
             shard: shard.clone(),
             common: common.clone(),
             elsewhere: RefCell::new(vec![vec![0; port.shards()]; sites]),
+            line: Line::new(sites, port.shards(), common.settings.limits.waiting_max),
             port,
             crossing,
             in_force: RefCell::new(Rc::new(in_force.copy())),
             roster: RefCell::new(Roster::new(sites)),
+            channels: metrics::Channels::new(shard.now()),
             turn: Cell::new(0),
-            waiting: RefCell::default(),
             guests: RefCell::default(),
             draining: Cell::new(false),
             next_request: Cell::new(0),
             request_seed,
             acceptors: RefCell::default(),
             publishing: RefCell::default(),
+            records: Records::new(common, shard.index),
         })
     }
 
@@ -215,13 +262,13 @@ impl Gate {
     }
 
     /// 16 bytes that no other request of any gateway bears.
-    pub fn next_request_id(&self) -> [u8; 16] {
+    pub fn next_request_id(&self) -> RequestId {
         let number = self.next_request.get();
         self.next_request.set(number + 1);
         let mut id = [0; 16];
         id[..8].copy_from_slice(&self.request_seed);
         id[8..].copy_from_slice(&number.to_be_bytes());
-        id
+        RequestId(id)
     }
 
     /// Whether the gateway is on its way out.
@@ -232,9 +279,11 @@ impl Gate {
     /// Takes no new clients; answers say that the connection ends.
     pub fn drain(&self) {
         self.draining.set(true);
+        self.common.draining.store(true, Ordering::Relaxed);
         for (_, _, link) in self.roster.borrow().links() {
             link.drain();
         }
+        self.drain_waiting();
         self.wake_acceptors();
     }
 
@@ -259,7 +308,7 @@ impl Gate {
         self.roster.borrow_mut().attach(site, point, link.id, link.clone());
         add(&self.counters().links, 1);
         self.tell_links(site, 1);
-        self.wake_waiting();
+        self.hear_room(site);
     }
 
     /// A link ended.
@@ -277,6 +326,12 @@ impl Gate {
         }
     }
 
+    /// Whether a connection point of the site is attached to any shard.
+    pub fn has_link(&self, site: usize) -> bool {
+        let here = self.roster.borrow().links().any(|(held, _, _)| held == site);
+        here || self.elsewhere.borrow()[site].iter().any(|count| *count > 0)
+    }
+
     /// Another shard's links changed in number.
     pub fn hear_links(&self, shard: usize, site: usize, change: i32) {
         {
@@ -285,16 +340,25 @@ impl Gate {
             *count = count.saturating_add_signed(change);
         }
         if change > 0 {
-            self.wake_waiting();
+            self.hear_room_elsewhere(shard, site);
         }
     }
 
-    /// Links of this shard: site, connection point, round trip in microseconds, streams.
-    pub fn traffic(&self) -> (u64, u64) {
-        self.roster
-            .borrow()
-            .links()
-            .fold((0, 0), |sum, (_, _, link)| (sum.0 + link.traffic.0.get(), sum.1 + link.traffic.1.get()))
+    /// A channel is driven on this shard from now on.
+    pub fn channel_up(&self, site: usize, point: &str, index: u16, link: &Rc<Link>) {
+        let channel = Channel { site, point: point.into(), index, shard: self.shard.index };
+        self.channels.up(channel, link);
+        self.channels.show(self.channel_board(), self.shard.now());
+    }
+
+    /// It is driven no more.
+    pub fn channel_down(&self, link: &Rc<Link>) {
+        self.channels.down(link);
+        self.channels.show(self.channel_board(), self.shard.now());
+    }
+
+    fn channel_board(&self) -> &metrics::Board<Channel> {
+        &self.common.channels[self.shard.index]
     }
 
     /// A link published; shard 0 judges.
@@ -315,27 +379,39 @@ impl Gate {
     // ── a stream for a request ──────────────────────────────────────────────────────────────────
 
     /// Opens a stream: on a link of this shard whose turn it is, else on another shard that has one.
-    /// `None`: no link of any shard takes it now, and nothing was sent.
+    /// With it the name of the connection point, where this shard knows it.
+    /// `None`: no link of any shard takes it now, or others wait for one, and nothing was sent. A
+    /// request that waited gives its place back as soon as a link took it.
     pub fn open(
         &self,
         client: &Client,
         leaf: Option<&[u8]>,
         request: &mut Request,
         mailbox: &Rc<Mailbox>,
-    ) -> Option<Stream> {
-        let mut tries = 4;
-        while tries > 0 {
-            tries -= 1;
-            let link = self.roster.borrow_mut().choose(request.site, |link| link.is_open()).cloned();
-            let Some(link) = link else { break };
+        place: Option<&wait::Place>,
+    ) -> Option<(Stream, Option<Rc<str>>)> {
+        if !self.may_look(request.site, place) {
+            return None;
+        }
+        for _ in 0..LINKS_TRIED {
+            let chosen = self.choose(request.site);
+            let Some((point, link)) = chosen else { break };
             let number = if request.names_client { self.announce(client, leaf, &link) } else { Ok(0) };
             let Ok(number) = number else { continue };
             message::set_identity(&mut request.message, number);
             if let Ok(stream) = link.open(&request.message, mailbox.clone()) {
-                return Some(stream);
+                if let Some(place) = place {
+                    self.leave(place.ticket);
+                }
+                return Some((stream, Some(point)));
             }
         }
-        self.open_elsewhere(client, leaf, request, mailbox)
+        self.open_elsewhere(client, leaf, request, mailbox, place).map(|stream| (stream, None))
+    }
+
+    fn choose(&self, site: usize) -> Option<(Rc<str>, Rc<Link>)> {
+        let mut roster = self.roster.borrow_mut();
+        roster.choose(site, |link| link.is_open()).map(|(point, link)| (point.clone(), link.clone()))
     }
 
     fn open_elsewhere(
@@ -344,27 +420,31 @@ impl Gate {
         leaf: Option<&[u8]>,
         request: &Request,
         mailbox: &Rc<Mailbox>,
+        place: Option<&wait::Place>,
     ) -> Option<Stream> {
         let count = self.port.shards();
         let from = self.turn.get();
         let elsewhere = self.elsewhere.borrow();
         let mut turns = (0..count).map(|step| (from + step) % count);
-        let shard = turns.find(|shard| elsewhere[request.site][*shard] > 0)?;
+        let has_room = |shard: &usize| {
+            elsewhere[request.site][*shard] > 0 && !self.line.is_full_elsewhere(request.site, *shard)
+        };
+        let shard = turns.find(has_room)?;
         self.turn.set(shard + 1);
         add(&self.counters().crossed, 1);
         if !client.shards.borrow().contains(&shard) {
             client.shards.borrow_mut().push(shard);
         }
         let (exchange, stream) = self.crossing.begin(shard, mailbox.clone());
-        let message = GatewayMessage::Open {
-            from: self.port.here(),
+        let guest = Guest {
             exchange,
             site: request.site,
             client: client.id,
             identity: request.names_client.then(|| client.describe(leaf).into()),
             message: request.message.clone(),
+            place: place.map(|place| place.ticket),
         };
-        self.port.send(shard, message);
+        self.port.send(shard, GatewayMessage::Open { from: self.port.here(), guest });
         Some(stream)
     }
 
@@ -372,29 +452,28 @@ impl Gate {
         announce(&mut client.announced.borrow_mut(), link, || client.describe(leaf))
     }
 
-    /// A client of another shard wants a stream on a link of this one.
-    pub fn open_for_guest(
-        &self,
-        from: usize,
-        exchange: u64,
-        site: usize,
-        client: u64,
-        identity: Option<Arc<[u8]>>,
-        mut message: Vec<u8>,
-    ) {
-        let link = self.roster.borrow_mut().choose(site, |link| link.is_open()).cloned();
-        let Some(link) = link else { return self.crossing.turn_away(from, exchange) };
-        let number = identity.map_or(Ok(0), |identity| {
-            let mut guests = self.guests.borrow_mut();
-            announce(guests.entry((from, client)).or_default(), &link, || identity)
-        });
-        match number {
-            Ok(number) => {
-                message::set_identity(&mut message, number);
-                self.crossing.admit(from, exchange, &link, &message);
+    /// A client of another shard wants a stream on a link of this one. It takes turns with those called
+    /// here, and stands behind those who wait here for room.
+    pub fn open_for_guest(&self, from: usize, guest: Guest) {
+        let Guest { exchange, site, client, identity, mut message, place } = guest;
+        for _ in 0..LINKS_TRIED {
+            let chosen = if self.line.is_held_up(site) { None } else { self.choose(site) };
+            let Some((_, link)) = chosen else { break };
+            let number = identity.as_ref().map_or(Ok(0), |identity| {
+                let mut guests = self.guests.borrow_mut();
+                announce(guests.entry((from, client)).or_default(), &link, || identity)
+            });
+            let Ok(number) = number else { continue };
+            message::set_identity(&mut message, number);
+            if self.crossing.admit(from, exchange, &link, &message) {
+                if let Some(ticket) = place {
+                    self.port.send(from, GatewayMessage::Took { ticket });
+                }
+                return;
             }
-            Err(_) => self.crossing.turn_away(from, exchange),
         }
+        self.note_turned_away(from, site);
+        self.crossing.turn_away(from, exchange);
     }
 
     /// A client left: nobody will name it again.
@@ -412,43 +491,6 @@ impl Gate {
         }
     }
 
-    // ── waiting for a channel ───────────────────────────────────────────────────────────────────
-
-    /// Waits until some link came up, or has room again. False: `until` has come, or too many wait
-    /// already.
-    pub async fn wait_for_link(&self, deadline: &Deadline, until: Instant) -> bool {
-        if self.waiting.borrow().len() >= limits::WAITING_COUNT_MAX || self.is_draining() {
-            return false;
-        }
-        let now = self.shard.now();
-        deadline.set(now, until.saturating_duration_since(now));
-        add(&self.counters().waiting, 1);
-        let place = self.shard.next_id();
-        let mut asked = false;
-        let came = std::future::poll_fn(|context: &mut Context<'_>| {
-            let mut waiting = self.waiting.borrow_mut();
-            if deadline.poll(context) {
-                return Poll::Ready(false);
-            }
-            if std::mem::replace(&mut asked, true) && !waiting.contains_key(&place) {
-                return Poll::Ready(true);
-            }
-            waiting.insert(place, context.waker().clone());
-            Poll::Pending
-        })
-        .await;
-        self.waiting.borrow_mut().remove(&place);
-        take(&self.counters().waiting, 1);
-        came
-    }
-
-    /// Lets requests look again for a link.
-    pub fn wake_waiting(&self) {
-        for waker in std::mem::take(&mut *self.waiting.borrow_mut()).into_values() {
-            waker.wake();
-        }
-    }
-
     /// Copies what the ring and the links counted to where the admin listener reads it.
     pub fn publish_counts(&self) {
         let (counters, ring) = (self.counters(), &self.shard.ring.counts);
@@ -456,16 +498,30 @@ impl Gate {
         counters.completions.store(ring.completions.get(), Ordering::Relaxed);
         counters.starved.store(ring.starved.get(), Ordering::Relaxed);
         counters.panics.store(self.shard.panics.get(), Ordering::Relaxed);
-        let (out, received) = self.traffic();
+        let (out, received) = self.channels.traffic();
         counters.channel_bytes[0].store(out, Ordering::Relaxed);
         counters.channel_bytes[1].store(received, Ordering::Relaxed);
+        if self.channels.is_stale(self.shard.now()) {
+            self.channels.show(self.channel_board(), self.shard.now());
+        }
+    }
+
+    /// Where this shard counts the requests to an endpoint, or to none.
+    pub fn counts<'s>(&'s self, place: Option<&'s record::Place>) -> &'s EndpointCounts {
+        let published = place.and_then(|place| place.settings.series(place.row, place.family));
+        published.unwrap_or(&self.common.unpublished).of(self.shard.index)
     }
 }
 
 impl InForce {
     /// A shard's own copy, so that no request touches a counter that shards share.
     fn copy(&self) -> InForce {
-        InForce { epoch: self.epoch, table: self.table.clone(), sites: self.sites.clone() }
+        let (sites, series) = (self.sites.clone(), self.series.clone());
+        InForce { epoch: self.epoch, table: self.table.clone(), sites, series }
+    }
+
+    fn series(&self, (role, endpoint): (usize, usize), family: Family) -> Option<&Series> {
+        self.series.get(role)?.get(endpoint)?.get(family as usize).map(|series| &**series)
     }
 }
 
@@ -483,6 +539,25 @@ fn announce<B: AsRef<[u8]>>(
     announced.push((Rc::downgrade(link), number));
     Ok(number)
 }
+
+/// A request of another shard's client, as it asks for a stream here.
+pub struct Guest {
+    /// Its number at the client's shard.
+    pub exchange: u64,
+    /// Number of the site.
+    pub site: usize,
+    /// Number of the client at its shard.
+    pub client: u64,
+    /// Who it is, where the origin is told.
+    pub identity: Option<Arc<[u8]>>,
+    /// The OPEN message.
+    pub message: Vec<u8>,
+    /// Its place, if it waited.
+    pub place: Option<Ticket>,
+}
+
+/// Links that are asked before a request waits: those that refuse say when they have room again.
+const LINKS_TRIED: usize = 4;
 
 fn withdraw(announced: impl Iterator<Item = (Weak<Link>, u32)>) {
     for (link, number) in announced {

@@ -43,7 +43,7 @@ impl Inbox {
 
     /// Shard 0 keeps what is published.
     pub fn keep(&self, publications: Publications) {
-        self.report.show(control::describe(&self.gate.common, &publications.in_force));
+        self.report.show(&publications.in_force);
         *self.publications.borrow_mut() = Some(publications);
     }
 
@@ -70,9 +70,10 @@ impl Inbox {
         let gate = &self.gate;
         match message {
             GatewayMessage::Cross { from, message } => gate.crossing.handle(from, message),
-            GatewayMessage::Open { from, exchange, site, client, identity, message } => {
-                gate.open_for_guest(from, exchange, site, client, identity, message);
-            }
+            GatewayMessage::Open { from, guest } => gate.open_for_guest(from, guest),
+            GatewayMessage::Took { ticket } => gate.leave(ticket),
+            GatewayMessage::Room { shard, site, has_room: true } => gate.hear_room_elsewhere(shard, site),
+            GatewayMessage::Room { shard, site, has_room: false } => gate.line.hear_full(shard, site),
             GatewayMessage::Gone { from, client } => gate.forget_guest(from, client),
             GatewayMessage::Links { shard, site, change } => gate.hear_links(shard, site, change),
             GatewayMessage::Arrival(arrival) => connection_point::settle(gate, *arrival),
@@ -81,7 +82,7 @@ impl Inbox {
                 let mut publications = self.publications.borrow_mut();
                 let Some(publications) = publications.as_mut() else { return };
                 let verdict = publications.take(gate, site, &publication);
-                self.report.show(control::describe(&gate.common, &publications.in_force));
+                self.report.show(&publications.in_force);
                 control::reply(gate, from, link, &publication, verdict);
             }
             GatewayMessage::Verdict { link, revision, verdict, text } => {

@@ -11,29 +11,35 @@ mod connection_point;
 mod control;
 mod gate;
 mod inbox;
+mod record;
 mod relay;
 mod report;
 mod request;
+mod wait;
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::task::Poll;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::admin;
 use crate::channel::{Publication, RevisionTag, Verdict};
+use crate::dispatch::Ticket;
 use crate::limits;
+use crate::logs::access::AccessLog;
+use crate::metrics::{self, Ledger, Name};
 use crate::review::GatewayStart;
 use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
 use crate::transport::{CrossMessage, Crossing, StartError, Tls};
 use connection_point::{Arrival, Seat};
 use control::Publications;
-use gate::{Common, Counters, Gate, InForce};
+use gate::{Common, Counters, Gate, Guest, InForce};
 use inbox::Inbox;
 
 /// What shards tell each other.
@@ -49,16 +55,22 @@ pub enum GatewayMessage {
     Open {
         /// Shard of the client.
         from: usize,
-        /// Its number there.
-        exchange: u64,
+        /// What it asks for.
+        guest: Guest,
+    },
+    /// A link of another shard took a request that waited.
+    Took {
+        /// Its place.
+        ticket: Ticket,
+    },
+    /// The links of a shard have no room for a site's requests of the receiver, or have some again.
+    Room {
+        /// Which shard.
+        shard: usize,
         /// Number of the site.
         site: usize,
-        /// Number of the client there.
-        client: u64,
-        /// Who it is, where the origin is told.
-        identity: Option<Arc<[u8]>>,
-        /// The OPEN message.
-        message: Vec<u8>,
+        /// Whether there is room.
+        has_room: bool,
     },
     /// A client of `from` left.
     Gone {
@@ -114,7 +126,7 @@ pub enum GatewayMessage {
 /// What keeps it from starting, or ends a shard.
 pub fn run(reviewed: GatewayStart) -> Result<(), StartError> {
     let open_files = shard::raise_open_files().map_err(|error| StartError(format!("open files: {error}")))?;
-    let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])
+    let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| StartError(format!("signals: {error}")))?;
     let start = Start::prepare(reviewed, open_files)?;
     start.run(signals)
@@ -128,13 +140,14 @@ struct Start {
     listeners: Vec<OwnedFd>,
     channel_listeners: Vec<OwnedFd>,
     publications: Publications,
+    doors: admin::Doors,
     cpus: Vec<usize>,
     slots: u32,
 }
 
 impl Start {
     fn prepare(reviewed: GatewayStart, open_files: u64) -> Result<Start, StartError> {
-        let GatewayStart { settings, folder, listeners, internal_listeners, .. } = reviewed;
+        let GatewayStart { settings, folder, listeners, internal_listeners, doors, ends, .. } = reviewed;
         let clients = certificates::client_config(reviewed.server_keys, reviewed.ticket_secret.as_ref())?;
         let channels = certificates::channel_config(&reviewed.internal_ca, reviewed.internal)?;
         let allowed = shard::allowed_cpus();
@@ -144,9 +157,26 @@ impl Start {
         let mut instance_id = [0; 16];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut instance_id)
             .map_err(|_| StartError("the system gives no randomness".into()))?;
-        let publications = Publications::load(&settings, &folder);
-        let counters = (0..shards).map(|_| Counters::default()).collect();
-        let common = Common { settings, admitted: AtomicU64::new(0), counters, instance_id, slots };
+        let ledger = Arc::new(Ledger::new(shards, limits::SERIES_COUNT_MAX));
+        let unpublished = ledger.find([Name::without_endpoint("none")]).remove(0);
+        let publications = Publications::load(&settings, &folder, &ledger);
+        let access_log = AccessLog::open(&settings.log, &folder, "CMG_GATEWAY", shards)
+            .map_err(|error| StartError(error.to_string()))?;
+        let common = Common {
+            settings,
+            admitted: AtomicU64::new(0),
+            counters: (0..shards).map(|_| Counters::default()).collect(),
+            channels: (0..shards).map(|_| metrics::Board::default()).collect(),
+            ledger,
+            unpublished,
+            start: metrics::Start::now(),
+            folder,
+            certificates: ends,
+            draining: AtomicBool::new(false),
+            instance_id,
+            slots,
+            access_log,
+        };
         Ok(Start {
             common: Arc::new(common),
             clients,
@@ -154,16 +184,26 @@ impl Start {
             listeners,
             channel_listeners: internal_listeners,
             publications,
+            doors,
             cpus,
             slots,
         })
     }
 
     fn run(self, mut signals: signal_hook::iterator::Signals) -> Result<(), StartError> {
-        let Start { common, clients, channels, listeners, channel_listeners, publications, cpus, slots } =
-            self;
+        let Start {
+            common,
+            clients,
+            channels,
+            listeners,
+            channel_listeners,
+            publications,
+            doors,
+            cpus,
+            slots,
+        } = self;
         let mesh = Mesh::new(cpus.len());
-        let report = report::Gateway::new(common.clone());
+        let report = report::Gateway::new(common.clone(), &publications.in_force);
         let (tell, news) = mpsc::channel();
         let in_force = publications.in_force.clone();
         let mut first = Some((channel_listeners, publications, channels));
@@ -188,8 +228,7 @@ impl Start {
                 let _ = tell.send(News::Ended(result));
             });
         }
-        crate::admin::serve(common.settings.admin.address, report)
-            .map_err(|error| StartError(error.to_string()))?;
+        let _serving = doors.serve(report).map_err(|error| StartError(format!("admin: {error}")))?;
         tracing::info!(
             instance = common.settings.instance,
             shards = cpus.len(),
@@ -198,11 +237,19 @@ impl Start {
             "gateway started"
         );
         std::thread::spawn(move || {
-            for _ in signals.forever() {
+            for signal in signals.forever() {
+                if signal == SIGHUP {
+                    tracing::warn!("SIGHUP: reloading is not built yet; settings stay as they were");
+                    continue;
+                }
                 let _ = tell.send(News::Signal);
             }
         });
-        supervise(&mesh, &news)
+        let outcome = supervise(&mesh, &news);
+        if let Some(log) = &common.access_log {
+            log.close();
+        }
+        outcome
     }
 }
 

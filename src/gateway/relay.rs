@@ -1,6 +1,7 @@
 //! Carrying one exchange: the request's body to the connection point and the answer back, both at
 //! once, each as fast as its slowest hop.
 
+use std::borrow::Cow;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -8,12 +9,12 @@ use std::time::Duration;
 
 use super::answer::{self, AnswerFraming};
 use super::client::Connection;
-use super::gate::{self, Gate};
+use super::gate::Gate;
 use super::request::Request;
 use crate::channel::{self, ResetCode, ResponseMessage, TrailersWriter};
 use crate::http::{self, Step};
 use crate::limits;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Refused};
 use crate::transport::{Broken, Stream};
 
 /// How an exchange ended.
@@ -25,13 +26,13 @@ pub enum Outcome {
         keep: bool,
     },
     /// Nothing of an answer was sent: the gateway answers so.
-    Refused(Refusal),
+    Refused(Refused),
     /// Nothing was begun: it may be sent again whatever it is.
     NotBegun,
     /// The channel was lost before an answer began.
     Lost,
-    /// The answer broke off in the middle.
-    Cut,
+    /// It broke off in the middle; why.
+    Cut(Cow<'static, str>),
 }
 
 /// The way of the request's body.
@@ -103,19 +104,11 @@ impl<'c> Relay<'c> {
 
     /// Carries it on; ready when it has ended.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Outcome>> {
-        let outcome = std::task::ready!(self.poll_carry(context));
-        if matches!(outcome, Ok(Outcome::Answered { .. })) {
-            gate::add(&self.gate.counters().answered, 1);
-        }
-        Poll::Ready(outcome)
-    }
-
-    fn poll_carry(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Outcome>> {
         self.stream.mailbox().watch(context);
         let sent = self.poll_send(context);
-        if let Poll::Ready(Err(refusal)) = sent {
+        if let Poll::Ready(Err(refused)) = sent {
             self.stream.reset(ResetCode::Cancelled);
-            return Poll::Ready(Ok(self.gone_wrong(refusal)));
+            return Poll::Ready(Ok(self.gone_wrong(refused)));
         }
         if sent.is_ready()
             && let Err(error) = self.look_ahead(context)
@@ -150,27 +143,35 @@ impl<'c> Relay<'c> {
 
     fn out_of_time(&self) -> Outcome {
         self.stream.reset(ResetCode::Cancelled);
+        let secs = self.patience().as_secs_f32();
         match (&self.answering, &self.sending) {
             // The client owes bytes.
-            (Answering::Head, Sending::Body { decoded: 0 }) => Outcome::Cut,
+            (Answering::Head, Sending::Body { decoded: 0 }) => {
+                Outcome::Cut(format!("the client sent nothing of its body for {secs} s").into())
+            }
             // The origin owes an answer, or takes no more of the body.
             (Answering::Head, Sending::Done | Sending::Body { .. }) => {
-                Outcome::Refused(Refusal::GatewayTimeout)
+                let cause = format!("no answer came from the connection point within {secs} s");
+                Outcome::Refused(Refused::new(Refusal::GatewayTimeout, cause))
             }
-            (Answering::Body(_) | Answering::Done, _) => Outcome::Cut,
+            (Answering::Body(_) | Answering::Done, _) => {
+                let waits_for_client = self.connection.wire.unsent() > 0;
+                let who = if waits_for_client { "the client took" } else { "the connection point sent" };
+                Outcome::Cut(format!("{who} nothing of the answer for {secs} s").into())
+            }
         }
     }
 
-    fn gone_wrong(&self, refusal: Refusal) -> Outcome {
+    fn gone_wrong(&self, refused: Refused) -> Outcome {
         match self.answering {
-            Answering::Head => Outcome::Refused(refusal),
-            Answering::Body(_) | Answering::Done => Outcome::Cut,
+            Answering::Head => Outcome::Refused(refused),
+            Answering::Body(_) | Answering::Done => Outcome::Cut(refused.cause),
         }
     }
 
     // ── the request's body ──────────────────────────────────────────────────────────────────────
 
-    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Refused>> {
         while let Sending::Body { decoded } = &mut self.sending {
             let wire = &mut self.connection.wire;
             if *decoded > 0 {
@@ -181,18 +182,22 @@ impl<'c> Relay<'c> {
                     return Poll::Pending;
                 }
                 wire.consume(sent);
+                self.request.account.bytes_in += sent as u64;
                 *decoded -= sent;
                 self.moved = true;
                 continue;
             }
-            let step = self.request.body.next(wire.received()).map_err(|error| error.refusal())?;
+            let step = self.request.body.next(wire.received()).map_err(|error| {
+                Refused::new(error.refusal(), format!("the body cannot be read: {error}"))
+            })?;
             match step {
                 Step::Data { consumed, data } => {
                     let framing = consumed - data.len();
                     *decoded = data.len();
                     wire.consume(framing);
                     let left = self.request.length_left.checked_sub(*decoded as u64);
-                    self.request.length_left = left.ok_or(Refusal::ContentTooLarge)?;
+                    let Some(left) = left else { return Poll::Ready(Err(self.too_long())) };
+                    self.request.length_left = left;
                 }
                 Step::End { consumed } => {
                     wire.consume(consumed);
@@ -203,7 +208,9 @@ impl<'c> Relay<'c> {
                     match wire.poll_fill(context) {
                         Poll::Ready(Ok(true)) => self.moved = true,
                         // Half a request: nobody is there for an answer.
-                        Poll::Ready(_) => return Poll::Ready(Err(Refusal::BadRequest)),
+                        Poll::Ready(_) => {
+                            return Poll::Ready(Err(Refused::new(Refusal::BadRequest, HALF_A_BODY)));
+                        }
                         Poll::Pending => return Poll::Pending,
                     }
                 }
@@ -212,13 +219,20 @@ impl<'c> Relay<'c> {
         Poll::Ready(Ok(()))
     }
 
-    fn end_body(&mut self) -> Result<(), Refusal> {
+    fn too_long(&self) -> Refused {
+        let max = self.request.length_left + self.request.account.bytes_in;
+        Refused::new(Refusal::ContentTooLarge, format!("the body is over the endpoint's {max}"))
+    }
+
+    fn end_body(&mut self) -> Result<(), Refused> {
         let mut trailers = Vec::new();
         let mut fields = http::forwarded_trailer_fields(self.request.body.trailers()).peekable();
         if fields.peek().is_some() {
             let mut writer = TrailersWriter::new(&mut trailers);
             for field in fields {
-                writer.field(field.name, field.value).map_err(|_| Refusal::HeadTooLarge)?;
+                writer
+                    .field(field.name, field.value)
+                    .map_err(|_| Refused::new(Refusal::HeadTooLarge, TRAILERS_TOO_LARGE))?;
             }
             writer.finish();
         }
@@ -262,14 +276,14 @@ impl<'c> Relay<'c> {
             self.moved = true;
             if !written? {
                 self.stream.reset(ResetCode::Protocol);
-                return Poll::Ready(Ok(Outcome::Refused(Refusal::BadGateway)));
+                return Poll::Ready(Ok(Outcome::Refused(Refused::new(Refusal::BadGateway, NOT_AN_ANSWER))));
             }
         }
         if let Answering::Body(framing) = self.answering
             && !self.write_body(context, framing)?
         {
             self.stream.reset(ResetCode::Protocol);
-            return Poll::Ready(Ok(Outcome::Cut));
+            return Poll::Ready(Ok(Outcome::Cut(NOT_AS_PROMISED.into())));
         }
         if let Answering::Done = self.answering {
             self.connection.wire.start_send()?;
@@ -301,6 +315,7 @@ impl<'c> Relay<'c> {
             let (framing, keep) = answer::head(&mut out, &message, manner, self.keep);
             self.keep = keep;
             self.answering = Answering::Body(framing);
+            self.request.account.status = Some(message.status);
             self.promised = match framing {
                 AnswerFraming::None => Some(0),
                 AnswerFraming::Length => message.length,
@@ -314,6 +329,7 @@ impl<'c> Relay<'c> {
                 out.extend_from_slice(&data);
                 drop(data);
                 self.stream.consume(size);
+                self.request.account.bytes_out += size as u64;
             }
         }
         let written = wire.write(&out);
@@ -351,6 +367,7 @@ impl<'c> Relay<'c> {
             }
             drop(data);
             self.stream.consume(size);
+            self.request.account.bytes_out += size as u64;
             self.moved = true;
         }
         if self.stream.mailbox().is_ended() {
@@ -379,29 +396,47 @@ impl<'c> Relay<'c> {
     fn poll_broken(&mut self, context: &mut Context<'_>, broken: Broken) -> Poll<io::Result<Outcome>> {
         if let Answering::Head = self.answering {
             return Poll::Ready(Ok(match broken {
-                Broken::Reset(ResetCode::Refused(refusal)) => Outcome::Refused(refusal),
+                Broken::Reset(ResetCode::Refused(refusal)) => {
+                    Outcome::Refused(Refused::new(refusal, told(broken)))
+                }
                 Broken::Reset(ResetCode::NotBegun) | Broken::Lost { not_taken: true } if self.is_unsent() => {
                     Outcome::NotBegun
                 }
                 // Nothing was begun, but bytes of its body are gone: only the client can send it again.
                 Broken::Reset(ResetCode::NotBegun) | Broken::Lost { not_taken: true } => {
-                    Outcome::Refused(Refusal::NoConnector)
+                    Outcome::Refused(Refused::new(Refusal::NoConnector, BODY_IS_GONE))
                 }
                 Broken::Lost { not_taken: false } => Outcome::Lost,
                 Broken::Reset(
                     ResetCode::Cancelled | ResetCode::OriginBroke | ResetCode::Protocol | ResetCode::Other(_),
-                ) => Outcome::Refused(Refusal::BadGateway),
+                ) => Outcome::Refused(Refused::new(Refusal::BadGateway, told(broken))),
             }));
         }
         // What arrived before the break is the client's; then the cut shows that it is not all.
         let flushed = self.stream.data().is_empty() && self.connection.wire.poll_flush(context)?.is_ready();
-        if flushed { Poll::Ready(Ok(Outcome::Cut)) } else { Poll::Pending }
+        if flushed { Poll::Ready(Ok(Outcome::Cut(told(broken)))) } else { Poll::Pending }
     }
 
     /// No byte of the body was taken from the client: the request can be sent again as it is.
     fn is_unsent(&self) -> bool {
         !self.request.manner.has_body
     }
+}
+
+/// What the connection point, or the loss of its channel, means.
+fn told(broken: Broken) -> Cow<'static, str> {
+    let what = match broken {
+        Broken::Lost { .. } => return "the channel was lost".into(),
+        Broken::Reset(ResetCode::Refused(refusal)) => refusal.reason(),
+        Broken::Reset(ResetCode::NotBegun) => "no connection to the origin is free",
+        Broken::Reset(ResetCode::Cancelled) => "the exchange was given up",
+        Broken::Reset(ResetCode::OriginBroke) => "the origin broke off",
+        Broken::Reset(ResetCode::Protocol) => "the exchange breaks the channel's rules",
+        Broken::Reset(ResetCode::Other(code)) => {
+            return format!("the connection point says: code {code}, which is unknown here").into();
+        }
+    };
+    format!("the connection point says: {what}").into()
 }
 
 /// Takes `size` bytes of what is promised; whether that was so much.
@@ -416,6 +451,11 @@ fn keep_promise(promised: &mut Option<u64>, size: usize) -> bool {
     }
 }
 
+const HALF_A_BODY: &str = "the client ended its direction in the middle of its body";
+const TRAILERS_TOO_LARGE: &str = "the trailers do not fit one frame of a channel";
+const NOT_AN_ANSWER: &str = "the connection point sent an answer whose end this client would see elsewhere";
+const NOT_AS_PROMISED: &str = "the connection point sent more or less than the answer's head promised";
+const BODY_IS_GONE: &str = "the connection point took nothing, but part of the body is gone already";
 /// What an origin has for a client whose connection ended without TLS's goodbye. Most such clients are
 /// gone, and their requests must not stay; some only ended their half, and their answers come soon.
 const LEFT_WITHIN: Duration = Duration::from_secs(5);
@@ -429,6 +469,25 @@ const ANSWER_PIECE: usize = 32 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_connection_point_says_is_told_as_its_word() {
+        let rows = [
+            (Broken::Lost { not_taken: false }, "the channel was lost"),
+            (
+                Broken::Reset(ResetCode::Refused(Refusal::GatewayTimeout)),
+                "the connection point says: CMGConnector_GatewayTimeout",
+            ),
+            (Broken::Reset(ResetCode::OriginBroke), "the connection point says: the origin broke off"),
+            (
+                Broken::Reset(ResetCode::Other(200)),
+                "the connection point says: code 200, which is unknown here",
+            ),
+        ];
+        for (broken, expected) in rows {
+            assert_eq!(told(broken), expected);
+        }
+    }
 
     #[test]
     fn no_more_of_a_body_passes_than_its_head_promised() {

@@ -1,57 +1,91 @@
-//! What the gateway tells its operator.
+//! What the gateway tells its operator: how it is in a word, and every count, from cells that the
+//! shards write and this reads. Neither waits for the other.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use super::gate::{Common, Counters};
+use arc_swap::ArcSwap;
+use serde_json::{Value, json};
+
+use super::gate::{Channel, Common, Counters, InForce};
 use crate::admin::Report;
+use crate::metrics::{
+    Distribution, Health, Page, Seen, describe_certificates, describe_channels, describe_endpoints,
+    describe_process, show_certificates,
+};
 use crate::refusal::Refusal;
 
-/// Reads the shards' counters; never waits for a shard.
+/// See the file's head.
 pub struct Gateway {
     common: Arc<Common>,
-    /// Written by shard 0 when it changes: settings in force, by site.
-    sites: Mutex<serde_json::Value>,
+    /// Left here by shard 0 when it changes.
+    in_force: ArcSwap<InForce>,
 }
 
 impl Gateway {
     /// A report over these counters.
-    pub fn new(common: Arc<Common>) -> Arc<Gateway> {
-        Arc::new(Gateway { common, sites: Mutex::new(serde_json::Value::Null) })
+    pub fn new(common: Arc<Common>, in_force: &Arc<InForce>) -> Arc<Gateway> {
+        Arc::new(Gateway { common, in_force: ArcSwap::new(in_force.clone()) })
     }
 
     /// Other settings are in force.
-    pub fn show(&self, sites: serde_json::Value) {
-        *self.sites.lock().unwrap_or_else(PoisonError::into_inner) = sites;
-    }
-
-    fn sites(&self) -> serde_json::Value {
-        self.sites.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn show(&self, in_force: &Arc<InForce>) {
+        self.in_force.store(in_force.clone());
     }
 
     fn sum(&self, which: impl Fn(&Counters) -> &AtomicU64) -> u64 {
         self.common.counters.iter().map(|counters| which(counters).load(Ordering::Relaxed)).sum()
     }
+
+    fn channels(&self) -> Vec<Seen<Channel>> {
+        let mut found = BTreeMap::<Channel, Seen<Channel>>::new();
+        for board in &self.common.channels {
+            for seen in board.load().iter() {
+                let place = found.entry(seen.key.clone());
+                place.and_modify(|held| held.merge(seen)).or_insert_with(|| seen.clone());
+            }
+        }
+        found.into_values().collect()
+    }
+
+    fn code(&self, site: usize) -> &str {
+        self.common.settings.sites.get(site).map_or("", |rights| &rights.code)
+    }
 }
 
-/// Counters shown for each shard, by name.
-type Shown = (&'static str, fn(&Counters) -> &AtomicU64);
-const SHOWN: [Shown; 15] = [
-    ("clients", |counters| &counters.clients),
-    ("handshakes", |counters| &counters.handshakes),
-    ("handshake_failures", |counters| &counters.handshake_failures),
-    ("requests", |counters| &counters.requests),
-    ("answered", |counters| &counters.answered),
-    ("cut", |counters| &counters.cut),
-    ("retried", |counters| &counters.retried),
-    ("active", |counters| &counters.active),
-    ("waiting", |counters| &counters.waiting),
-    ("links", |counters| &counters.links),
-    ("crossed", |counters| &counters.crossed),
-    ("panics", |counters| &counters.panics),
-    ("ring_enters", |counters| &counters.enters),
-    ("ring_completions", |counters| &counters.completions),
-    ("ring_starved", |counters| &counters.starved),
+/// A count of each shard: its name in `/status`, its name in `/metrics` without prefix and suffix (none
+/// where it is told in another way), what it is, and where it stands.
+type Shown = (&'static str, &'static str, &'static str, fn(&Counters) -> &AtomicU64);
+
+const GAUGES: [Shown; 4] = [
+    ("clients", "clients", "Clients connected.", |counters| &counters.clients),
+    ("active", "shard_requests_active", "Requests under way, and answers on their last way.", |counters| {
+        &counters.active
+    }),
+    ("waiting", "requests_waiting", "Requests that wait for a channel.", |counters| &counters.waiting),
+    ("links", "channels", "Channels that take requests.", |counters| &counters.links),
+];
+
+const COUNTERS: [Shown; 12] = [
+    ("handshakes", "", "", |counters| &counters.handshakes),
+    ("handshakes_resumed", "", "", |counters| &counters.handshakes_resumed),
+    ("handshake_failures", "handshake_failures", "TLS handshakes with clients that failed.", |counters| {
+        &counters.handshake_failures
+    }),
+    ("requests", "shard_requests", "Requests whose head came, readable or not.", |counters| {
+        &counters.requests
+    }),
+    ("answered", "answers", "Answers of an origin passed on to their end.", |counters| &counters.answered),
+    ("cut", "answers_cut", "Exchanges cut in the middle.", |counters| &counters.cut),
+    ("retried", "requests_retried", "Requests sent once more.", |counters| &counters.retried),
+    ("crossed", "requests_crossed", "Requests that went by another shard's channel.", |counters| {
+        &counters.crossed
+    }),
+    ("panics", "task_panics", "Tasks that panicked; each is a bug of cmg.", |counters| &counters.panics),
+    ("ring_enters", "ring_enters", "System calls of the ring.", |counters| &counters.enters),
+    ("ring_completions", "ring_completions", "Completions of the ring.", |counters| &counters.completions),
+    ("ring_starved", "ring_starved", "Receives that found no shared buffer.", |counters| &counters.starved),
 ];
 
 impl Report for Gateway {
@@ -59,8 +93,8 @@ impl Report for Gateway {
         self.sum(|counters| &counters.links) > 0
     }
 
-    fn status(&self) -> serde_json::Value {
-        let shards: Vec<_> = self.common.counters.iter().map(shard).collect();
+    fn status(&self) -> Value {
+        let (common, channels, health) = (&self.common, self.channels(), self.health());
         let refused: serde_json::Map<_, _> = Refusal::ALL
             .into_iter()
             .map(|refusal| {
@@ -68,45 +102,202 @@ impl Report for Gateway {
                 (refusal.reason().to_owned(), count.into())
             })
             .collect();
-        serde_json::json!({
+        json!({
             "role": "gateway",
+            "state": health.word(),
+            "reason": health.reason(),
             "version": env!("CARGO_PKG_VERSION"),
-            "service": self.common.settings.name,
-            "instance": self.common.settings.instance,
-            "listeners": self.common.settings.listeners,
-            "internal_listeners": self.common.settings.internal_listeners,
+            "service": common.settings.name,
+            "instance": common.settings.instance,
+            "listeners": common.settings.listeners,
+            "internal_listeners": common.settings.internal_listeners,
+            "started": common.start.at(),
+            "uptime_secs": common.start.uptime_secs(),
+            "settings_folder": common.folder,
             "clients": self.sum(|counters| &counters.clients),
-            "clients_max": self.common.settings.clients_max,
-            "direct_descriptors_per_shard": self.common.slots,
-            "sites": self.sites(),
+            "clients_max": common.settings.clients_max,
+            "direct_descriptors_per_shard": common.slots,
+            "requests": self.sum(|counters| &counters.requests),
+            "sites": self.sites(&channels),
+            "links": channels.iter().map(|seen| self.link(seen)).collect::<Vec<_>>(),
             "refused": refused,
-            "shards": shards,
+            "certificates": show_certificates(&common.certificates),
+            "shards": common.counters.iter().map(shard).collect::<Vec<_>>(),
         })
     }
 
     fn metrics(&self) -> String {
-        use std::fmt::Write;
-        let mut text = String::new();
-        for (name, which) in SHOWN {
-            let gauge = matches!(name, "clients" | "active" | "waiting" | "links");
-            let (kind, suffix) = if gauge { ("gauge", "") } else { ("counter", "_total") };
-            let _ = writeln!(text, "# TYPE cmg_gateway_{name}{suffix} {kind}");
-            for (shard, counters) in self.common.counters.iter().enumerate() {
-                let value = which(counters).load(Ordering::Relaxed);
-                let _ = writeln!(text, "cmg_gateway_{name}{suffix}{{shard=\"{shard}\"}} {value}");
-            }
-        }
-        text
+        let mut page = Page::default();
+        describe_process(&mut page, "gateway");
+        let ready = u64::from(self.is_ready());
+        page.gauge("cmg_gateway_ready", "1 when a channel is up, so that requests can be answered.")
+            .count(&[], ready);
+        describe_certificates(&mut page, &self.common.certificates);
+        describe_endpoints(
+            &mut page,
+            "cmg_gateway",
+            &self.common.ledger.all(),
+            "request_duration_seconds",
+            TOOK,
+        );
+        self.describe_shards(&mut page);
+        self.describe_channels(&mut page);
+        self.describe_sites(&mut page);
+        page.text()
     }
 }
 
-fn shard(counters: &Counters) -> serde_json::Value {
-    let mut shown: serde_json::Map<_, _> = SHOWN
+// ── status ──────────────────────────────────────────────────────────────────────────────────────
+
+impl Gateway {
+    fn health(&self) -> Health {
+        let (common, in_force, mut health) = (&self.common, self.in_force.load(), Health::default());
+        let open = self.channels().into_iter().filter(|seen| seen.is_open);
+        let attached: BTreeSet<usize> = open.map(|seen| seen.key.site).collect();
+        for (site, held) in in_force.sites.iter().enumerate() {
+            let code = self.code(site);
+            if held.revision.is_none() {
+                health.suffers(format!("site {code} has never published settings"));
+            } else if !attached.contains(&site) {
+                health.suffers(format!("no connection point of site {code} is attached"));
+            }
+        }
+        if attached.is_empty() {
+            health.is_down("no channel is up");
+        }
+        if common.draining.load(Ordering::Relaxed) {
+            health.suffers("it is stopping and takes no new clients");
+        }
+        if self.sum(|counters| &counters.clients) >= u64::from(common.settings.clients_max) {
+            health.suffers("clients_max clients are connected, further ones wait");
+        }
+        health.knows_certificates(&common.certificates, jiff::Timestamp::now().as_second());
+        health
+    }
+
+    fn sites(&self, channels: &[Seen<Channel>]) -> Value {
+        let in_force = self.in_force.load();
+        let sites = in_force.sites.iter().enumerate().map(|(site, held)| {
+            let revision = held.revision.as_ref();
+            let sha256 = revision
+                .map(|revision| revision.sha256.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+            let own = || channels.iter().filter(move |seen| seen.key.site == site);
+            let points: BTreeSet<&str> = own().map(|seen| &*seen.key.point).collect();
+            let roles = || in_force.table.roles().filter(move |(_, of)| *of == site).map(|(role, _)| role);
+            json!({
+                "site": self.code(site),
+                "serial": revision.map(|revision| revision.serial),
+                "sha256": sha256,
+                "roles": roles().count(),
+                "endpoints": roles().map(|role| role.endpoints.len()).sum::<usize>(),
+                "connection_points": points,
+                "links": own().count(),
+            })
+        });
+        sites.collect()
+    }
+
+    fn link(&self, seen: &Seen<Channel>) -> Value {
+        let Channel { site, point, index, shard } = &seen.key;
+        seen.describe(json!({
+            "connection_point": &**point,
+            "site": self.code(*site),
+            "channel": index,
+            "shard": shard,
+        }))
+    }
+}
+
+fn shard(counters: &Counters) -> Value {
+    let mut shown: serde_json::Map<_, _> = GAUGES
         .into_iter()
-        .map(|(name, which)| (name.to_owned(), which(counters).load(Ordering::Relaxed).into()))
+        .chain(COUNTERS)
+        .map(|(name, _, _, which)| (name.to_owned(), which(counters).load(Ordering::Relaxed).into()))
         .collect();
     for (name, bytes) in ["channel_bytes_out", "channel_bytes_in"].into_iter().zip(&counters.channel_bytes) {
         shown.insert(name.to_owned(), bytes.load(Ordering::Relaxed).into());
     }
     shown.into()
 }
+
+// ── metrics ─────────────────────────────────────────────────────────────────────────────────────
+
+impl Gateway {
+    fn describe_shards(&self, page: &mut Page) {
+        let shards = || self.common.counters.iter().enumerate();
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        for (_, name, help, which) in GAUGES {
+            let mut rows = page.gauge(&format!("cmg_gateway_{name}"), help);
+            for (shard, counters) in shards() {
+                rows.count(&[("shard", &shard)], read(which(counters)));
+            }
+        }
+        for (_, name, help, which) in COUNTERS.into_iter().filter(|(_, name, ..)| !name.is_empty()) {
+            let mut rows = page.counter(&format!("cmg_gateway_{name}_total"), help);
+            for (shard, counters) in shards() {
+                rows.count(&[("shard", &shard)], read(which(counters)));
+            }
+        }
+        let mut rows = page.counter("cmg_gateway_handshakes_total", "TLS handshakes done with clients.");
+        for (shard, counters) in shards() {
+            let (all, resumed) = (read(&counters.handshakes), read(&counters.handshakes_resumed));
+            rows.count(&[("shard", &shard), ("kind", &"full")], all.saturating_sub(resumed));
+            rows.count(&[("shard", &shard), ("kind", &"resumed")], resumed);
+        }
+        for (way, name) in ["sent", "received"].into_iter().enumerate() {
+            let mut rows = page.counter(
+                &format!("cmg_gateway_shard_channel_{name}_bytes_total"),
+                &format!("Plain bytes {name} on all channels there ever were."),
+            );
+            for (shard, counters) in shards() {
+                rows.count(&[("shard", &shard)], read(&counters.channel_bytes[way]));
+            }
+        }
+        let waited = Distribution::of(self.common.counters.iter().map(|counters| &counters.waited));
+        page.histogram("cmg_gateway_request_wait_seconds", WAITED).distribution(&[], &waited);
+        let (common, seats) = (&self.common, read(&self.common.admitted));
+        if let Some(log) = &common.access_log {
+            page.counter("cmg_gateway_access_log_lost_total", "Lines of the access log that were lost.")
+                .count(&[], log.dropped());
+        }
+        page.gauge("cmg_gateway_clients_max", "Clients that may be connected.")
+            .count(&[], common.settings.clients_max.into());
+        page.gauge(
+            "cmg_gateway_seats_taken",
+            "Places of clients that are taken or held for an armed accept.",
+        )
+        .count(&[], seats);
+        page.gauge("cmg_gateway_direct_descriptors_max", "Direct descriptors of each shard's ring.")
+            .count(&[], common.slots.into());
+    }
+
+    fn describe_channels(&self, page: &mut Page) {
+        let codes: Vec<&str> = self.common.settings.sites.iter().map(|site| site.code.as_str()).collect();
+        let channels = self.channels();
+        describe_channels(page, "cmg_gateway", &channels, |channel| {
+            vec![
+                ("connection_point", &channel.point),
+                ("site", codes.get(channel.site).map_or(&"", |code| code)),
+                ("channel", &channel.index),
+                ("shard", &channel.shard),
+            ]
+        });
+    }
+
+    fn describe_sites(&self, page: &mut Page) {
+        let in_force = self.in_force.load();
+        page.counter("cmg_gateway_publications_total", "Published settings put in force since the start.")
+            .count(&[], in_force.epoch);
+        let mut rows = page.gauge(
+            "cmg_gateway_publication_serial",
+            "Serial of a site's settings in force; 0 before the first.",
+        );
+        for (site, held) in in_force.sites.iter().enumerate() {
+            let serial = held.revision.as_ref().map_or(0, |revision| revision.serial);
+            rows.count(&[("site", &self.code(site))], serial);
+        }
+    }
+}
+
+const WAITED: &str = "Waits of requests for a channel, each until its turn or its end.";
+const TOOK: &str = "From a request's whole head to its answer written.";

@@ -4,20 +4,30 @@
 use std::rc::Rc;
 
 use super::gate::{Gate, InForce};
+use super::record::{Account, Asked, Place};
 use crate::channel::{RequestStart, RequestWriter};
 use crate::http::{self, BodyReader, Framing, RequestHead, Version};
 use crate::limits;
 use crate::mapping::{Endpoint, Family, Found, Path, Resource};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Refused};
+use crate::request_id::RequestId;
 
-/// What became of a head that could be read.
+/// What became of a head. Boxed, so that a client at rest does not hold the room for it.
 pub enum Planned {
     /// It goes to a connection point.
-    Forward(Request),
-    /// The gateway answers `ServiceMetadata` itself.
-    Metadata(Manner),
-    /// It is turned away; the connection can go on if the manner says so.
-    Refused(Refusal, Manner),
+    Forward(Box<Request>),
+    /// The gateway answers itself.
+    Own(Box<Own>),
+}
+
+/// A request that no connection point hears of.
+pub struct Own {
+    /// How to answer.
+    pub manner: Manner,
+    /// What will be told of it.
+    pub account: Account,
+    /// Turned away; the connection can go on if the manner says so. `None`: it is `ServiceMetadata`.
+    pub refused: Option<Refused>,
 }
 
 /// What the answer must look like, whoever gives it.
@@ -34,13 +44,15 @@ pub struct Manner {
     /// The client sends the body only after an interim answer.
     pub expects_continue: bool,
     /// Made here, in both logs.
-    pub request_id: [u8; 16],
+    pub request_id: RequestId,
 }
 
 /// See the file's head.
 pub struct Request {
     /// How to answer.
     pub manner: Manner,
+    /// What will be told of it.
+    pub account: Account,
     /// Number of its site.
     pub site: usize,
     /// The connection point tells the origin who the client is.
@@ -67,27 +79,70 @@ pub fn plan(gate: &Gate, head: &RequestHead<'_, '_>) -> Planned {
         expects_continue: head.expect_continue && head.framing.has_body() && head.version == Version::Http11,
         request_id: gate.next_request_id(),
     };
-    match judge(gate, head, manner) {
-        Ok(planned) => planned,
-        Err(refusal) => Planned::Refused(refusal, manner),
+    let mut account = Account::new(manner.request_id, gate.shard.now());
+    let refused = match judge(gate, head, manner, &mut account) {
+        Ok(Goal::ConnectionPoint(draft)) => return Planned::Forward(Box::new(draft.with(account))),
+        Ok(Goal::Gateway) => None,
+        Err(refused) => Some(refused),
+    };
+    if refused.is_some() || gate.records.are_complete() {
+        account.asked = Some(Box::new(Asked { method: head.method.into(), target: head.target.into() }));
+    }
+    Planned::Own(Box::new(Own { manner, account, refused }))
+}
+
+/// Whose answer a request gets.
+enum Goal {
+    ConnectionPoint(Draft),
+    Gateway,
+}
+
+/// A [`Request`] without its account.
+struct Draft {
+    manner: Manner,
+    site: usize,
+    names_client: bool,
+    message: Vec<u8>,
+    body: BodyReader,
+    length_left: u64,
+    is_repeatable: bool,
+    settings: Rc<InForce>,
+}
+
+impl Draft {
+    fn with(self, account: Account) -> Request {
+        let Draft { manner, site, names_client, message, body, length_left, is_repeatable, settings } = self;
+        Request { manner, account, site, names_client, message, body, length_left, is_repeatable, settings }
     }
 }
 
-fn judge(gate: &Gate, head: &RequestHead<'_, '_>, manner: Manner) -> Result<Planned, Refusal> {
+fn judge(
+    gate: &Gate,
+    head: &RequestHead<'_, '_>,
+    manner: Manner,
+    account: &mut Account,
+) -> Result<Goal, Refused> {
     let settings = gate.in_force();
-    let path = Path::parse(head.target)?;
+    let unknown = |refusal| Refused::new(refusal, settings.table.explain(head.target));
+    let path = Path::parse(head.target).map_err(unknown)?;
     if path.family == Family::ServerAuth && path.resource != Resource::ServiceMetadata {
         // No token is accepted here yet, so nobody can be told more.
-        return Err(Refusal::InvalidToken);
+        return Err(Refused::new(Refusal::InvalidToken, NO_TOKENS));
     }
-    let (site, endpoint) = match settings.table.look_up(path)? {
-        Found::Metadata(_) => return Ok(Planned::Metadata(manner)),
-        Found::AadAuthInfo(_) | Found::ImplicitAuth => return Err(Refusal::InvalidToken),
-        Found::Endpoint { site, endpoint, .. } => (site, endpoint),
+    let (site, endpoint, row, family) = match settings.table.look_up(path).map_err(unknown)? {
+        Found::Metadata(_) => return Ok(Goal::Gateway),
+        Found::AadAuthInfo(_) | Found::ImplicitAuth => {
+            return Err(Refused::new(Refusal::InvalidToken, NO_TOKENS));
+        }
+        Found::Endpoint { site, endpoint, place, family, .. } => (site, endpoint, place, family),
     };
-    endpoint.admit(head.method, head.framing.length())?;
-    let message = write(gate, head, manner)?;
-    Ok(Planned::Forward(Request {
+    account.place = Some(Place { settings: settings.clone(), site, row, family });
+    let length = head.framing.length();
+    endpoint
+        .admit(head.method, length)
+        .map_err(|refusal| Refused::new(refusal, endpoint.explain(head.method, length)))?;
+    let message = write(gate, head, manner).map_err(|refusal| Refused::new(refusal, TOO_LARGE))?;
+    Ok(Goal::ConnectionPoint(Draft {
         manner,
         site,
         names_client: endpoint.forward_identity,
@@ -107,7 +162,7 @@ fn is_repeatable(head: &RequestHead<'_, '_>, endpoint: &Endpoint) -> bool {
 fn write(gate: &Gate, head: &RequestHead<'_, '_>, manner: Manner) -> Result<Vec<u8>, Refusal> {
     let mut message = gate.shard.ring.pool.borrow_mut().small();
     let start = RequestStart {
-        request_id: manner.request_id,
+        request_id: manner.request_id.0,
         identity: 0,
         window: limits::STREAM_WINDOW_INITIAL as u32,
         has_body: manner.has_body,
@@ -128,3 +183,6 @@ fn write(gate: &Gate, head: &RequestHead<'_, '_>, manner: Manner) -> Result<Vec<
     writer.finish();
     Ok(message)
 }
+
+const NO_TOKENS: &str = "the family CCM_Proxy_ServerAuth wants a token, and no token is accepted here";
+const TOO_LARGE: &str = "the head does not fit one frame of a channel";

@@ -37,6 +37,16 @@ impl Family {
             Family::ServerAuth => "CCM_Proxy_ServerAuth",
         }
     }
+
+    /// Number of the offer to this family of the endpoint with number `endpoint`, in the order of
+    /// [`Family::ALL`].
+    pub(super) const fn offer(self, endpoint: usize) -> usize {
+        let family = match self {
+            Family::MutualAuth => 0,
+            Family::ServerAuth => 1,
+        };
+        endpoint * Family::ALL.len() + family
+    }
 }
 
 /// Which families reach an endpoint.

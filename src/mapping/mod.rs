@@ -6,6 +6,7 @@
 //! carried by the roles.
 
 mod endpoint;
+mod explain;
 mod fuzz;
 mod origin;
 mod path;

@@ -122,7 +122,12 @@ fn scan(target: &[u8]) -> Result<Scan, Refusal> {
     if target.first() != Some(&b'/') {
         return Err(Refusal::BadRequest);
     }
-    scan_path(target)
+    scan_path(target).map_err(|_| Refusal::BadRequest)
+}
+
+/// Where the first octet stands that keeps `target` from being canonical.
+pub(super) fn fault_at(target: &[u8]) -> Option<usize> {
+    if target.first() != Some(&b'/') { Some(0) } else { scan_path(target).err() }
 }
 
 /// Octets that need no second look in a path.
@@ -137,7 +142,8 @@ const PLAIN: [bool; 256] = {
 };
 
 /// One pass over the path; each rule looks ahead only, so that plain octets cost one table look-up.
-fn scan_path(target: &[u8]) -> Result<Scan, Refusal> {
+/// What is wrong comes back as the place where it shows.
+fn scan_path(target: &[u8]) -> Result<Scan, usize> {
     let mut at = 0;
     let mut is_plain = true;
     while let Some(&octet) = target.get(at) {
@@ -151,13 +157,13 @@ fn scan_path(target: &[u8]) -> Result<Scan, Refusal> {
             b'.' | b':' | b'~' => is_safe_before(target, octet, at + 1),
             b'%' => {
                 is_plain = false;
-                at = encoded(target, at).ok_or(Refusal::BadRequest)?;
+                at = encoded(target, at).ok_or(at)?;
                 continue;
             }
             _ => false, // '#', ';', '\', blanks, controls, octets over 0x7E
         };
         if !is_fine {
-            return Err(Refusal::BadRequest);
+            return Err(at);
         }
         at += 1;
     }

@@ -103,6 +103,8 @@ pub enum Found<'t, 'b> {
         role: &'t Role,
         /// The endpoint.
         endpoint: &'t Endpoint,
+        /// Their numbers in this table, for [`PublishedTable::at`].
+        place: (usize, usize),
         /// How the client must prove who it is.
         family: Family,
         /// Everything after the role id as received.
@@ -143,6 +145,12 @@ impl PublishedTable {
         self.roles.iter().map(|(role, site)| (role, *site))
     }
 
+    /// Role and endpoint with these numbers, as [`Found`] names them.
+    pub fn at(&self, (role, endpoint): (usize, usize)) -> Option<(&Role, &Endpoint)> {
+        let (role, _) = self.roles.get(role)?;
+        Some((role, role.endpoints.get(endpoint)?))
+    }
+
     /// Whose answer `target` (path and query as received) needs.
     ///
     /// # Errors
@@ -166,11 +174,12 @@ impl PublishedTable {
             Resource::Role(below) => below,
         };
         let place = self.roles.binary_search_by_key(&below.id, |(role, _)| role.id);
-        let (role, site) = &self.roles[place.map_err(|_| Refusal::UnknownUrl)?];
+        let row = place.map_err(|_| Refusal::UnknownUrl)?;
+        let (role, site) = &self.roles[row];
         let (place, _) =
             choose(&role.endpoints, |endpoint| endpoint, &below, family).ok_or(Refusal::UnknownUrl)?;
         let endpoint = &role.endpoints[place];
-        Ok(Found::Endpoint { site: *site, role, endpoint, family, rest: below.rest })
+        Ok(Found::Endpoint { site: *site, role, endpoint, place: (row, place), family, rest: below.rest })
     }
 }
 

@@ -354,6 +354,22 @@ fn the_first_site_to_claim_a_role_has_it_and_only_within_its_rights() {
 }
 
 #[test]
+fn what_is_mapped_bears_its_number() {
+    let (_, mapping) = sample();
+    let targets = [
+        "/CCM_Proxy_MutualAuth/72057594037927941/CCM_System/request",
+        "/CCM_Proxy_MutualAuth/72057594037927941/CCM_STS",
+        "/CCM_Proxy_ServerAuth/72057594037927941/CCM_STS/",
+    ];
+    for target in targets {
+        let mapped = mapping.map(target.as_bytes()).unwrap();
+        let (id, one, family) = mapping.offers().nth(mapped.offer).unwrap();
+        assert!(id == mapped.role && std::ptr::eq(&raw const one.endpoint, mapped.endpoint));
+        assert_eq!(family, mapped.family);
+    }
+}
+
+#[test]
 fn no_family_reaches_what_is_kept_from_it() {
     for row in STANDARD {
         let text = row.path.to_ascii_lowercase();

@@ -45,13 +45,15 @@ pub struct Mapped<'t, 'b> {
     pub rest: &'b [u8],
     /// The endpoint, for [`Endpoint::admit`].
     pub endpoint: &'t Endpoint,
+    /// Number of the endpoint and family in this mapping: see [`UrlMapping::offers`].
+    pub offer: usize,
 }
 
 /// Role id and endpoint to internal URL.
 #[derive(Clone, Debug, Default)]
 pub struct UrlMapping {
-    /// By role id.
-    roles: Box<[MappedRole]>,
+    /// By role id, with the number of endpoints that come before its own.
+    roles: Box<[(MappedRole, usize)]>,
     /// By number.
     origins: Box<[OriginAddress]>,
 }
@@ -64,7 +66,25 @@ impl UrlMapping {
         for role in &mut roles {
             role.endpoints.sort_by_key(|mapped| longest_first(&mapped.endpoint));
         }
-        UrlMapping { roles: roles.into(), origins: origins.into() }
+        let mut before = 0;
+        let number = |role: MappedRole| {
+            let first = before;
+            before += role.endpoints.len();
+            (role, first)
+        };
+        UrlMapping { roles: roles.into_iter().map(number).collect(), origins: origins.into() }
+    }
+
+    /// Every endpoint in every family, whether it is open to it or not, in the order of their numbers.
+    pub fn offers(&self) -> impl Iterator<Item = (u64, &MappedEndpoint, Family)> {
+        let endpoints =
+            self.roles.iter().flat_map(|(role, _)| role.endpoints.iter().map(|one| (role.id, one)));
+        endpoints.flat_map(|(id, one)| Family::ALL.map(|family| (id, one, family)))
+    }
+
+    /// Its roles, by id.
+    pub(super) fn roles(&self) -> impl Iterator<Item = &MappedRole> {
+        self.roles.iter().map(|(role, _)| role)
     }
 
     /// Where `target` (path and query as received) goes.
@@ -74,9 +94,9 @@ impl UrlMapping {
     pub fn map<'t, 'b>(&'t self, target: &'b [u8]) -> Result<Mapped<'t, 'b>, Refusal> {
         let path = Path::parse(target)?;
         let Resource::Role(below) = path.resource else { return Err(Refusal::UnknownUrl) };
-        let place =
-            self.roles.binary_search_by_key(&below.id, |role| role.id).map_err(|_| Refusal::UnknownUrl)?;
-        let endpoints = &self.roles[place].endpoints;
+        let place = self.roles.binary_search_by_key(&below.id, |(role, _)| role.id);
+        let (role, first) = &self.roles[place.map_err(|_| Refusal::UnknownUrl)?];
+        let endpoints = &role.endpoints;
         let found = choose(endpoints, |mapped| &mapped.endpoint, &below, path.family);
         let (place, taken) = found.ok_or(Refusal::UnknownUrl)?;
         let mapped = &endpoints[place];
@@ -89,6 +109,7 @@ impl UrlMapping {
             prefix: if needs_slash { b"/" } else { mapped.prefix.as_bytes() },
             rest,
             endpoint: &mapped.endpoint,
+            offer: path.family.offer(first + place),
         })
     }
 
@@ -108,7 +129,7 @@ impl UrlMapping {
             return Err(Refusal::Redirect);
         }
         let (address, target) = self.resolve(mapped, location).ok_or(Refusal::Redirect)?;
-        let places = self.roles.iter().flat_map(|role| role.endpoints.iter().map(move |one| (role.id, one)));
+        let places = self.roles.iter().flat_map(|(role, _)| role.endpoints.iter().map(|one| (role.id, one)));
         let ways = places.filter_map(|(id, one)| {
             let external = self.external(id, one, mapped.family, &address, &target)?;
             Some((id == mapped.role, one.prefix.len(), external))

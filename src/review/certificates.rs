@@ -14,6 +14,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Desk, shown};
 use crate::auth::{self, Trust};
+use crate::metrics;
 use crate::settings::KeyPair;
 use crate::transport::tls_config::Credential;
 
@@ -152,6 +153,15 @@ impl Desk<'_> {
         }
         self.order(chain, &pair.chain, &certified.cert);
         Some(Pair { certified: Arc::new(certified), key: Arc::new(private) })
+    }
+
+    /// Keeps when a certificate ends that the role shows; `what` is what for.
+    pub(super) fn shows(&mut self, what: &'static str, file: &Path, pair: &Pair) {
+        let end = metrics::expiry(&pair.certified.cert);
+        self.ends.extend(end.map(|end| (what, file.display().to_string(), end)));
+        // One file may be named several times.
+        self.ends.sort();
+        self.ends.dedup();
     }
 
     /// Says where a chain file holds what is no chain: peers that do not search would not find the way.

@@ -10,8 +10,10 @@ use webpki::KeyUsage;
 use super::certificates::{Dated, Pair};
 use super::ports::{self, Listener};
 use super::site::{Site, SiteReview, never_clients};
-use super::{Desk, Document, Findings, shown};
+use super::{Desk, Document, Findings, kept, shown};
+use crate::admin;
 use crate::auth::{InternalRole, internal_identity};
+use crate::metrics;
 use crate::settings::{ConnectorSettings, SettingsErrors};
 use crate::transport::tls_config;
 
@@ -28,20 +30,23 @@ pub struct ConnectorReview {
     pub(super) internal_ca: Vec<CertificateDer<'static>>,
     pub(super) internal: Option<Pair>,
     tls: Option<Arc<ClientConfig>>,
+    ends: Vec<metrics::Certificate>,
 }
 
 /// What a connection point starts with: everything that can go wrong has gone right.
 pub struct ConnectorStart {
     /// The settings.
     pub settings: ConnectorSettings,
-    /// The file they come from.
-    pub file: PathBuf,
     /// What paths in it start from.
     pub folder: PathBuf,
     /// Its site.
     pub site: Site,
     /// TLS towards instances.
     pub tls: Arc<ClientConfig>,
+    /// The admin's listeners.
+    pub doors: admin::Doors,
+    /// When the certificates shown end.
+    pub ends: Vec<metrics::Certificate>,
 }
 
 impl ConnectorReview {
@@ -54,6 +59,7 @@ impl ConnectorReview {
             internal_ca: Vec::new(),
             internal: None,
             tls: None,
+            ends: Vec::new(),
             document,
         };
         match ConnectorSettings::parse(&review.document.text, &review.document.name) {
@@ -89,6 +95,8 @@ impl ConnectorReview {
         desk.admin(&settings.admin);
         desk.overlaps(&Listener::of_admin(&settings.admin));
         self.findings = desk.findings;
+        self.ends = desk.ends;
+        self.ends.extend(self.site.iter().flat_map(|site| site.ends.clone()));
         self.settings = Some(settings);
     }
 
@@ -114,16 +122,14 @@ impl ConnectorReview {
         self.findings.verdict()?;
         let errors = ports::try_all(&self.document, &self.listeners(), ports::patience());
         let site = self.site.and_then(SiteReview::into_site);
-        match (self.settings, site, self.tls) {
-            (Some(settings), Some(site), Some(tls)) if errors.is_empty() => Ok(ConnectorStart {
-                file: self.document.path.clone(),
-                folder: self.document.folder(),
-                settings,
-                site,
-                tls,
-            }),
-            _ => Err(SettingsErrors(errors)),
-        }
+        let (Some(settings), Some(site), Some(tls), true) =
+            (self.settings, site, self.tls, errors.is_empty())
+        else {
+            return Err(SettingsErrors(errors));
+        };
+        let doors = kept::doors(&self.document, &settings.admin, &settings.log)?;
+        let folder = self.document.folder();
+        Ok(ConnectorStart { settings, folder, site, tls, doors, ends: self.ends })
     }
 }
 
@@ -150,6 +156,7 @@ fn internal(
     let Some(own) = &pair else { return (ca, pair) };
     let key = "internal.certificate";
     let file = &files.identity.chain;
+    desk.shows("internal", file, own);
     for der in &own.certified.cert {
         desk.dates(key, file, der, Dated::Error);
     }

@@ -10,8 +10,10 @@ use webpki::KeyUsage;
 
 use super::certificates::{Dated, Pair, bears, is_for_servers, names, parse};
 use super::ports::{self, Listener};
-use super::{Desk, Document, Findings, shown};
+use super::{Desk, Document, Findings, kept, shown};
+use crate::admin;
 use crate::auth::{InternalRole, internal_identity};
+use crate::metrics;
 use crate::settings::{GatewaySettings, SettingsErrors};
 use crate::transport::tls_config::Credential;
 
@@ -26,6 +28,7 @@ pub struct GatewayReview {
     /// Those of the server certificates that are whole.
     pub(super) servers: Vec<Pair>,
     ticket_secret: Option<[u8; 32]>,
+    ends: Vec<metrics::Certificate>,
     pub(super) internal_ca: Vec<CertificateDer<'static>>,
     pub(super) internal: Option<Pair>,
 }
@@ -34,8 +37,6 @@ pub struct GatewayReview {
 pub struct GatewayStart {
     /// The settings.
     pub settings: GatewaySettings,
-    /// The file they come from.
-    pub file: PathBuf,
     /// What paths in it start from.
     pub folder: PathBuf,
     /// Shown to clients, in the order of the settings.
@@ -50,6 +51,10 @@ pub struct GatewayStart {
     pub listeners: Vec<OwnedFd>,
     /// The same for connection points.
     pub internal_listeners: Vec<OwnedFd>,
+    /// The admin's.
+    pub doors: admin::Doors,
+    /// When the certificates shown end.
+    pub ends: Vec<metrics::Certificate>,
 }
 
 impl GatewayReview {
@@ -61,6 +66,7 @@ impl GatewayReview {
             settings: None,
             servers: Vec::new(),
             ticket_secret: None,
+            ends: Vec::new(),
             internal_ca: Vec::new(),
             internal: None,
             document,
@@ -85,6 +91,7 @@ impl GatewayReview {
         desk.admin(&settings.admin);
         desk.overlaps(&listeners(&settings));
         self.findings = desk.findings;
+        self.ends = desk.ends;
         self.settings = Some(settings);
     }
 
@@ -108,7 +115,8 @@ impl GatewayReview {
     /// Every mistake; then nothing is bound.
     pub fn into_start(self) -> Result<GatewayStart, SettingsErrors> {
         self.findings.verdict()?;
-        let GatewayReview { document, settings, servers, ticket_secret, internal_ca, internal, .. } = self;
+        let GatewayReview { document, settings, servers, ticket_secret, ends, internal_ca, internal, .. } =
+            self;
         let (Some(settings), Some(internal)) = (settings, internal) else {
             return Err(SettingsErrors(Vec::new()));
         };
@@ -131,8 +139,10 @@ impl GatewayReview {
         }
         let (internal_listeners, listeners) =
             (sockets.pop().unwrap_or_default(), sockets.pop().unwrap_or_default());
+        let doors = kept::doors(&document, &settings.admin, &settings.log)?;
         Ok(GatewayStart {
-            file: document.path.clone(),
+            doors,
+            ends,
             folder: document.folder(),
             settings,
             server_keys: servers.into_iter().map(|pair| pair.certified).collect(),
@@ -158,6 +168,7 @@ fn server_certificates(desk: &mut Desk<'_>, settings: &GatewaySettings) -> Vec<P
         let section = format!("server_certificate[{}]", index + 1);
         let (chain, key) = (format!("{section}.chain"), format!("{section}.key"));
         let Some(pair) = desk.pair(&chain, &key, files) else { continue };
+        desk.shows("server", &files.chain, &pair);
         for der in &pair.certified.cert {
             desk.dates(&chain, &files.chain, der, Dated::Error);
         }
@@ -216,6 +227,7 @@ fn internal(desk: &mut Desk<'_>, settings: &GatewaySettings) -> (Vec<Certificate
     let Some(own) = &pair else { return (ca, pair) };
     let key = "internal.certificate";
     let file = &files.identity.chain;
+    desk.shows("internal", file, own);
     for der in &own.certified.cert {
         desk.dates(key, file, der, Dated::Error);
     }

@@ -4,8 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use super::certificates::Dated;
-use super::{Desk, shown};
-use crate::settings::{AccessLog, AdminSettings, LogSettings};
+use super::{Desk, Document, shown};
+use crate::admin;
+use crate::logs::access;
+use crate::settings::{AccessLog, AdminSettings, LogSettings, SettingsErrors};
 
 impl Desk<'_> {
     /// 32 octets of secret: the file holds exactly them, or 64 hex digits.
@@ -39,8 +41,18 @@ impl Desk<'_> {
         }
     }
 
-    /// `[admin]`: the protection of a listener off loopback.
+    /// `[admin]`: the protection of a listener off loopback, and what the listener itself asks of it.
     pub(super) fn admin(&mut self, admin: &AdminSettings) {
+        let before = self.findings.errors.len();
+        self.protection(admin);
+        if let (true, Err(wrong)) =
+            (self.findings.errors.len() == before, admin::read(admin, &self.folder.clone()))
+        {
+            self.error(wrong.key, wrong.found, wrong.expected);
+        }
+    }
+
+    fn protection(&mut self, admin: &AdminSettings) {
         let Some(protection) = &admin.protection else { return };
         let pair = self.pair("admin.certificate", "admin.key", &protection.identity);
         if let Some(pair) = pair {
@@ -70,6 +82,23 @@ impl Desk<'_> {
             _ => {}
         }
     }
+}
+
+/// Opens what only a start may open: the access log's file, which is made, then the admin's listeners and
+/// its control socket.
+pub(super) fn doors(
+    document: &Document,
+    admin: &AdminSettings,
+    log: &LogSettings,
+) -> Result<admin::Doors, SettingsErrors> {
+    let error = |key: &str, found: String, expected: String| {
+        SettingsErrors(vec![document.source().error(key, found, expected)])
+    };
+    let folder = document.folder();
+    access::check(log, &folder)
+        .map_err(|wrong| error("log.access_log", wrong.found, wrong.expected.to_owned()))?;
+    admin::Doors::open(admin, &folder, &admin::default_socket(&document.path))
+        .map_err(|wrong| error(wrong.key, wrong.found, wrong.expected))
 }
 
 fn secret_of(bytes: &[u8]) -> Option<[u8; 32]> {

@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 
 use rustls::pki_types::UnixTime;
 
+use crate::metrics;
 use crate::settings::{SettingsError, SettingsErrors, Source};
 
 /// A settings file as it was read.
@@ -127,11 +128,13 @@ struct Desk<'d> {
     folder: PathBuf,
     now: UnixTime,
     findings: Findings,
+    /// When certificates that the role shows end.
+    ends: Vec<metrics::Certificate>,
 }
 
 impl<'d> Desk<'d> {
     fn new(document: &'d Document, now: UnixTime) -> Desk<'d> {
-        Desk { document, folder: document.folder(), now, findings: Findings::default() }
+        Desk { document, folder: document.folder(), now, findings: Findings::default(), ends: Vec::new() }
     }
 
     fn error(&mut self, key: &str, found: impl Into<String>, expected: impl Into<String>) {

@@ -10,6 +10,7 @@ use super::certificates::{Dated, is_authority, is_same_key, is_signed_by, issuer
 use super::{Desk, Document, Findings, shown};
 use crate::auth::Trust;
 use crate::limits::INTERMEDIATE_COUNT_MAX;
+use crate::metrics;
 use crate::settings::{OriginSettings, OriginTrust, PublishedTrust, Revision, SettingsErrors, SiteSettings};
 use crate::transport::tls_config;
 
@@ -27,6 +28,7 @@ pub struct SiteReview {
     /// Whom the site trusts, as far as it could be read.
     pub trust: PublishedTrust,
     origins: Vec<Origin>,
+    pub(super) ends: Vec<metrics::Certificate>,
     published: Option<(Vec<u8>, Revision)>,
 }
 
@@ -50,6 +52,7 @@ impl SiteReview {
             settings: None,
             trust: PublishedTrust::default(),
             origins: Vec::new(),
+            ends: Vec::new(),
             published: None,
             document,
         };
@@ -77,6 +80,7 @@ impl SiteReview {
             Err(error) => desk.error("trust", error.to_string(), "settings that a gateway takes"),
         }
         self.findings = desk.findings;
+        self.ends = desk.ends;
         self.settings = Some(settings);
     }
 
@@ -210,6 +214,7 @@ fn origin_tls(desk: &mut Desk<'_>, section: &str, origin: &OriginSettings) -> Op
     let own = origin.client_certificate.as_ref().map(|files| {
         let pair = desk.pair(&key("certificate"), &key("key"), files);
         if let Some(pair) = &pair {
+            desk.shows("origin", &files.chain, pair);
             desk.dates(&key("certificate"), &files.chain, pair.leaf(), Dated::Error);
         }
         pair

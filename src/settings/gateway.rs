@@ -16,6 +16,8 @@ use crate::mapping::RoleIds;
 const CLIENTS_MAX_DEFAULT: u32 = 18_000;
 /// Clients of one instance at most, over all its shards.
 const CLIENTS_MAX: u64 = 10_000_000;
+/// Requests waiting on one shard at most.
+const WAITING_MAX: u64 = limits::WAITING_COUNT_MAX as u64;
 const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9140);
 
 /// A server certificate that clients are shown.
@@ -30,7 +32,7 @@ pub struct SiteRights {
     pub role_ids: RoleIds,
 }
 
-/// Deadlines of a gateway; defaults are those of [`limits`].
+/// Deadlines and bounds of a gateway; defaults are those of [`limits`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GatewayLimits {
     /// From accept to a finished TLS handshake.
@@ -45,6 +47,8 @@ pub struct GatewayLimits {
     pub answer: Duration,
     /// Waiting for a live connection point.
     pub wait: Duration,
+    /// Requests that may wait so on one shard.
+    pub waiting_max: usize,
 }
 
 impl Default for GatewayLimits {
@@ -56,6 +60,7 @@ impl Default for GatewayLimits {
             idle: limits::IDLE_FOR,
             answer: limits::ANSWER_WITHIN,
             wait: limits::WAIT_FOR_CHANNEL,
+            waiting_max: limits::WAITING_COUNT_MAX,
         }
     }
 }
@@ -171,6 +176,7 @@ fn server_certificates(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> V
 fn gateway_limits(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> GatewayLimits {
     let mut section = root.section(report, "limits");
     let default = GatewayLimits::default();
+    let waiting_max = section.optional(report, "waiting_max", value::number(1..=WAITING_MAX));
     let mut seconds = |key, default| section.optional(report, key, value::seconds).unwrap_or(default);
     let limits = GatewayLimits {
         handshake: seconds("handshake_secs", default.handshake),
@@ -179,6 +185,7 @@ fn gateway_limits(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Gatewa
         idle: seconds("idle_secs", default.idle),
         answer: seconds("answer_secs", default.answer),
         wait: seconds("wait_secs", default.wait),
+        waiting_max: waiting_max.and_then(|count| count.try_into().ok()).unwrap_or(default.waiting_max),
     };
     section.finish(report);
     limits

@@ -45,6 +45,15 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
+    /// From the least to the most.
+    pub const ALL: [LogLevel; 5] =
+        [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+
+    /// By its name as written.
+    pub fn parse(text: &str) -> Option<LogLevel> {
+        LogLevel::ALL.into_iter().find(|level| level.as_str() == text)
+    }
+
     /// As written.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -159,9 +168,10 @@ fn log_format(value: &DeValue<'_>) -> Result<LogFormat, Expected> {
 }
 
 fn log_level(value: &DeValue<'_>) -> Result<LogLevel, Expected> {
-    let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
-    let found = levels.into_iter().find(|level| value.as_str() == Some(level.as_str()));
-    found.ok_or("\"error\", \"warn\", \"info\", \"debug\" or \"trace\"".into())
+    value
+        .as_str()
+        .and_then(LogLevel::parse)
+        .ok_or("\"error\", \"warn\", \"info\", \"debug\" or \"trace\"".into())
 }
 
 fn access_log(found: &DeValue<'_>) -> Result<AccessLog, Expected> {

@@ -115,16 +115,13 @@ impl Crossing {
 
     // ── the link's shard ────────────────────────────────────────────────────────────────────────
 
-    /// Takes an exchange from shard `from` onto `link`.
-    pub fn admit(&self, from: usize, exchange: u64, link: &Rc<Link>, message: &[u8]) {
+    /// Takes an exchange from shard `from` onto `link`, if that takes it.
+    pub fn admit(&self, from: usize, exchange: u64, link: &Rc<Link>, message: &[u8]) -> bool {
         let sink = Sink::There { shard: from, exchange };
-        match link.open_for(message, sink) {
-            Ok((id, token)) => {
-                let guest = Guest { link: link.clone(), id, token, waiting: Vec::new(), end: None };
-                self.guests.borrow_mut().insert((from, exchange), guest);
-            }
-            Err(_) => self.turn_away(from, exchange),
-        }
+        let Ok((id, token)) = link.open_for(message, sink) else { return false };
+        let guest = Guest { link: link.clone(), id, token, waiting: Vec::new(), end: None };
+        self.guests.borrow_mut().insert((from, exchange), guest);
+        true
     }
 
     /// Nothing of the exchange was begun: its shard may try elsewhere.

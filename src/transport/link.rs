@@ -33,8 +33,8 @@ pub trait LinkEvents {
     fn identity(&self, link: &Rc<Link>, number: u32, bytes: &[u8]);
     /// Connector: no further request names it.
     fn identity_gone(&self, link: &Rc<Link>, number: u32);
-    /// Gateway: a stream or an identity was refused because too much waited to be sent; now there is
-    /// room.
+    /// Gateway: a stream or an identity was refused because too much waited to be sent, or because there
+    /// were too many; now there is room.
     fn room(&self, _link: &Rc<Link>) {}
     /// The other side opens or takes no further stream.
     fn draining(&self, link: &Rc<Link>);
@@ -207,8 +207,8 @@ impl Link {
 
     fn note_refused(&self, busy: Busy) {
         match busy {
-            Busy::Backlog => self.has_refused.set(true),
-            Busy::Draining | Busy::Closed | Busy::Full => {}
+            Busy::Backlog | Busy::Full => self.has_refused.set(true),
+            Busy::Draining | Busy::Closed => {}
         }
     }
 
@@ -353,7 +353,7 @@ impl Link {
             return Poll::Ready(Cause::Wire(error));
         }
         self.invite(context);
-        if self.has_refused.get() && self.channel.borrow().has_room_for_bulk() {
+        if self.has_refused.get() && self.channel.borrow().has_room_for_streams() {
             self.has_refused.set(false);
             events.room(self);
         }

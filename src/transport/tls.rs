@@ -8,7 +8,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
-use rustls::{ClientConfig, Error, ProtocolVersion, ServerConfig};
+use rustls::{ClientConfig, Error, HandshakeKind, ProtocolVersion, ServerConfig};
 
 /// One TLS connection, either side.
 pub struct Tls {
@@ -85,6 +85,12 @@ impl Tls {
     /// The peer's chain, leaf first, once the handshake is done.
     pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
         either!(&self.session, connection => connection.peer_certificates())
+    }
+
+    /// Whether the handshake took up an earlier session.
+    pub fn is_resumed(&self) -> bool {
+        let kind = either!(&self.session, connection => connection.handshake_kind());
+        matches!(kind, Some(HandshakeKind::Resumed))
     }
 
     /// The version agreed on.

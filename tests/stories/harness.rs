@@ -51,7 +51,7 @@ pub fn has_programs(story: &str, line: u32, programs: &[&str]) -> bool {
 }
 
 /// Where the program is; Debian keeps servers out of a user's PATH.
-fn program(name: &str) -> Option<PathBuf> {
+pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     folders.map(|folder| folder.join(name)).find(|path| path.is_file())
@@ -74,6 +74,11 @@ impl Process {
     pub fn start(command: &mut Command, log: &Path) -> Process {
         let file = File::options().create(true).append(true).open(log).unwrap();
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        Process::adopt(command, log)
+    }
+
+    /// The same with standard streams of the caller's choice.
+    pub fn adopt(command: &mut Command, log: &Path) -> Process {
         end_with_parent(command);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Process { child, log: log.to_owned() }
@@ -423,6 +428,10 @@ impl Stack {
 
     pub fn gateway_address(&self) -> SocketAddr {
         local(self.ports.gateway)
+    }
+
+    pub fn connector_admin(&self) -> SocketAddr {
+        local(self.ports.connector_admin)
     }
 
     pub fn gateway_admin(&self) -> SocketAddr {

@@ -3,14 +3,20 @@
 //! makes it fail, `CMG_LONG=1` sends gigabytes where otherwise megabytes go.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod admin;
 mod bounds;
 mod client;
 mod curl;
 mod failures;
 mod harness;
+mod logs;
+mod metrics;
 mod pipelining;
 mod pressure;
 mod refusals;
 mod settings;
 mod shards;
+mod status;
 mod up;
+mod urls;
+mod waiting;

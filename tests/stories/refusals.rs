@@ -8,11 +8,17 @@ use std::thread;
 use std::time::Duration;
 
 use cmg::pki::Pki;
+use cmg::refusal::Refusal;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection};
 
 use crate::client::{Answer, Client, config};
 use crate::harness::{
-    HandOrigin, MANAGEMENT_POINT, OWN, PATIENCE, SampleOrigin, Setup, Stack, eventually, read_head, run, text,
+    HandOrigin, MANAGEMENT_POINT, OWN, PATIENCE, SERVICE, SampleOrigin, Setup, Stack, eventually, read_head,
+    run, text,
 };
 use crate::needs;
 
@@ -243,7 +249,8 @@ fn a_gateway_that_was_told_nothing_serves_nothing() {
 fn wayward(mut stream: std::net::TcpStream) {
     loop {
         let head = read_head(&mut stream);
-        let Some(path) = head.split(' ').nth(1) else { return };
+        let Some(target) = head.split(' ').nth(1) else { return };
+        let path = target.split('?').next().unwrap_or_default();
         let answer = match path {
             "/SMS_MP/missing" => {
                 "HTTP/1.1 404 Not Found\r\nX-CMG-Status: Forged\r\nContent-Length: 4\r\n\r\ngone"
@@ -317,4 +324,246 @@ fn a_handshake_that_fails_is_told_by_an_alert() {
     let refused = Client::connect_with(stack.gateway_address(), config.into(), Duration::from_secs(20));
     let error = refused.err().expect("h2 alone is not spoken here").to_string();
     assert!(error.contains("NoApplicationProtocol"), "{error}");
+}
+
+// ── the whole table ─────────────────────────────────────────────────────────────────────────────
+
+/// A refusal, and how it is provoked from outside.
+struct Row {
+    refusal: Refusal,
+    how: &'static str,
+    who: Who,
+    request: String,
+    /// The connection goes on.
+    is_kept: bool,
+    /// The connection point knows of it.
+    is_at_connector: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Who {
+    Client,
+    /// Shows no certificate.
+    Stranger,
+    /// Shows one of an authority that the site does not know.
+    Foreigner,
+}
+
+/// An origin with TLS that serves nobody without a certificate.
+fn demanding(stack: &Stack, listener: std::net::TcpListener) {
+    let authority = CertificateDer::pem_file_iter(stack.path("pki/ca.pem")).unwrap();
+    let mut roots = RootCertStore::empty();
+    authority.for_each(|certificate| roots.add(certificate.unwrap()).unwrap());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+    let file = |kind: &str| stack.path(&format!("pki/server/{SERVICE}.{kind}"));
+    let chain = CertificateDer::pem_file_iter(file("pem")).unwrap().map(Result::unwrap).collect();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(chain, PrivateKeyDer::from_pem_file(file("key")).unwrap())
+        .unwrap();
+    let config = Arc::new(config);
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut connection = ServerConnection::new(config.clone()).unwrap();
+            while connection.complete_io(&mut stream).is_ok_and(|(read, _)| read > 0) {}
+            let _ = connection.write_tls(&mut stream);
+        }
+    });
+}
+
+fn rows() -> Vec<Row> {
+    let row = |refusal, how, request| Row {
+        refusal,
+        how,
+        who: Who::Client,
+        request,
+        is_kept: true,
+        is_at_connector: false,
+    };
+    let ends = |row| Row { is_kept: false, ..row };
+    let by = |who, row| Row { who, ..row };
+    let behind = |row| Row { is_at_connector: true, ..row };
+    let line = |method: &str, target: String| format!("{method} {target} HTTP/1.1\r\nHost: {SERVICE}\r\n");
+    let get = |target: String| line("GET", target) + "\r\n";
+    let token = target("SMS_MP_TokenAuth/x").replace("MutualAuth", "ServerAuth");
+    let long = format!("X-Long: {}\r\n", "a".repeat(1_000)).repeat(20);
+    vec![
+        row(Refusal::BadRequest, "a path with dot segments", get(target("SMS_MP/../x"))),
+        ends(row(
+            Refusal::BadRequest,
+            "a length and chunks at once",
+            line("POST", target("SMS_MP/x"))
+                + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        )),
+        row(Refusal::InvalidToken, "the token family", get(token)),
+        by(
+            Who::Foreigner,
+            row(Refusal::UntrustedCertificate, "another CA's certificate", get(target("SMS_MP/x"))),
+        ),
+        by(Who::Stranger, row(Refusal::ClientCertificateRequired, "no certificate", get(target("SMS_MP/x")))),
+        row(Refusal::UnknownUrl, "an endpoint not published", get(target("AdminService/x?key=SECRET"))),
+        row(Refusal::MethodNotAllowed, "TRACE", line("TRACE", target("SMS_MP/x?key=SECRET")) + "\r\n"),
+        ends(row(
+            Refusal::ContentTooLarge,
+            "one octet more than the endpoint takes",
+            line("POST", own("small/x")) + "Content-Length: 1001\r\n\r\n",
+        )),
+        ends(row(Refusal::HeadTooLarge, "20 KB of fields", line("GET", target("SMS_MP/x")) + &long + "\r\n")),
+        behind(row(
+            Refusal::BadGateway,
+            "an origin that answers SMTP",
+            get(target("SMS_MP/garbage?key=SECRET")),
+        )),
+        behind(row(Refusal::GatewayTimeout, "an origin that is silent", get(target("SMS_MP/silent")))),
+        behind(row(
+            Refusal::ConnectorCertificateRequired,
+            "an origin that wants a certificate",
+            get(own("demanding/x")),
+        )),
+        behind(row(Refusal::Redirect, "a redirect to elsewhere", get(target("SMS_MP/away")))),
+    ]
+}
+
+/// Everything that a refusal promises to its client; gives its request id.
+fn assert_whole(answer: &Answer, refusal: Refusal, is_kept: bool) -> String {
+    assert_refused(answer, refusal.status(), refusal.reason());
+    assert_eq!(answer.field("Retry-After").is_some(), refusal.is_worth_retrying(), "{answer:?}");
+    let id = answer.field("X-CMG-Request-Id").unwrap().to_owned();
+    let groups: Vec<usize> = id.split('-').map(str::len).collect();
+    assert_eq!(groups, [8, 4, 4, 4, 12], "{id}");
+    assert!(id.bytes().all(|octet| octet == b'-' || octet.is_ascii_hexdigit()), "{id}");
+    let body = answer.text();
+    assert!(body.contains(refusal.reason()) && body.contains(&id) && body.len() < 200, "{body:?}");
+    assert_eq!(answer.field("Content-Type"), Some("text/plain"));
+    assert!(answer.field("Date").is_some());
+    assert_eq!(answer.field("Connection") == Some("close"), !is_kept, "{answer:?}");
+    id
+}
+
+/// The one line that a role wrote when it turned this request away.
+fn log_line(stack: &Stack, role: &str, id: &str) -> String {
+    let mut found = Vec::new();
+    eventually(&format!("the {role} says why {id} was refused"), || {
+        let log = std::fs::read_to_string(stack.path(&format!("{role}.log"))).unwrap();
+        let is_it = |line: &&str| line.contains("request refused") && line.contains(id);
+        found = log.lines().filter(is_it).map(str::to_owned).collect();
+        !found.is_empty()
+    });
+    assert_eq!(found.len(), 1, "one line for one request: {found:?}");
+    found.remove(0)
+}
+
+/// Status, reason and cause are said, and all fields stand in their order.
+fn assert_told(line: &str, refusal: Refusal, fields: &[&str]) {
+    let places: Vec<usize> = fields
+        .iter()
+        .map(|field| line.find(&format!(" {field}=")).unwrap_or_else(|| panic!("no {field} in {line}")))
+        .collect();
+    assert!(places.is_sorted(), "{line}");
+    assert!(
+        line.contains(&format!(" status={} reason=\"{}\"", refusal.status(), refusal.reason())),
+        "{line}"
+    );
+    let cause = line.split(" cause=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
+    assert!(cause.contains(' ') && cause.len() > 10, "a sentence: {line}");
+}
+
+#[test]
+fn every_refusal_of_the_table_is_provoked_told_and_logged() {
+    let origin = HandOrigin::start(wayward);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let site = format!(
+        "[[endpoint]]\nid = {OWN}\npath = \"small\"\nurl = \"{}/small\"\nrequest_length_max = 1000\n[[endpoint]]\nid = {OWN}\npath = \"demanding\"\nurl = \"https://{}\"\nca = \"pki/ca.pem\"\n",
+        origin.url(),
+        listener.local_addr().unwrap()
+    );
+    let setup = Setup {
+        site,
+        gateway_shards: 1,
+        gateway_limits: "wait_secs = 5".into(),
+        connector_limits: "answer_secs = 2".into(),
+        ..Setup::new(origin.url())
+    };
+    let mut stack = setup.prepare();
+    demanding(&stack, listener);
+    stack.start_gateway();
+    stack.start_connector();
+    stack.wait_until_ready();
+    let elsewhere = Pki::open(&stack.path("elsewhere")).unwrap().client("client").unwrap();
+    let connect = |stack: &Stack, who| match who {
+        Who::Client => stack.client().unwrap(),
+        Who::Stranger => with(stack, None),
+        Who::Foreigner => with(stack, Some((&elsewhere.certificate, &elsewhere.key))),
+    };
+    let mut told = Vec::new();
+    for Row { refusal, how, who, request, is_kept, is_at_connector } in rows() {
+        let mut client = connect(&stack, who);
+        client.send(request.as_bytes());
+        let answer = client.read().unwrap_or_else(|error| panic!("{how}: {error}"));
+        let id = assert_whole(&answer, refusal, is_kept);
+        if is_kept {
+            let next = client.ask("GET", "/CCM_Proxy_MutualAuth/ServiceMetadata").unwrap();
+            assert_eq!(next.status, 200, "{how}");
+        } else {
+            assert!(client.is_ended(), "{how}");
+        }
+        told.push((refusal, how, id, is_at_connector));
+    }
+
+    // Without a connection point: as many as a client may have waiting, one more, and the end of patience.
+    stack.connector.take().unwrap().kill();
+    eventually("the channels are gone", || stack.count("links") == 0);
+    let ask = |stack: &Stack| {
+        let mut client = stack.client().unwrap();
+        client.send(format!("GET {} HTTP/1.1\r\nHost: {SERVICE}\r\n\r\n", target("SMS_MP/x")).as_bytes());
+        client
+    };
+    let mut waiting: Vec<Client> = (0..cmg::limits::WAITING_OF_CLIENT_MAX).map(|_| ask(&stack)).collect();
+    let late = ask(&stack).read().unwrap();
+    let id = assert_whole(&late, Refusal::TooManyRequests, true);
+    told.push((Refusal::TooManyRequests, "one request more than a client may have waiting", id, false));
+    for client in &mut waiting {
+        let answer = client.read().unwrap();
+        let id = assert_whole(&answer, Refusal::NoConnector, true);
+        if told.iter().all(|(refusal, ..)| *refusal != Refusal::NoConnector) {
+            told.push((Refusal::NoConnector, "no connection point for 5 s", id, false));
+        }
+    }
+
+    for refusal in Refusal::ALL {
+        assert!(told.iter().any(|(provoked, ..)| *provoked == refusal), "{refusal:?} is not provoked");
+    }
+    for (refusal, how, id, is_at_connector) in &told {
+        let gateway = log_line(&stack, "gateway", id);
+        assert_told(&gateway, *refusal, &["request", "peer", "method", "path", "status", "reason", "cause"]);
+        show(&format!(
+            "{} {}\n  provoked by: {how}\n  gateway: {gateway}",
+            refusal.status(),
+            refusal.reason()
+        ));
+        if *is_at_connector {
+            let connector = log_line(&stack, "connector", id);
+            let fields = ["request", "method", "path", "status", "reason", "cause", "origin"];
+            assert_told(&connector, *refusal, &fields);
+            show(&format!("  connector: {connector}"));
+        } else {
+            let log = std::fs::read_to_string(stack.path("connector.log")).unwrap();
+            assert!(!log.contains(id.as_str()), "the connection point never heard of {id}");
+        }
+    }
+    for role in ["gateway", "connector"] {
+        let log = std::fs::read_to_string(stack.path(&format!("{role}.log"))).unwrap();
+        assert!(!log.contains("SECRET"), "a query in the log of the {role}");
+    }
+    assert_eq!(stack.count("panics"), 0);
+}
+
+/// Prints for whoever wants to see, with `CMG_SHOW=1` and `-- --nocapture`.
+fn show(text: &str) {
+    if std::env::var_os("CMG_SHOW").is_some() {
+        println!("{text}");
+    }
 }

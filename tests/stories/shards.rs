@@ -47,10 +47,15 @@ impl Door {
 }
 
 /// A gateway with two shards of which one has a channel.
-fn one_channel(origin: &SampleOrigin) -> Stack {
+pub fn one_channel(origin: &SampleOrigin) -> Stack {
     let channel = free_port();
     let door = Door::before(channel, 1);
-    let setup = Setup { channel: Some(door.address), connector_shards: 1, ..Setup::new(origin.url()) };
+    let setup = Setup {
+        channel: Some(door.address),
+        connector_shards: 1,
+        gateway_limits: "wait_secs = 300".into(),
+        ..Setup::new(origin.url())
+    };
     let mut stack = setup.prepare_with(|ports| ports.channel = channel);
     stack.start_gateway();
     stack.start_connector();

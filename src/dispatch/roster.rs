@@ -1,7 +1,9 @@
-//! Whose turn it is: attached connection points of each site and their links.
+//! Attached connection points of each site and their links.
 //!
 //! Pure: knows links as values of the caller. A site's connection points take strict turns; among the
 //! links of one connection point, too. What a link can take now is asked of the caller.
+
+use std::rc::Rc;
 
 /// The links that one shard can use, by site.
 pub struct Roster<L> {
@@ -14,7 +16,7 @@ struct Site<L> {
 }
 
 struct Point<L> {
-    name: String,
+    name: Rc<str>,
     links: Vec<(u64, L)>,
     turn: usize,
 }
@@ -28,8 +30,8 @@ impl<L> Roster<L> {
     /// A link of a connection point of `site` came up; `id` is unique among its links.
     pub fn attach(&mut self, site: usize, point: &str, id: u64, link: L) {
         let points = &mut self.sites[site].points;
-        let place = points.iter().position(|held| held.name == point).unwrap_or_else(|| {
-            points.push(Point { name: point.to_owned(), links: Vec::new(), turn: 0 });
+        let place = points.iter().position(|held| &*held.name == point).unwrap_or_else(|| {
+            points.push(Point { name: point.into(), links: Vec::new(), turn: 0 });
             points.len() - 1
         });
         points[place].links.push((id, link));
@@ -48,8 +50,8 @@ impl<L> Roster<L> {
         gone
     }
 
-    /// The next link of `site` that `takes` a request, in turn.
-    pub fn choose(&mut self, site: usize, takes: impl Fn(&L) -> bool) -> Option<&L> {
+    /// The next link of `site` that `takes` a request, in turn, with the name of its connection point.
+    pub fn choose(&mut self, site: usize, takes: impl Fn(&L) -> bool) -> Option<(&Rc<str>, &L)> {
         let site = &mut self.sites[site];
         let count = site.points.len();
         let (place, at) = (0..count).map(|step| (site.turn + step) % count).find_map(|place| {
@@ -60,15 +62,17 @@ impl<L> Roster<L> {
         })?;
         site.turn = place + 1;
         site.points[place].turn = at + 1;
-        Some(&site.points[place].links[at].1)
+        let point = &site.points[place];
+        Some((&point.name, &point.links[at].1))
     }
 
     /// Every link, with its site and the name of its connection point.
     pub fn links(&self) -> impl Iterator<Item = (usize, &str, &L)> {
         self.sites.iter().enumerate().flat_map(|(site, entry)| {
-            entry.points.iter().flat_map(move |point| {
-                point.links.iter().map(move |(_, link)| (site, point.name.as_str(), link))
-            })
+            entry
+                .points
+                .iter()
+                .flat_map(move |point| point.links.iter().map(move |(_, link)| (site, &*point.name, link)))
         })
     }
 }
@@ -88,14 +92,15 @@ mod tests {
     #[test]
     fn connection_points_take_strict_turns_however_many_links_each_has() {
         let mut roster = roster(&[("a", 1), ("a", 2), ("a", 3), ("b", 4)]);
-        let turns: Vec<u64> = (0..8).filter_map(|_| roster.choose(0, |_| true).copied()).collect();
+        let turns: Vec<u64> = (0..8).filter_map(|_| roster.choose(0, |_| true).map(|(_, id)| *id)).collect();
         assert_eq!(turns, [1, 4, 2, 4, 3, 4, 1, 4]);
     }
 
     #[test]
     fn a_link_that_takes_nothing_is_passed_over_and_a_site_never_served_by_another() {
         let mut roster = roster(&[("a", 1), ("b", 2)]);
-        let turns: Vec<u64> = (0..3).filter_map(|_| roster.choose(0, |id| *id != 1).copied()).collect();
+        let turns: Vec<u64> =
+            (0..3).filter_map(|_| roster.choose(0, |id| *id != 1).map(|(_, id)| *id)).collect();
         assert_eq!(turns, [2, 2, 2]);
         assert_eq!(roster.choose(0, |_| false), None);
         assert_eq!(roster.choose(1, |_| true), None);
@@ -107,7 +112,7 @@ mod tests {
         roster.choose(0, |_| true);
         assert_eq!(roster.detach(0, 2), Some(2));
         assert_eq!(roster.detach(0, 2), None);
-        let turns: Vec<u64> = (0..4).filter_map(|_| roster.choose(0, |_| true).copied()).collect();
+        let turns: Vec<u64> = (0..4).filter_map(|_| roster.choose(0, |_| true).map(|(_, id)| *id)).collect();
         assert!(turns.iter().all(|id| *id != 2), "{turns:?}");
         assert_eq!(roster.links().count(), 2);
     }
