@@ -27,8 +27,10 @@ pub struct Files {
     pub connector_admin: u16,
 }
 
-pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+/// Four ports that are free now, no two the same: all are held until the last is known.
+pub fn free_ports() -> [u16; 4] {
+    let held = [(); 4].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    held.each_ref().map(|listener| listener.local_addr().unwrap().port())
 }
 
 impl Files {
@@ -42,13 +44,8 @@ impl Files {
         pki.connector("PS1", "1").unwrap();
         pki.connector("PS2", "1").unwrap();
         pki.client("client").unwrap();
-        let files = Files {
-            folder,
-            client: free_port(),
-            channel: free_port(),
-            gateway_admin: free_port(),
-            connector_admin: free_port(),
-        };
+        let [client, channel, gateway_admin, connector_admin] = free_ports();
+        let files = Files { folder, client, channel, gateway_admin, connector_admin };
         files.write("gateway.toml", &files.gateway());
         files.write("connector.toml", &files.connector());
         files.write("site.toml", &files.site());
