@@ -4,6 +4,8 @@
 pub mod limits;
 pub mod refusal;
 pub mod request_id;
+#[cfg(test)]
+mod seeded;
 
 // Cores: bytes, values and `now` in; values out.
 pub mod auth;

@@ -22,6 +22,7 @@ const MODULES: &[(&str, Layer)] = &[
     ("limits", Layer::Vocabulary),
     ("refusal", Layer::Vocabulary),
     ("request_id", Layer::Vocabulary),
+    ("seeded", Layer::Vocabulary),
     ("auth", Layer::Core),
     ("channel", Layer::Core),
     ("dispatch", Layer::Core),
@@ -136,7 +137,7 @@ fn module_of(file: &str) -> Vec<&str> {
 
 /// Entries for fuzzing are tests: they need a first `now` to count from.
 fn is_test_file(file: &str) -> bool {
-    file.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "fuzz.rs" | "fuzzing.rs"))
+    file.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "fuzz.rs" | "seeded.rs"))
 }
 
 /// Tests stand at the very bottom of a file.

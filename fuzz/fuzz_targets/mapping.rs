@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| cmg::mapping::fuzz(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| cmg::mapping::fuzz::mapping(bytes));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| cmg::settings::fuzz(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| cmg::settings::fuzz::files(bytes));

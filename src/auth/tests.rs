@@ -1,3 +1,5 @@
+use rustls::pki_types::UnixTime;
+
 use super::*;
 
 #[test]
@@ -34,6 +36,11 @@ fn an_internal_name_has_one_spelling() {
             assert_eq!(name.to_string(), uri);
         }
     }
+}
+
+#[test]
+fn seeded_certificates_are_trusted_only_as_they_were_issued() {
+    crate::seeded::run("certificate", 2_000, fuzz::certificate);
 }
 
 #[test]
@@ -265,13 +272,13 @@ mod chains {
             if next(4) == 0 {
                 bytes.truncate(next(bytes.len()));
             }
-            fuzz(&bytes);
+            fuzz::certificate(&bytes);
             if let Ok(facts) = judge(&[bytes], &trusted, at(NOW)) {
                 panic!("octet {place} with {flipped:#x} flipped is trusted: {facts:?}");
             }
         }
         for bytes in [&b""[..], b"0", b"cmg://gateway/gw1", &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff]] {
-            fuzz(bytes);
+            fuzz::certificate(bytes);
         }
     }
 }

@@ -9,12 +9,13 @@
 //! ```
 //! Events borrow from the plaintext; nothing is allocated for a stream once as many were open before.
 
+mod adversary;
 mod bytes;
 mod credit;
 mod error;
 mod fields;
 pub mod frame;
-mod fuzzing;
+pub mod fuzz;
 pub mod hello;
 mod identity;
 pub mod message;
@@ -29,7 +30,6 @@ mod stream;
 mod tests;
 
 pub use error::{ChannelError, CloseCode};
-pub use fuzzing::fuzz;
 pub use hello::{Hello, HelloRefusal, HelloReply, VERSION};
 pub use identity::{Identity, identity_of};
 pub use message::{Body, RequestMessage, RequestStart, RequestWriter, ResponseMessage, ResponseStart};

@@ -30,9 +30,7 @@ pub fn is_readable(message: &ResponseMessage<'_>, manner: &Manner) -> bool {
 /// Appends an interim head.
 pub fn interim(out: &mut Vec<u8>, message: &ResponseMessage<'_>) {
     http::write_status_line(out, message.status, message.reason);
-    for field in message.fields() {
-        http::write_field(out, field.name, field.value);
-    }
+    fields(out, message);
     http::write_end(out);
 }
 
@@ -52,9 +50,7 @@ pub fn head(
     };
     let keep = keep && framing != AnswerFraming::UntilClose;
     http::write_status_line(out, message.status, message.reason);
-    for field in message.fields() {
-        http::write_field(out, field.name, field.value);
-    }
+    fields(out, message);
     if let Some(length) = message.length {
         http::write_content_length(out, length);
     }
@@ -66,6 +62,14 @@ pub fn head(
     }
     ending(out, manner, keep);
     (framing, keep)
+}
+
+/// The connection point filtered already; what it may have missed must not frame the answer once more.
+fn fields(out: &mut Vec<u8>, message: &ResponseMessage<'_>) {
+    let none = http::ConnectionTokens::default();
+    for field in message.fields().filter(|field| http::is_forwarded_response_field(field.name, &none)) {
+        http::write_field(out, field.name, field.value);
+    }
 }
 
 /// Appends the answer to a request that is turned away; says how many bytes its body has.
@@ -153,5 +157,30 @@ mod tests {
         ] {
             assert_eq!(is_taken(status, body, is_head), expected, "{status} {body:?} to HEAD: {is_head}");
         }
+    }
+
+    #[test]
+    fn a_connection_point_cannot_frame_an_answer_twice() {
+        let mut payload = Vec::new();
+        let start = ResponseStart { status: 200, reason: b"OK", length: Some(5), body: Body::Length };
+        let mut writer = ResponseWriter::new(&mut payload, &start).expect("it is small");
+        for name in ["Content-Length", "transfer_encoding", "Connection", "X-CMG-Status", "ETag"] {
+            writer.field(name.as_bytes(), b"7").expect("it is small");
+        }
+        writer.finish();
+        let message = ResponseMessage::parse(&payload).expect("just written");
+        let manner = Manner {
+            version: Version::Http11,
+            is_head: false,
+            keep_alive: true,
+            has_body: false,
+            expects_continue: false,
+            request_id: crate::request_id::RequestId([0; 16]),
+        };
+        let mut out = Vec::new();
+        head(&mut out, &message, &manner, true);
+        let text = String::from_utf8(out).expect("ASCII");
+        let names: Vec<_> = text.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+        assert_eq!(names, ["ETag", "Content-Length", "X-CMG-Request-Id"], "{text}");
     }
 }

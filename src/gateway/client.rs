@@ -458,12 +458,12 @@ impl Connection {
 
     /// Lets what was written leave, says goodbye, and reads over what the client still sends: closing
     /// with bytes unread would reset the connection under the answer.
-    async fn finish(mut self) {
+    async fn finish(&mut self) {
         self.within(self.limits().body);
         {
             // The end of an answer may wait here for its client.
             let _active = Active::new(&self.gate, None);
-            let Connection { wire, deadline, .. } = &mut self;
+            let Connection { wire, deadline, .. } = &mut *self;
             let mut finish = std::pin::pin!(wire.finish());
             let done = std::future::poll_fn(|context| {
                 if deadline.poll(context) {
@@ -477,7 +477,7 @@ impl Connection {
         }
         self.within(limits::LINGER_FOR);
         let mut left = limits::LINGER_SIZE_MAX;
-        let Connection { wire, deadline, .. } = &mut self;
+        let Connection { wire, deadline, .. } = &mut *self;
         std::future::poll_fn(|context| {
             loop {
                 let size = wire.received().len();

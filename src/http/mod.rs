@@ -8,7 +8,7 @@
 mod body;
 mod connection;
 mod fields;
-mod fuzz;
+pub mod fuzz;
 mod head;
 mod host;
 mod request;
@@ -24,7 +24,6 @@ pub use fields::{
     forwarded_request_fields, forwarded_response_fields, forwarded_trailer_fields,
     is_forwarded_request_field, is_forwarded_response_field, is_forwarded_trailer_field,
 };
-pub use fuzz::fuzz;
 pub use head::{Field, FieldScratch, Fields, Framing, HeadError, Parsed, ResponseFraming, Version};
 pub use host::is_host;
 pub use request::{RequestHead, parse_request};

@@ -1,9 +1,11 @@
 //! Properties that hold for every target, checked on bytes from anywhere.
 
 use super::{
-    Endpoint, EndpointPath, Families, Found, MappedEndpoint, MappedRole, OriginAddress, Publication,
-    PublishedTable, Role, RoleIds, RoleKind, Scheme, StandardEndpoint, UrlMapping,
+    Endpoint, EndpointPath, Families, Found, Mapped, MappedEndpoint, MappedRole, OriginAddress, Path,
+    Publication, PublishedTable, Resource, Role, RoleIds, RoleKind, Scheme, StandardEndpoint, UrlMapping,
 };
+use crate::http::is_target;
+use crate::refusal::Refusal::BadRequest;
 
 /// A management point, a software update point, and endpoints within endpoints.
 fn sample_roles() -> Vec<MappedRole> {
@@ -65,10 +67,11 @@ pub(super) fn sample() -> (PublishedTable, UrlMapping) {
 /// # Panics
 /// When gateway and connection point disagree, when a path that an origin could read otherwise is let
 /// through, when octets behind the role id change, or when an internal URL does not come back.
-pub fn fuzz(bytes: &[u8]) {
+pub fn path(bytes: &[u8]) {
     let (table, mapping) = sample();
     let found = table.find(bytes);
     let mapped = mapping.map(bytes);
+    check_explained(&table, bytes, found.is_err());
     let (Ok(Found::Endpoint { endpoint, rest, site, .. }), Ok(mapped)) = (&found, &mapped) else {
         assert!(!matches!(found, Ok(Found::Endpoint { .. })) && mapped.is_err(), "both find it or neither");
         return;
@@ -96,6 +99,144 @@ pub fn fuzz(bytes: &[u8]) {
     }
 }
 
+/// What a log says of a target that is not taken: one short line, nothing of the query.
+fn check_explained(table: &PublishedTable, target: &[u8], is_refused: bool) {
+    let told = table.explain(target);
+    assert!(told.len() < 512 && !told.contains(char::is_control), "{told:?}");
+    let query = target.iter().position(|octet| *octet == b'?').map(|at| &target[at..]);
+    if let Some(Ok(query)) = query.filter(|query| query.len() > 8).map(std::str::from_utf8) {
+        assert!(!told.contains(query), "{told:?}");
+    }
+    assert_eq!(
+        told.starts_with("the path is not canonical"),
+        Path::parse(target) == Err(BadRequest),
+        "{told:?}"
+    );
+    assert!(is_refused || !told.starts_with("the path begins"), "{told:?}");
+}
+
+/// A site of `bytes`, and behind it two lines: a target and a `Location` in the answer. The first octet
+/// counts the endpoints, each has three more.
+///
+/// # Panics
+/// When gateway, connection point and a slow second opinion do not choose the same endpoint, or when a
+/// `Location` that is sent out does not lead back to where the origin meant.
+pub fn mapping(bytes: &[u8]) {
+    let Some((roles, text)) = site(bytes) else { return };
+    let (target, location) =
+        text.split_at(text.iter().position(|octet| *octet == b'\n').unwrap_or(text.len()));
+    let location = location.get(1..).unwrap_or_default();
+    let mapping = UrlMapping::new(&roles, &ORIGINS.map(origin));
+    let published = publish(&roles);
+    let allowed = RoleIds::all();
+    let publication = Publication { site: 3, roles: &published, allowed: &allowed };
+    let (table, conflicts) = PublishedTable::new([publication, Publication { site: 4, ..publication }]);
+    assert!(
+        conflicts.len() == published.len() && table.roles().all(|(_, site)| site == 3),
+        "the first has it"
+    );
+
+    let expected = Path::parse(target).ok().and_then(|path| second_opinion(&roles, &path));
+    let mapped = mapping.map(target).ok();
+    assert_eq!(mapped.map(|mapped| mapped.endpoint), expected.map(|one| &one.endpoint));
+    let found = table.find(target);
+    let Some((mapped, one)) = mapped.zip(expected) else {
+        assert!(!matches!(found, Ok(Found::Endpoint { .. })));
+        return;
+    };
+    assert!(matches!(found, Ok(Found::Endpoint { endpoint, .. }) if *endpoint == one.endpoint));
+    assert_eq!(mapped.origin, one.origin);
+    let internal = [mapped.prefix, mapped.rest].concat();
+    assert_reads_one_way(&internal);
+    let below = internal.strip_prefix(one.prefix.as_bytes()).expect("below its prefix");
+    assert!(matches!(below.first(), None | Some(b'/' | b'?')), "not beside its prefix");
+    // Heads are judged before their targets come here: what nobody may send may come back as it went.
+    if is_target(target) {
+        check_location(&mapping, &mapped, location);
+    }
+}
+
+const ORIGINS: [&str; 2] = ["o0.corp", "o1.corp"];
+
+fn origin(host: &str) -> OriginAddress {
+    OriginAddress { scheme: Scheme::Http, host: host.to_owned(), port: 80 }
+}
+
+fn publish(roles: &[MappedRole]) -> Vec<Role> {
+    let endpoints = |role: &MappedRole| role.endpoints.iter().map(|one| one.endpoint.clone()).collect();
+    roles.iter().map(|role| Role { id: role.id, kind: role.kind, endpoints: endpoints(role) }).collect()
+}
+
+/// The roles that the front of `bytes` spells, and what follows.
+fn site(bytes: &[u8]) -> Option<(Vec<MappedRole>, &[u8])> {
+    const PATHS: [&str; 8] = ["", "a", "a/b", "A/b/c", "ab", "a.b/c", "b", "SMS_MP"];
+    const PREFIXES: [&str; 4] = ["", "/a", "/base", "/base/a"];
+    const FAMILIES: [Families; 3] = [Families::BOTH, Families::MUTUAL_AUTH, Families::SERVER_AUTH];
+    let (count, mut rest) = bytes.split_first()?;
+    let mut roles: Vec<MappedRole> =
+        (0..2).map(|id| MappedRole { id, kind: RoleKind::Own, endpoints: Vec::new() }).collect();
+    for _ in 0..count % 9 {
+        let ([path, prefix, other], behind) = rest.split_first_chunk::<3>()?;
+        rest = behind;
+        let endpoint = Endpoint {
+            path: EndpointPath::parse(PATHS[usize::from(path % 8)]).expect("canonical"),
+            families: FAMILIES[usize::from(other % 3)],
+            ..StandardEndpoint::of(RoleKind::ManagementPoint).next().expect("there are rows").endpoint()
+        };
+        let endpoints = &mut roles[usize::from(path >> 7)].endpoints;
+        // Settings refuse two endpoints that a request could be for.
+        if !endpoints.iter().any(|one: &MappedEndpoint| one.endpoint.meets(&endpoint)) {
+            endpoints.push(MappedEndpoint {
+                endpoint,
+                origin: usize::from(other >> 7),
+                prefix: PREFIXES[usize::from(prefix % 4)].to_owned(),
+                replaces_path: prefix >= &128,
+            });
+        }
+    }
+    Some((roles, rest))
+}
+
+/// Of the endpoints whose segments the path begins with, the longest; and only if the family reaches it.
+fn second_opinion<'r>(roles: &'r [MappedRole], path: &Path<'_>) -> Option<&'r MappedEndpoint> {
+    let Resource::Role(below) = path.resource else { return None };
+    let role = roles.iter().find(|role| role.id == below.id)?;
+    let asked = decode(below.path()).to_ascii_lowercase();
+    let segments = |path: &[u8]| path.split(|octet| *octet == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let takes = |one: &&MappedEndpoint| {
+        let own = one.endpoint.path.as_str().to_ascii_lowercase();
+        own.is_empty() || segments(asked.get(1..).unwrap_or_default()).starts_with(&segments(own.as_bytes()))
+    };
+    let size = |one: &MappedEndpoint| one.endpoint.path.as_str().len();
+    let longest = role.endpoints.iter().filter(takes).map(size).max()?;
+    let mut nearest = role.endpoints.iter().filter(takes).filter(|one| size(one) == longest);
+    nearest.find(|one| one.endpoint.families.contains(path.family))
+}
+
+fn check_location(mapping: &UrlMapping, mapped: &Mapped<'_, '_>, location: &[u8]) {
+    let mut external = b"before".to_vec();
+    if mapping.map_back(mapped, location, &mut external).is_err() {
+        assert_eq!(external, b"before");
+        return;
+    }
+    let external = &external[6..];
+    assert!(external.iter().all(|octet| (0x21..=0x7E).contains(octet)), "one field, one line");
+    assert!(external.starts_with([b"/", mapped.family.segment().as_bytes(), b"/"].concat().as_slice()));
+    let bare = |text: &[u8]| text.split(|octet| *octet == b'#').next().unwrap_or_default().to_vec();
+    let bare_external = bare(external);
+    let again = mapping.map(&bare_external).expect("what is sent out is published");
+    assert_eq!(again.family, mapped.family);
+    let named = ORIGINS.iter().position(|host| location.starts_with(format!("http://{host}/").as_bytes()));
+    let (place, path) = match (named, location) {
+        (Some(place), _) => (place, &location[b"http://o0.corp".len()..]),
+        (None, [b'/', rest @ ..]) if rest.first() != Some(&b'/') => (mapped.origin, location),
+        _ => return,
+    };
+    assert_eq!(again.origin, place);
+    let internal = [again.prefix, again.rest].concat();
+    assert!(internal.eq_ignore_ascii_case(&bare(path)), "the place that was meant");
+}
+
 /// A slow second opinion on canonical form: by segments, decoded as a whole, and then once more.
 fn assert_reads_one_way(target: &[u8]) {
     let path = target.split(|octet| *octet == b'?').next().expect("split gives at least one");
@@ -105,11 +246,15 @@ fn assert_reads_one_way(target: &[u8]) {
         let slashes = |path: &[u8]| path.iter().filter(|octet| **octet == b'/').count();
         assert_eq!(slashes(path), slashes(target.split(|octet| *octet == b'?').next().unwrap_or_default()));
         assert!(std::str::from_utf8(path).is_ok(), "UTF-8");
-        assert!(!path.iter().any(|octet| octet.is_ascii_control() || matches!(octet, b'\\' | b';')));
+        assert!(!path.iter().any(|octet| octet.is_ascii_control() || *octet == b'\\'));
         let mut segments = path.split(|octet| *octet == b'/').skip(1).peekable();
         while let Some(segment) = segments.next() {
             assert!(!segment.is_empty() || segments.peek().is_none(), "no empty segment but the last");
-            assert!(!matches!(segment.last(), Some(b'.' | b' ')), "Windows would drop it");
+            let name = segment.split(|octet| *octet == b';').next().unwrap_or_default();
+            assert!(!name.is_empty() || segment.is_empty(), "parameters of no name");
+            for end in [segment, name] {
+                assert!(!matches!(end.last(), Some(b'.' | b' ')), "Windows would drop it");
+            }
         }
     }
     assert_eq!(once, twice, "nothing is encoded twice");

@@ -7,7 +7,7 @@
 
 mod endpoint;
 mod explain;
-mod fuzz;
+pub mod fuzz;
 mod origin;
 mod path;
 mod table;
@@ -19,7 +19,6 @@ pub use endpoint::{
     ENDPOINT_PATH_SIZE_MAX, Endpoint, EndpointPath, Families, Family, METHOD_COUNT_MAX, Method, RoleKind,
     STANDARD, StandardEndpoint,
 };
-pub use fuzz::fuzz;
 pub use origin::{InternalUrl, OriginAddress, Scheme, is_host, split_authority};
 pub use path::{Path, Resource, RolePath};
 pub use table::{Conflict, Found, Publication, PublishedTable, Role, RoleIds};

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use super::endpoint::{Endpoint, Family, RoleKind};
+use super::endpoint::{Endpoint, Family, RoleKind, Take};
 use super::path::{Path, Resource, RolePath};
 use crate::refusal::Refusal;
 
@@ -212,11 +212,15 @@ pub(super) fn choose<E>(
         if size < hidden_below {
             return None;
         }
-        let Some(taken) = one.path.take(path, below.is_plain) else { continue };
+        let taken = match one.path.take(path, below.is_plain) {
+            Take::Nothing => continue,
+            Take::Parameters => return None,
+            Take::Octets(taken) => taken,
+        };
         if one.families.contains(family) {
             return Some((place, taken));
         }
-        hidden_below = size.max(1);
+        hidden_below = size;
     }
     None
 }

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::fuzz::{fuzz, sample};
+use super::fuzz::{self, sample};
 use super::*;
 use crate::refusal::Refusal::{self, BadRequest, ContentTooLarge, MethodNotAllowed, Redirect, UnknownUrl};
 
@@ -67,6 +67,8 @@ fn a_target_finds_its_endpoint_and_keeps_its_octets() {
         ("/CCM_Proxy_MutualAuth/9/APP/x?y", "9 app /APP/x?y"),
         ("/CCM_Proxy_MutualAuth/9/app/Admin/x", "9 app/admin /app/Admin/x"),
         ("/CCM_Proxy_ServerAuth/9/app/administrator", "9 app /app/administrator"),
+        ("/CCM_Proxy_ServerAuth/9/app/x;y=1/z;?q;", "9 app /app/x;y=1/z;?q;"),
+        ("/CCM_Proxy_ServerAuth/9/app/x/admin;y", "9 app /app/x/admin;y"),
         ("/CCM_Proxy_ServerAuth/0", "0  "),
         ("/CCM_Proxy_ServerAuth/0?q", "0  ?q"),
         ("/CCM_Proxy_ServerAuth/0/any/thing", "0  /any/thing"),
@@ -113,6 +115,14 @@ fn what_no_site_publishes_is_unknown() {
         "/CCM_Proxy_ServerAuth/9/app/admin",
         "/CCM_Proxy_ServerAuth/9/app/ADMIN/x",
         "/CCM_Proxy_ServerAuth/9/app/%61dmin/x",
+        // Published for a reader that strips parameters, something else for one that does not.
+        "/CCM_Proxy_ServerAuth/9/app/admin;x",
+        "/CCM_Proxy_ServerAuth/9/app/admin;x/y",
+        "/CCM_Proxy_ServerAuth/9/app;x/admin",
+        "/CCM_Proxy_MutualAuth/9/app;x/y",
+        "/CCM_Proxy_MutualAuth/9/%61pp;x/y",
+        "/CCM_Proxy_MutualAuth/9;x/app/y",
+        "/CCM_Proxy_MutualAuth;x/9/app/y",
     ];
     for target in table {
         assert_eq!(gateway(target), Err(UnknownUrl), "{target}");
@@ -157,7 +167,12 @@ fn a_path_that_can_be_read_in_two_ways_is_refused() {
         "/x%zz",
         "/x%u002e",
         "/..;/x",
-        "/x;y",
+        "/;x",
+        "/x/;y",
+        "/x.;y",
+        "/x%20;y",
+        "/x;../y",
+        "/x;.",
         "/x%3by",
         "/x#y",
         "/x y",
@@ -307,6 +322,27 @@ fn a_location_under_a_mapped_prefix_is_mapped_back() {
         let back = mapping.map_back(&mapped, location.as_bytes(), &mut out);
         let back = back.map(|()| String::from_utf8(out).unwrap());
         assert_eq!(back.as_deref(), expected.as_ref().copied(), "{target} {location}");
+    }
+}
+
+#[test]
+fn a_path_published_to_each_family_apart_is_reached_by_both() {
+    let any = StandardEndpoint::of(RoleKind::ManagementPoint).next().unwrap().endpoint();
+    for path in ["/", "app"] {
+        let for_family =
+            |families| Endpoint { path: EndpointPath::parse(path).unwrap(), families, ..any.clone() };
+        let endpoints = vec![for_family(Families::SERVER_AUTH), for_family(Families::MUTUAL_AUTH)];
+        let roles = [Role { id: 1, kind: RoleKind::Own, endpoints }];
+        let allowed = RoleIds::all();
+        let (table, _) = PublishedTable::new([Publication { site: 0, roles: &roles, allowed: &allowed }]);
+        for family in Family::ALL {
+            let target = format!("/{}/1/app/x", family.segment());
+            let found = table.find(target.as_bytes());
+            assert!(
+                matches!(found, Ok(Found::Endpoint { endpoint, .. }) if endpoint.families.contains(family)),
+                "{path} {found:?}"
+            );
+        }
     }
 }
 
@@ -484,6 +520,16 @@ const PIECES: &[&str] = &[
 ];
 
 #[test]
+fn seeded_targets_are_found_alike_by_both_and_read_one_way() {
+    crate::seeded::run("path", 3_000, fuzz::path);
+}
+
+#[test]
+fn seeded_sites_are_mapped_by_the_longest_endpoint_and_back() {
+    crate::seeded::run("mapping", 6_000, fuzz::mapping);
+}
+
+#[test]
 fn hostile_targets_hold_the_invariants() {
     let mut seed = 0x5eed_u64;
     let mut next = move |below: usize| {
@@ -506,7 +552,7 @@ fn hostile_targets_hold_the_invariants() {
             let at = next(target.len());
             target[at] = next(256) as u8;
         }
-        fuzz(&target);
+        fuzz::path(&target);
     }
 }
 
@@ -515,8 +561,8 @@ proptest! {
 
     #[test]
     fn any_octets_hold_the_invariants(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        fuzz(&bytes);
-        fuzz(&[b"/CCM_Proxy_MutualAuth/0/", bytes.as_slice()].concat());
+        fuzz::path(&bytes);
+        fuzz::path(&[b"/CCM_Proxy_MutualAuth/0/", bytes.as_slice()].concat());
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 mod connector;
 mod document;
+pub mod fuzz;
 mod gateway;
 mod published;
 mod report;
@@ -28,25 +29,3 @@ pub use shared::{
 };
 pub use site::{OriginSettings, OriginTrust, SiteSettings, TrustFiles};
 pub use source::{Kind, Source};
-
-/// Feeds bytes to every reader of this module.
-///
-/// # Panics
-/// When an error points outside its text, or a publication does not survive being written and read.
-pub fn fuzz(bytes: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        let lines = text.lines().count().max(1) + 1;
-        let faults = [
-            GatewaySettings::parse(text, "f").err(),
-            ConnectorSettings::parse(text, "f").err(),
-            SiteSettings::parse(text, "f").err(),
-        ];
-        for error in faults.iter().flatten().flat_map(|errors| &errors.0) {
-            assert!((1..=lines).contains(&error.line) && error.column >= 1, "{error}");
-        }
-    }
-    if let Ok(published) = PublishedSettings::from_bytes(bytes) {
-        let written = published.to_bytes();
-        assert_eq!(PublishedSettings::from_bytes(&written).as_ref(), Ok(&published));
-    }
-}

@@ -339,7 +339,7 @@ fn chosen(
 
 impl Endpoint {
     /// Whether a request could be for both of them.
-    pub(super) fn meets(&self, other: &Endpoint) -> bool {
+    pub(crate) fn meets(&self, other: &Endpoint) -> bool {
         let text = EndpointPath::as_str;
         text(&self.path).eq_ignore_ascii_case(text(&other.path)) && self.families.overlaps(other.families)
     }

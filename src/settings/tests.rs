@@ -387,6 +387,16 @@ fn a_revision_takes_over_only_with_a_higher_serial_of_the_same_site() {
 }
 
 #[test]
+fn seeded_files_are_read_or_refused_with_a_place() {
+    crate::seeded::run("settings", 1_500, fuzz::files);
+}
+
+#[test]
+fn seeded_publications_survive_being_written_and_read() {
+    crate::seeded::run("publication", 4_000, fuzz::publication);
+}
+
+#[test]
 fn mutilated_files_are_refused_with_a_place_and_never_a_panic() {
     let published = SiteSettings::parse(SITE, "f").unwrap().publish(PublishedTrust::default()).to_bytes();
     let mut seed = 7_u64;
@@ -409,7 +419,8 @@ fn mutilated_files_are_refused_with_a_place_and_never_a_panic() {
                 bytes.push(b'[');
             }
         }
-        fuzz(&bytes);
+        fuzz::files(&bytes);
+        fuzz::publication(&bytes);
     }
 }
 
@@ -418,6 +429,6 @@ proptest! {
 
     #[test]
     fn any_text_is_read_or_refused(text in "[\\[\\]a-z=\"{}.,#\\n0-9é]{0,80}") {
-        fuzz(text.as_bytes());
+        fuzz::files(text.as_bytes());
     }
 }

@@ -62,6 +62,10 @@ pub fn one_channel(origin: &SampleOrigin) -> Stack {
     eventually("one channel is up", || {
         matches!(ask_admin(stack.gateway_admin(), "/readyz"), Some((200, _))) && stack.count("links") == 1
     });
+    // A link is up before what it publishes is in force on every shard.
+    let target = format!("/CCM_Proxy_MutualAuth/{MANAGEMENT_POINT}/SMS_MP/x");
+    let is_served = || stack.client().is_some_and(|mut one| one.ask("GET", &target).unwrap().status == 200);
+    eventually("every shard serves", || (0..12).all(|_| is_served()));
     stack
 }
 

@@ -1,43 +1,11 @@
 //! Two ends on a made-up network, and hostile bytes, by seed. A failure names its seed.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use crate::channel::simulation;
-
-/// SplitMix64: small, and the same for ever.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.next() as u8).collect()
-    }
-}
-
-/// `CMG_SEED=n` replays one seed; `CMG_SEEDS=n` runs as many instead of the usual.
-fn for_each_seed(usual: u64, run: impl Fn(u64)) {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    if let Some(seed) = number("CMG_SEED") {
-        return run(seed);
-    }
-    for seed in 0..number("CMG_SEEDS").unwrap_or(usual) {
-        if let Err(cause) = catch_unwind(AssertUnwindSafe(|| run(seed))) {
-            eprintln!("replay with CMG_SEED={seed}");
-            std::panic::resume_unwind(cause);
-        }
-    }
-}
+use super::claims::{request_message, response_message};
+use crate::channel::frame::{FrameKind, put};
+use crate::channel::*;
+use crate::seeded::{Random, for_each_seed, keep, run};
 
 #[test]
 fn nothing_is_lost_doubled_misrouted_or_left_over() {
@@ -59,21 +27,101 @@ fn stream_numbers_wrap_unnoticed() {
 }
 
 #[test]
-fn arbitrary_bytes_never_break_a_reader() {
-    for_each_seed(4_000, |seed| {
-        let mut random = Random(seed ^ 0x5eed);
-        let size = random.below(300);
-        crate::channel::fuzz(&random.bytes(size));
-    });
+fn seeded_frames_are_written_as_they_were_read() {
+    let frames: [(FrameKind, u32, &[u8]); 5] = [
+        (FrameKind::Data, 1, b"hello"),
+        (FrameKind::End, 1, b""),
+        (FrameKind::Ping, 0, b"12345678"),
+        (FrameKind::Credit, 7, &[0, 0, 4, 0]),
+        (FrameKind::Close, 0, b"\0done"),
+    ];
+    let mut all = Vec::new();
+    frames.iter().for_each(|(kind, stream, payload)| put(&mut all, *kind, *stream, payload));
+    all.extend_from_slice(&[200, frame::FLAG_MAY_IGNORE, 0, 1, 0, 0, 0, 0, 9]);
+    keep("frame", &[("several", all)]);
+    run("frame", 15_000, fuzz::frame);
 }
 
-/// Bytes that mean something, with a few of them changed.
 #[test]
-fn mutated_frames_never_break_a_channel() {
+fn seeded_hellos_are_written_as_they_were_read() {
+    let hello = Hello {
+        version: VERSION,
+        connection_id: [7; 16],
+        connection_point: "dmz-1".to_owned(),
+        site: "PS1".to_owned(),
+        index: 1,
+        count: 4,
+        connector_shards: 2,
+        instance: "gw1".to_owned(),
+    };
+    let reply = HelloReply {
+        version: VERSION,
+        refusal: None,
+        text: "welcome".to_owned(),
+        instance: "gw1".to_owned(),
+        instance_id: [8; 16],
+        shards: 4,
+        shard: 1,
+        instances: vec!["a.example:10140".to_owned(), "b.example:10141".to_owned()],
+    };
+    let refused = HelloReply { refusal: Some(HelloRefusal::Full), instances: Vec::new(), ..reply.clone() };
+    let payload = |encode: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = Vec::new();
+        encode(&mut out);
+        out.split_off(crate::limits::FRAME_HEADER_SIZE)
+    };
+    keep(
+        "hello",
+        &[
+            ("hello", payload(&|out| hello.encode(out))),
+            ("reply", payload(&|out| reply.encode(out))),
+            ("refused", payload(&|out| refused.encode(out))),
+        ],
+    );
+    run("hello", 15_000, fuzz::hello);
+}
+
+#[test]
+fn seeded_messages_are_written_as_they_were_read() {
+    let mut trailers = Vec::new();
+    let mut writer = TrailersWriter::new(&mut trailers);
+    writer.field(b"Digest", b"sha-256=abc").unwrap();
+    writer.finish();
+    let (mut with_leaf, mut alone) = (Vec::new(), Vec::new());
+    let peer = "2001:db8::1".parse().unwrap();
+    Identity { peer, leaf: Some(b"0\x82leaf") }.encode(&mut with_leaf).unwrap();
+    Identity { peer: "192.0.2.7".parse().unwrap(), leaf: None }.encode(&mut alone).unwrap();
+    keep(
+        "message",
+        &[
+            ("get", request_message(false)),
+            ("post", request_message(true)),
+            ("answer", response_message(200)),
+            ("interim", response_message(103)),
+            ("trailers", trailers),
+            ("identity_v6", with_leaf),
+            ("identity_v4", alone),
+        ],
+    );
+    run("message", 15_000, fuzz::message);
+}
+
+#[test]
+fn a_seeded_peer_ends_its_own_streams_or_the_channel() {
+    run("peer", 8_000, fuzz::peer);
+}
+
+#[test]
+fn seeded_operations_lose_double_and_misroute_nothing() {
+    run("channel", 200, fuzz::operations);
+}
+
+/// Frames with headers that are right and payloads that may be.
+#[test]
+fn frames_of_any_content_never_break_a_channel() {
     for_each_seed(4_000, |seed| {
         let mut random = Random(seed ^ 0xf00d);
-        let side = random.below(2) as u8;
-        let mut bytes = vec![side];
+        let mut bytes = vec![random.below(2) as u8];
         for _ in 0..1 + random.below(12) {
             frame(&mut random, &mut bytes);
         }
@@ -81,7 +129,7 @@ fn mutated_frames_never_break_a_channel() {
             let at = 1 + random.below(bytes.len() - 1);
             bytes[at] = random.next() as u8;
         }
-        crate::channel::fuzz(&bytes);
+        fuzz::peer(&bytes);
     });
 }
 
@@ -95,18 +143,4 @@ fn frame(random: &mut Random, out: &mut Vec<u8>) {
         payload[16..24].copy_from_slice(&[0, 0, 0, 0, 0, 0, 4, 0]);
     }
     out.extend_from_slice(&payload);
-}
-
-#[test]
-fn mutated_messages_read_back_or_are_refused() {
-    for_each_seed(6_000, |seed| {
-        let mut random = Random(seed ^ 0xbeef);
-        let mut bytes = vec![2];
-        bytes.extend_from_slice(&super::claims::request_message(random.below(2) == 1));
-        for _ in 0..random.below(3) {
-            let at = 1 + random.below(bytes.len() - 1);
-            bytes[at] ^= 1 << random.below(8);
-        }
-        crate::channel::fuzz(&bytes);
-    });
 }

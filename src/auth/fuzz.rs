@@ -1,0 +1,58 @@
+//! What must hold for any bytes that somebody shows as a certificate.
+
+use rustls::pki_types::UnixTime;
+
+use super::{InternalName, Trust, certificate, client_cert_field, internal_identity, judge};
+
+/// A root whose key nobody has any more, and a leaf that it issued for client authentication.
+const ROOT: &[u8] = include_bytes!("../../fuzz/seeds/certificate/root.der");
+const LEAF: &[u8] = include_bytes!("../../fuzz/seeds/certificate/client.der");
+/// Amid the life of both, in seconds since 1970.
+const NOW: u64 = 1_800_000_000;
+
+/// `bytes` as a certificate, to everything that reads one.
+///
+/// # Panics
+/// When somebody is trusted whom nobody issued, when it is told otherwise than it stands there, or when
+/// a name does not survive being written and read.
+pub fn certificate(bytes: &[u8]) {
+    let nobody = Trust::default();
+    let root = Trust::new(&[ROOT], &[]).expect("the root is sound");
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(NOW));
+    assert!(judge(&[bytes, bytes], &nobody, now).is_err());
+    assert!(judge(&[LEAF], &root, now).is_ok());
+    // What is shown beside a good leaf may be anything; beside anything, a good leaf helps nothing.
+    let _ = judge(&[LEAF, bytes, bytes], &root, now);
+    for chain in [&[bytes][..], &[bytes, LEAF], &[bytes, ROOT]] {
+        if let Ok(facts) = judge(chain, &root, now) {
+            assert_eq!(signed_part(bytes), signed_part(LEAF), "{facts:?}");
+        }
+    }
+    let with_intermediate = Trust::new(&[ROOT], &[bytes]);
+    assert_eq!(with_intermediate.is_ok(), certificate::parse(bytes).is_some());
+    if let Ok(trust) = with_intermediate {
+        assert!(judge(&[LEAF], &trust, now).is_ok(), "what an operator adds takes nobody's access");
+    }
+    let _ = Trust::new(&[bytes], &[bytes]);
+    names(bytes);
+}
+
+fn names(bytes: &[u8]) {
+    if let Ok(name) = internal_identity(bytes) {
+        assert_eq!(InternalName::parse(&name.to_string()), Some(name));
+    }
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Some(name) = InternalName::parse(text)
+    {
+        assert_eq!(name.to_string(), text, "a name has one spelling");
+    }
+    let field = client_cert_field(bytes);
+    assert!(
+        field.starts_with(':') && field.ends_with(':') && field.bytes().all(|octet| octet.is_ascii_graphic())
+    );
+}
+
+/// What the signature of a certificate covers: its own encoding has more than one form.
+fn signed_part(der: &[u8]) -> Option<Vec<u8>> {
+    certificate::parse(der).map(|certificate| certificate.tbs_certificate.as_ref().to_vec())
+}
