@@ -2,6 +2,7 @@
 //!
 //! Commands return; only `main.rs` ends the process.
 
+mod check;
 mod completions;
 mod connector;
 mod gateway;
@@ -16,7 +17,6 @@ mod sample_origin;
 mod status;
 mod up;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use cmg::pki::PkiError;
@@ -47,6 +47,8 @@ enum Command {
     Gateway(RoleArguments),
     /// Run a connection point in the foreground
     Connector(RoleArguments),
+    /// Look at settings files as a start would, and at all of them together; changes nothing
+    Check(check::Arguments),
     /// Make certificates for a site that has no CA of its own, revoke them, list them
     Pki(pki::Arguments),
     /// Say how running roles are
@@ -69,16 +71,6 @@ struct RoleArguments {
     /// Settings of the role; paths inside are relative to this file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-}
-
-impl RoleArguments {
-    /// The settings file's text, its name for messages, and the folder that paths in it start from.
-    fn read(&self) -> Result<(String, String, &Path), Failure> {
-        let name = self.config.display().to_string();
-        let text =
-            fs::read_to_string(&self.config).map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
-        Ok((text, name, folder_of(&self.config)))
-    }
 }
 
 /// Why a command ended badly, as one text for the operator.
@@ -114,6 +106,7 @@ impl Cli {
             Command::Up(arguments) => up::run(&arguments),
             Command::Gateway(arguments) => gateway::run(&arguments),
             Command::Connector(arguments) => connector::run(&arguments),
+            Command::Check(arguments) => check::run(&arguments),
             Command::Pki(arguments) => pki::run(&arguments),
             Command::Status(arguments) => status::run(&arguments),
             Command::LogLevel(arguments) => log_level::run(&arguments),

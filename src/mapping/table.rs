@@ -41,6 +41,19 @@ impl RoleIds {
     }
 }
 
+impl std::fmt::Display for RoleIds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, range) in self.0.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            match (range.start(), range.end()) {
+                (start, end) if start == end => write!(f, "{comma}{start}")?,
+                (start, end) => write!(f, "{comma}{start}-{end}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What one site publishes.
 #[derive(Clone, Copy, Debug)]
 pub struct Publication<'p> {
