@@ -399,7 +399,11 @@ impl Rotated {
             // The last line as the viewers know it; without it the file is as good.
             let _ = self.put(b"<MAXIMUM LOG FILE SIZE REACHED - FILE RENAMED>\n");
         }
-        fs::rename(&self.path, renamed(&self.path))?;
+        match fs::rename(&self.path, renamed(&self.path)) {
+            // Somebody else moved it away, or it was not begun anew last time: there is nothing to keep.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            outcome => outcome?,
+        }
         self.file = append_to(&self.path)?;
         (self.size, self.is_torn) = (0, false);
         Ok(())
@@ -522,6 +526,17 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let mode = file.file.metadata().expect("a file").permissions().mode();
         assert_eq!(mode & 0o137, 0, "{mode:o}");
+    }
+
+    #[test]
+    fn a_file_that_somebody_moved_away_is_begun_anew_when_it_is_full() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.log");
+        let mut file = Rotated::open(path.clone(), 100).expect("it opens");
+        file.write(&format!("{:099}\n", 1), LogFormat::Text).expect("it is written");
+        fs::rename(&path, folder.path().join("a.log.1")).expect("another program moves it");
+        file.write("2\n", LogFormat::Text).expect("it is written");
+        assert_eq!(fs::read_to_string(&path).expect("a file"), "2\n");
     }
 
     #[test]
