@@ -84,9 +84,10 @@ fn rule(target: &[u8], at: usize) -> &'static str {
     }
 }
 
-/// A path for a sentence.
+/// A path for a sentence, cut where some readers would see the start of a query.
 fn shortened(path: &[u8]) -> String {
-    let text = String::from_utf8_lossy(path);
+    let end = path.windows(3).position(|octets| octets.eq_ignore_ascii_case(b"%3f"));
+    let text = String::from_utf8_lossy(&path[..end.unwrap_or(path.len())]);
     match text.char_indices().nth(SHOWN_SIZE) {
         None if text.is_empty() => "the role alone".to_owned(),
         None => text.into_owned(),
@@ -161,6 +162,7 @@ mod tests {
         }
         for (target, begins) in [
             (own("5/Content/x?token=secret"), "no endpoint of role 5 takes /Content/x in the family"),
+            (own("5/Content/x%3Ftoken=secret"), "no endpoint of role 5 takes /Content/x in the family"),
             (own("5"), "no endpoint of role 5 takes the role alone in the family"),
             (own("5/Content;b"), "no endpoint of role 5 takes /Content;b in the family"),
             (own(&format!("5/{}", "a".repeat(500))), "no endpoint of role 5 takes /aaaaaaa"),
