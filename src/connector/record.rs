@@ -130,13 +130,19 @@ impl Record<'_> {
 /// Where one shard tells of requests.
 pub struct Records {
     refusals: Rc<Limited>,
+    /// Identities that an instance sent and nobody can read.
+    pub identities: Rc<Limited>,
     access: Option<Queue>,
 }
 
 impl Records {
     /// Those of a shard on which nothing was told yet.
     pub fn new(access: Option<Queue>) -> Records {
-        Records { refusals: Limited::new("requests refused, not logged"), access }
+        Records {
+            refusals: Limited::new("requests refused, not logged"),
+            identities: Limited::new("identities that cannot be read, not logged"),
+            access,
+        }
     }
 }
 
