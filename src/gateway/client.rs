@@ -336,10 +336,14 @@ impl Connection {
         site: usize,
         until: Instant,
     ) -> io::Result<waiting::Outcome> {
+        let now = self.gate.shard.now();
+        // One that is called again and again, always in vain, would never come to the deadline below.
+        if now >= until {
+            return Ok(waiting::Outcome::TimedOut);
+        }
         if let Err(outcome) = self.gate.line_up(place, site, || self.key()) {
             return Ok(outcome);
         }
-        let now = self.gate.shard.now();
         self.deadline.set(now, until.saturating_duration_since(now));
         let Connection { gate, wire, deadline, .. } = self;
         let waited = std::future::poll_fn(|context| {
