@@ -69,7 +69,7 @@ pub struct Account<'r> {
     pub origin: Option<&'r str>,
     /// Number of the publishing endpoint in the mapping, once it is mapped.
     pub offer: Option<usize>,
-    /// From the request's head to that of the origin's answer, once there is one.
+    /// From the request's head sent to the origin to the head of its answer, once there is one.
     pub answered_after: Option<Duration>,
     /// The origin's final answer, once there is one.
     pub status: Option<u16>,
