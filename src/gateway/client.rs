@@ -68,7 +68,9 @@ pub fn serve(
     tls: Tls,
     seat: Seated,
 ) -> impl Future<Output = ()> {
-    Connection::new(gate, socket, peer, tls, seat).live()
+    let mut connection = Connection::new(gate, socket, peer, tls, seat);
+    // Lent, not handed over: the task would hold it twice for as long as the client is here.
+    async move { connection.live().await }
 }
 
 impl Connection {
@@ -84,7 +86,7 @@ impl Connection {
         }
     }
 
-    async fn live(mut self) {
+    async fn live(&mut self) {
         if !self.handshake().await {
             return;
         }
@@ -250,8 +252,10 @@ impl Connection {
         let (mut place, mut wait_until) = (None, None);
         loop {
             let mailbox = Mailbox::new(&self.gate.shard.ring);
-            let opened = self.gate.open(&self.client, self.leaf(), request, &mailbox, place.as_ref());
-            let Some((stream, point)) = opened else {
+            // Taken apart at once: a name for both would stay in the task for as long as the exchange.
+            let Some((stream, point)) =
+                self.gate.open(&self.client, self.leaf(), request, &mailbox, place.as_ref())
+            else {
                 // One place and one time for all attempts, however often links come and go.
                 let wait = self.limits().wait;
                 let until = *wait_until.get_or_insert_with(|| self.gate.shard.now() + wait);
@@ -612,3 +616,19 @@ const NOTICED_WITHIN: Duration = Duration::from_millis(50);
 const LEAF_SIZE_MAX: usize = limits::IDENTITY_SIZE_MAX - 64;
 /// How long a verdict on a certificate holds at most: certificates expire.
 const JUDGED_FOR: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_task<A, B, C, D, E, T>(_: impl Fn(A, B, C, D, E) -> T) -> usize {
+        size_of::<T>()
+    }
+
+    #[test]
+    fn the_task_of_a_client_holds_its_connection_once() {
+        assert!(size_of::<Connection>() <= 400);
+        let size = size_of_task(serve);
+        assert!(size <= 1_024, "{size}");
+    }
+}
