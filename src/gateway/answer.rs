@@ -175,7 +175,7 @@ mod tests {
             keep_alive: true,
             has_body: false,
             expects_continue: false,
-            request_id: [0; 16],
+            request_id: Default::default(),
         };
         let mut out = Vec::new();
         head(&mut out, &message, &manner, true);
