@@ -25,6 +25,8 @@ pub mod metrics;
 #[cfg(feature = "shells")]
 pub mod pki;
 #[cfg(feature = "shells")]
+pub mod review;
+#[cfg(feature = "shells")]
 pub mod shard;
 #[cfg(feature = "shells")]
 pub mod transport;

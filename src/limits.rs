@@ -238,6 +238,12 @@ pub const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 /// A channel that lived this long was sound: reconnecting starts with the short wait again.
 pub const CHANNEL_SOUND_AFTER: Duration = Duration::from_secs(10);
 
+// ── commands ────────────────────────────────────────────────────────────────────────────────────
+
+/// Bytes of a table of proxy routings: a row has a few hundred, a site with all the roles it may have
+/// ([`ROLE_COUNT_MAX`], [`ENDPOINT_COUNT_MAX`]) 130,000 rows in both families.
+pub const IMPORT_SIZE_MAX: u64 = 64 << 20;
+
 // ── logs ────────────────────────────────────────────────────────────────────────────────────────
 
 /// Bytes of the access log's file unless written otherwise: a few hundred thousand requests, twice

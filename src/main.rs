@@ -29,6 +29,9 @@ fn main() -> ExitCode {
 }
 
 fn fail(code: u8, text: &str) -> ExitCode {
-    let _ = writeln!(io::stderr(), "cmg: {}", text.trim_end());
+    // A command that printed its findings has nothing left to say.
+    if !text.is_empty() {
+        let _ = writeln!(io::stderr(), "cmg: {}", text.trim_end());
+    }
     ExitCode::from(code)
 }

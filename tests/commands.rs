@@ -22,9 +22,16 @@ fn errors(output: &Output) -> String {
 fn wrong_usage_ends_with_2_and_says_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("bad.toml"), "[gateway\n").unwrap();
-    let rows: [(&[&str], &str); 11] = [
+    let rows: [(&[&str], &str); 17] = [
         (&[], "Usage"),
         (&["fly"], "fly"),
+        // The nearest right one is named.
+        (&["gatway"], "similar subcommand exists: 'gateway'"),
+        (&["pki", "revok"], "similar subcommand exists: 'revoke'"),
+        (&["up", "--gateway-prot", "1"], "similar argument exists: '--gateway-port'"),
+        (&["import", "x.csv", "--stie", "PS1"], "similar argument exists: '--site'"),
+        (&["import", "x.csv", "--site", "ps1"], "capital letters"),
+        (&["import", "missing.csv"], "missing.csv"),
         (&["gateway"], "--config"),
         (&["gateway", "--config", "missing.toml"], "missing.toml"),
         (&["connector", "--config", "missing.toml"], "missing.toml"),
@@ -85,14 +92,102 @@ fn up_explains_a_port_that_is_taken() {
     let folder = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
-    for option in ["--gateway-port", "--channel-port"] {
+    let options = [
+        "--gateway-port",
+        "--channel-port",
+        "--gateway-admin-port",
+        "--connector-admin-port",
+        "--origin-port",
+    ];
+    for option in options {
         let output = cmg(&["up", option, &port], folder.path());
         assert_eq!(output.status.code(), Some(1));
-        assert!(
-            errors(&output).contains(&port) && errors(&output).contains("ss -ltnp"),
-            "{}",
-            errors(&output)
-        );
+        for part in [option, &port, "ss -ltnp"] {
+            assert!(errors(&output).contains(part), "{part}: {}", errors(&output));
+        }
+        assert!(output.stdout.is_empty());
+    }
+    drop(listener);
+    let output = cmg(&["up", "--gateway-port", &port, "--origin-port", &port], folder.path());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(errors(&output).contains("are both"), "{}", errors(&output));
+}
+
+#[test]
+fn up_explains_a_folder_it_may_not_write_to() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    // Not even root may make something there.
+    for dir in ["/proc/cmg", "/proc", "file", "file/below"] {
+        let output = cmg(&["up", "--dir", dir], folder.path());
+        assert_eq!(output.status.code(), Some(2), "{dir}: {}", errors(&output));
+        for part in [dir, "--dir"] {
+            assert!(errors(&output).contains(part), "{dir}: {}", errors(&output));
+        }
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn completions_are_scripts_that_know_the_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = cmg(&["completions", shell], folder.path());
+        assert!(output.status.success(), "{}", errors(&output));
+        let script = String::from_utf8(output.stdout).unwrap();
+        for word in ["connector", "completions", "revoke", "gateway-port"] {
+            assert!(script.contains(word), "{shell}: no {word}");
+        }
+        if shell == "bash" {
+            fs::write(folder.path().join("script"), &script).unwrap();
+            let read = Command::new("bash").arg("-n").arg(folder.path().join("script")).status().unwrap();
+            assert!(read.success());
+        }
+    }
+    assert_eq!(cmg(&["completions", "csh"], folder.path()).status.code(), Some(2));
+}
+
+#[test]
+fn there_is_a_manual_page_for_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = String::from_utf8(cmg(&["man"], folder.path()).stdout).unwrap();
+    assert!(page.starts_with(".ie") || page.starts_with(".TH"), "{page}");
+    assert!(page.contains("cmg\\-up") || page.contains("cmg-up"), "{page}");
+    let output = cmg(&["man", "--dir", "m"], folder.path());
+    assert!(output.status.success() && output.stdout.is_empty(), "{}", errors(&output));
+    for name in ["cmg", "cmg-up", "cmg-gateway", "cmg-pki", "cmg-pki-revoke", "cmg-import", "cmg-man"] {
+        assert!(folder.path().join(format!("m/{name}.1")).exists(), "{name}");
+    }
+    assert!(!folder.path().join("m/cmg-sample-origin.1").exists());
+    assert_eq!(cmg(&["man", "--dir", "/proc/cmg"], folder.path()).status.code(), Some(1));
+}
+
+#[test]
+fn no_paragraph_of_help_is_broken_in_its_middle() {
+    let folder = tempfile::tempdir().unwrap();
+    let commands: [&[&str]; 8] = [
+        &["--help"],
+        &["up", "--help"],
+        &["pki", "--help"],
+        &["pki", "client", "--help"],
+        &["pki", "revoke", "--help"],
+        &["pki", "list", "--help"],
+        &["import", "--help"],
+        &["man", "--help"],
+    ];
+    for arguments in commands {
+        let help = String::from_utf8(cmg(arguments, folder.path()).stdout).unwrap();
+        // A line that a hard break cut short, in a paragraph that went on.
+        let lines: Vec<&str> = help.lines().collect();
+        for pair in lines.windows(2) {
+            let [line, next] = pair else { unreachable!("windows of two") };
+            let is_text =
+                |line: &str| line.chars().next().is_some_and(char::is_alphabetic) && line.contains(' ');
+            let first = next.split(' ').next().unwrap_or_default();
+            let is_cut =
+                is_text(line) && is_text(next) && line.len() + 1 + first.len() < 90 && !line.ends_with(':');
+            assert!(!is_cut, "{arguments:?}: {line:?} then {next:?}");
+        }
     }
 }
 

@@ -20,11 +20,12 @@ use cmg::channel::{
 };
 use cmg::pki::{Pki, gateway_tls_name};
 use cmg::refusal::Refusal;
-use cmg::settings::{ConnectorSettings, PublishedSettings};
+use cmg::review::{ConnectorReview, Document};
+use cmg::settings::PublishedSettings;
 use cmg::shard::{self, Listener, Place, Shard, Slots};
 use cmg::transport::{Broken, Link, LinkEvents, Mailbox, Stream, Tls, Wire, listen, tls_config};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 const BASE: &str = "/CCM_Proxy_MutualAuth/72057594037927941/app";
 
@@ -655,10 +656,12 @@ fn a_connector_answers_from_its_origin_and_drains() {
          key = \"pki/internal/connector-PS1-cp1.key\"\n\
          [[gateway]]\naddress = \"{gateway}\"\nname = \"{name}\"\n[admin]\naddress = \"127.0.0.1:0\"\n"
     );
-    let settings = ConnectorSettings::parse(&text, "connector.toml").unwrap();
-    let path = folder.path().to_owned();
+    let path = folder.path().join("connector.toml");
+    fs::write(&path, text).unwrap();
+    let document = Document::open(&path).unwrap();
+    let start = ConnectorReview::of(document, UnixTime::now()).into_start().unwrap();
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let running = thread::spawn(move || cmg::connector::run(settings, &path, &path.join("connector.sock")));
+    let running = thread::spawn(move || cmg::connector::run(start));
     done.recv_timeout(Duration::from_secs(60)).expect("the story ends well");
     signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
     done.recv_timeout(Duration::from_secs(5)).expect("the connector says goodbye");

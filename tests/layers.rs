@@ -34,6 +34,7 @@ const MODULES: &[(&str, Layer)] = &[
     ("logs", Layer::Shell),
     ("metrics", Layer::Shell),
     ("pki", Layer::Shell),
+    ("review", Layer::Shell),
     ("shard", Layer::Shell),
     ("transport", Layer::Shell),
     ("connector", Layer::Role),

@@ -1,32 +1,21 @@
 //! `cmg connector`: one connection point in the foreground, until it has drained.
 
-use std::fs;
-use std::path::Path;
+use cmg::review::{ConnectorReview, Document};
+use cmg::shard;
+use rustls::pki_types::UnixTime;
 
-use cmg::admin::default_socket;
-use cmg::logs::access;
-use cmg::settings::{ConnectorSettings, SiteSettings, Source};
-
-use super::{Failure, RoleArguments, log, running};
+use super::{Failure, RoleArguments, log};
 
 pub fn run(arguments: &RoleArguments) -> Result<(), Failure> {
-    let (text, name, folder) = arguments.read()?;
-    let settings =
-        ConnectorSettings::parse(&text, &name).map_err(|errors| Failure::Usage(errors.to_string()))?;
-    check_site(&folder.join(&settings.site))?;
-    running::check_admin(&settings.admin, folder, &text, &name)?;
-    access::check(&settings.log, folder).map_err(|error| {
-        let error = Source::new(&text, &name).error("log.access_log", error.found, error.expected);
-        Failure::Usage(error.to_string())
-    })?;
-    let _log = log::start("CMG_CONNECTOR", &settings.log)?;
-    cmg::connector::run(settings, folder, &default_socket(&arguments.config))
-        .map_err(|error| Failure::Broken(error.to_string()))
-}
-
-/// The role reads the file itself; here a mistake in it is told apart from what goes wrong later.
-fn check_site(file: &Path) -> Result<(), Failure> {
-    let name = file.display().to_string();
-    let text = fs::read_to_string(file).map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
-    SiteSettings::parse(&text, &name).map(drop).map_err(|errors| Failure::Usage(errors.to_string()))
+    let document = Document::open(&arguments.config).map_err(super::gateway::mistake)?;
+    let review = ConnectorReview::of(document, UnixTime::now());
+    let needs = review.settings.as_ref().map(shard::Needs::of_connector).unwrap_or_default();
+    let machine = shard::probe(&needs);
+    let warnings = review.findings.warnings.clone();
+    let start = super::check::starting(review.findings.verdict(), machine, || review.into_start())?;
+    let _log = log::start("CMG_CONNECTOR", &start.settings.log)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    cmg::connector::run(start).map_err(|error| Failure::Broken(error.to_string()))
 }

@@ -1,21 +1,27 @@
 //! `cmg gateway`: one gateway in the foreground, until it has drained.
 
-use cmg::admin::default_socket;
-use cmg::logs::access;
-use cmg::settings::{GatewaySettings, Source};
+use cmg::review::{Document, GatewayReview};
+use cmg::settings::SettingsErrors;
+use cmg::shard;
+use rustls::pki_types::UnixTime;
 
-use super::{Failure, RoleArguments, log, running};
+use super::{Failure, RoleArguments, log};
 
 pub fn run(arguments: &RoleArguments) -> Result<(), Failure> {
-    let (text, name, folder) = arguments.read()?;
-    let settings =
-        GatewaySettings::parse(&text, &name).map_err(|errors| Failure::Usage(errors.to_string()))?;
-    running::check_admin(&settings.admin, folder, &text, &name)?;
-    access::check(&settings.log, folder).map_err(|error| {
-        let error = Source::new(&text, &name).error("log.access_log", error.found, error.expected);
-        Failure::Usage(error.to_string())
-    })?;
-    let _log = log::start("CMG_GATEWAY", &settings.log)?;
-    cmg::gateway::run(settings, folder, &default_socket(&arguments.config))
-        .map_err(|error| Failure::Broken(error.to_string()))
+    let document = Document::open(&arguments.config).map_err(mistake)?;
+    let review = GatewayReview::of(document, UnixTime::now());
+    // What is wrong with the files and what is wrong with the machine is said in one go.
+    let needs = review.settings.as_ref().map(shard::Needs::of_gateway).unwrap_or_default();
+    let machine = shard::probe(&needs);
+    let warnings = review.findings.warnings.clone();
+    let start = super::check::starting(review.findings.verdict(), machine, || review.into_start())?;
+    let _log = log::start("CMG_GATEWAY", &start.settings.log)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    cmg::gateway::run(start).map_err(|error| Failure::Broken(error.to_string()))
+}
+
+pub fn mistake(error: cmg::settings::SettingsError) -> Failure {
+    Failure::Usage(SettingsErrors(vec![error]).to_string())
 }

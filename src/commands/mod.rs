@@ -2,25 +2,38 @@
 //!
 //! Commands return; only `main.rs` ends the process.
 
+mod check;
+mod completions;
 mod connector;
 mod gateway;
+mod import;
 mod log;
 mod log_level;
+mod man;
 mod pki;
+mod progress;
 mod running;
 mod sample_origin;
 mod status;
 mod up;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use cmg::pki::PkiError;
 
+const EXAMPLES: &str = "\
+Examples:
+  cmg up                                  everything on this machine, to try it
+  cmg pki init                            certificates for a site without a CA of its own
+  cmg gateway --config gateway.toml       one gateway, on the internet
+  cmg connector --config connector.toml   one connection point, inside
+
+`cmg COMMAND --help` says more. Exit codes: 0 done, 1 went wrong, 2 wrong usage or settings.";
+
 /// An open cloud management gateway: devices on the internet reach management points inside a network
 /// that has no inbound port.
 #[derive(clap::Parser)]
-#[command(version, arg_required_else_help = true, max_term_width = 100)]
+#[command(version, arg_required_else_help = true, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -34,12 +47,20 @@ enum Command {
     Gateway(RoleArguments),
     /// Run a connection point in the foreground
     Connector(RoleArguments),
-    /// Make certificates for a site that has no CA of its own
+    /// Look at settings files as a start would, and at all of them together; changes nothing
+    Check(check::Arguments),
+    /// Make certificates for a site that has no CA of its own, revoke them, list them
     Pki(pki::Arguments),
     /// Say how running roles are
     Status(status::Arguments),
     /// Say or change how much a running role logs
     LogLevel(log_level::Arguments),
+    /// Write settings from an existing site's table of proxy routings
+    Import(import::Arguments),
+    /// Print what a shell needs to complete command lines of cmg
+    Completions(completions::Arguments),
+    /// Print or write manual pages
+    Man(man::Arguments),
     /// Answer like a management point that says what reached it
     #[command(hide = true)]
     SampleOrigin(sample_origin::Arguments),
@@ -50,16 +71,6 @@ struct RoleArguments {
     /// Settings of the role; paths inside are relative to this file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-}
-
-impl RoleArguments {
-    /// The settings file's text, its name for messages, and the folder that paths in it start from.
-    fn read(&self) -> Result<(String, String, &Path), Failure> {
-        let name = self.config.display().to_string();
-        let text =
-            fs::read_to_string(&self.config).map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
-        Ok((text, name, folder_of(&self.config)))
-    }
 }
 
 /// Why a command ended badly, as one text for the operator.
@@ -73,7 +84,13 @@ pub enum Failure {
 impl From<PkiError> for Failure {
     fn from(error: PkiError) -> Failure {
         match error {
-            PkiError::Name(_) | PkiError::SiteCode(_) => Failure::Usage(error.to_string()),
+            PkiError::Name(_)
+            | PkiError::SiteCode(_)
+            | PkiError::OtherKey { .. }
+            | PkiError::Nothing(_)
+            | PkiError::Unknown { .. }
+            | PkiError::Several { .. }
+            | PkiError::NotOurs(_) => Failure::Usage(error.to_string()),
             PkiError::File { .. }
             | PkiError::HalfAuthority { .. }
             | PkiError::Unusable { .. }
@@ -89,9 +106,13 @@ impl Cli {
             Command::Up(arguments) => up::run(&arguments),
             Command::Gateway(arguments) => gateway::run(&arguments),
             Command::Connector(arguments) => connector::run(&arguments),
+            Command::Check(arguments) => check::run(&arguments),
             Command::Pki(arguments) => pki::run(&arguments),
             Command::Status(arguments) => status::run(&arguments),
             Command::LogLevel(arguments) => log_level::run(&arguments),
+            Command::Import(arguments) => import::run(&arguments),
+            Command::Completions(arguments) => completions::run(&arguments),
+            Command::Man(arguments) => man::run(&arguments),
             Command::SampleOrigin(arguments) => sample_origin::run(&arguments),
         }
     }

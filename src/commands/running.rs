@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use cmg::admin::{self, Target, default_socket};
-use cmg::settings::{AdminSettings, ConnectorSettings, GatewaySettings, SettingsErrors, Source};
+use cmg::admin::{Target, default_socket};
+use cmg::settings::{AdminSettings, ConnectorSettings, GatewaySettings, SettingsErrors};
 
 use super::{Failure, folder_of};
 
@@ -42,12 +42,4 @@ impl RoleFile {
             None => default_socket(config),
         })
     }
-}
-
-/// Whether the files that protect the admin listener are what they must be, said by line and key.
-pub fn check_admin(settings: &AdminSettings, folder: &Path, text: &str, name: &str) -> Result<(), Failure> {
-    let said = |wrong: admin::Wrong| {
-        Failure::Usage(Source::new(text, name).error(wrong.key, wrong.found, wrong.expected).to_string())
-    };
-    admin::read(settings, folder).map(drop).map_err(said)
 }

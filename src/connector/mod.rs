@@ -17,7 +17,6 @@ mod wait;
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -28,12 +27,11 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::admin;
 use crate::channel::CloseCode;
 use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::metrics::{self, EndpointCounts};
-use crate::settings::ConnectorSettings;
+use crate::review::ConnectorStart;
 use crate::shard::{self, Mesh, Place, Port, Shard, Slots};
 use crate::transport::{Link, StartError};
 use board::{Board, Channel, Counts};
@@ -43,23 +41,21 @@ use plan::Plan;
 use record::Records;
 
 /// Runs a connection point until it has drained: SIGTERM or SIGINT asks for that, a second one returns
-/// at once. Paths in `settings` start from `folder`; the control socket is at `control` if they do not say.
+/// at once.
 ///
 /// # Errors
 /// What keeps it from starting, or a shard that broke.
-pub fn run(settings: ConnectorSettings, folder: &Path, control: &Path) -> Result<(), StartError> {
-    shard::probe().map_err(|error| StartError(error.to_string()))?;
+pub fn run(start: ConnectorStart) -> Result<(), StartError> {
     let open_files =
         shard::raise_open_files().map_err(|error| start_error("the limit of open files", &error))?;
-    let plan = Arc::new(Plan::read(&settings, folder)?);
+    let ConnectorStart { settings, folder, doors, ends, site, tls } = start;
+    let plan = Arc::new(Plan::new(&settings, site, tls, ends)?);
     let mut signals =
         Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| start_error("signals", &error))?;
-    let board = Arc::new(Board::new(&plan, folder));
-    let doors = admin::Doors::open(&settings.admin, folder, control)
-        .map_err(|wrong| StartError(wrong.to_string()))?;
+    let board = Arc::new(Board::new(&plan, &folder));
     let _serving = doors.serve(board.clone()).map_err(|error| start_error("admin", &error))?;
     let mesh = Mesh::new(usize::from(plan.shards));
-    let access_log = AccessLog::open(&settings.log, folder, "CMG_CONNECTOR", mesh.shards())
+    let access_log = AccessLog::open(&settings.log, &folder, "CMG_CONNECTOR", mesh.shards())
         .map_err(|error| StartError(error.to_string()))?;
     if let Some(log) = &access_log {
         board.logs_to(log.clone());

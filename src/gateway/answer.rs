@@ -175,7 +175,7 @@ mod tests {
             keep_alive: true,
             has_body: false,
             expects_continue: false,
-            request_id: Default::default(),
+            request_id: crate::request_id::RequestId([0; 16]),
         };
         let mut out = Vec::new();
         head(&mut out, &message, &manner, true);

@@ -1,35 +1,26 @@
-//! The gateway's certificates: which one a client is shown, and whom to believe on channels.
+//! The gateway's certificates: which one a client is shown, and whom to believe on channels. The files
+//! were read and judged before (`review`).
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::crypto::ring::sign::any_supported_type;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::metrics;
-use crate::settings::GatewaySettings;
-use crate::transport::{StartError, files, tls_config};
+use crate::transport::tls_config::Credential;
+use crate::transport::{StartError, tls_config};
 
-/// TLS for clients, from the files the settings name.
+/// TLS for clients.
 ///
 /// # Errors
-/// A file that is missing or wrong, or a key that does not belong to its certificate.
-pub fn client_config(settings: &GatewaySettings, folder: &Path) -> Result<Arc<ServerConfig>, StartError> {
-    let mut keys = Vec::new();
-    for pair in &settings.server_certificates {
-        let credential = files::credential(folder, &pair.chain, &pair.key)?;
-        let file = folder.join(&pair.key);
-        let wrong = |error: rustls::Error| StartError(format!("{}: {error}", file.display()));
-        let key = any_supported_type(&credential.key).map_err(wrong)?;
-        let certified = CertifiedKey::new(credential.chain, key);
-        certified.keys_match().map_err(wrong)?;
-        keys.push(Arc::new(certified));
-    }
-    let tickets = match &settings.ticket_keys {
-        Some(file) => tls_config::Tickets::new(&files::secret(folder, file)?),
+/// What the system or rustls says; mistakes in files were found before.
+pub fn client_config(
+    keys: Vec<Arc<CertifiedKey>>,
+    ticket_secret: Option<&[u8; 32]>,
+) -> Result<Arc<ServerConfig>, StartError> {
+    let tickets = match ticket_secret {
+        Some(secret) => tls_config::Tickets::new(secret),
         None => tls_config::Tickets::of_this_process()
             .map_err(|_| StartError("the system gives no randomness".into()))?,
     };
@@ -40,27 +31,11 @@ pub fn client_config(settings: &GatewaySettings, folder: &Path) -> Result<Arc<Se
 ///
 /// # Errors
 /// As [`client_config`].
-pub fn channel_config(settings: &GatewaySettings, folder: &Path) -> Result<Arc<ServerConfig>, StartError> {
-    let ca = files::certificates(folder, &settings.internal.ca)?;
-    let identity = &settings.internal.identity;
-    let own = files::credential(folder, &identity.chain, &identity.key)?;
-    let file = folder.join(&identity.chain);
-    tls_config::for_channels(&ca, own).map_err(|error| StartError(format!("{}: {error}", file.display())))
-}
-
-/// When the certificates end that the settings name: for what, which file, seconds since 1970.
-pub fn ends(settings: &GatewaySettings, folder: &Path) -> Vec<metrics::Certificate> {
-    let servers = settings.server_certificates.iter().map(|pair| ("server", &pair.chain));
-    let all = servers.chain([("internal", &settings.internal.identity.chain)]);
-    let end = |(what, file): (_, &PathBuf)| {
-        let chain = files::certificates(folder, file).ok()?;
-        Some((what, file.display().to_string(), metrics::expiry(&chain)?))
-    };
-    let mut ends: Vec<_> = all.filter_map(end).collect();
-    // A file may be named with several keys.
-    ends.sort();
-    ends.dedup();
-    ends
+pub fn channel_config(
+    ca: &[CertificateDer<'static>],
+    own: Credential,
+) -> Result<Arc<ServerConfig>, StartError> {
+    tls_config::for_channels(ca, own).map_err(|error| StartError(format!("internal certificate: {error}")))
 }
 
 /// Shows the first certificate that bears the name asked for and that the client can check; else the

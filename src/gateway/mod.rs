@@ -18,7 +18,6 @@ mod request;
 mod wait;
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,9 +34,9 @@ use crate::dispatch::Ticket;
 use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::metrics::{self, Ledger, Name};
-use crate::settings::GatewaySettings;
+use crate::review::GatewayStart;
 use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
-use crate::transport::{CrossMessage, Crossing, StartError, Tls, listen};
+use crate::transport::{CrossMessage, Crossing, StartError, Tls};
 use connection_point::{Arrival, Seat};
 use control::Publications;
 use gate::{Common, Counters, Gate, Guest, InForce};
@@ -121,17 +120,15 @@ pub enum GatewayMessage {
     Drain,
 }
 
-/// Runs a gateway until it has drained. Paths in `settings` start from `folder`; the control socket is at
-/// `control` if they do not say.
+/// Runs a gateway until it has drained.
 ///
 /// # Errors
 /// What keeps it from starting, or ends a shard.
-pub fn run(settings: GatewaySettings, folder: &Path, control: &Path) -> Result<(), StartError> {
-    shard::probe().map_err(|error| StartError(error.to_string()))?;
+pub fn run(reviewed: GatewayStart) -> Result<(), StartError> {
     let open_files = shard::raise_open_files().map_err(|error| StartError(format!("open files: {error}")))?;
     let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| StartError(format!("signals: {error}")))?;
-    let start = Start::prepare(settings, folder, control, open_files)?;
+    let start = Start::prepare(reviewed, open_files)?;
     start.run(signals)
 }
 
@@ -149,18 +146,10 @@ struct Start {
 }
 
 impl Start {
-    fn prepare(
-        settings: GatewaySettings,
-        folder: &Path,
-        control: &Path,
-        open_files: u64,
-    ) -> Result<Start, StartError> {
-        let clients = certificates::client_config(&settings, folder)?;
-        let channels = certificates::channel_config(&settings, folder)?;
-        let listeners = bind_all("listener", &settings.listeners)?;
-        let channel_listeners = bind_all("internal listener", &settings.internal_listeners)?;
-        let doors = admin::Doors::open(&settings.admin, folder, control)
-            .map_err(|wrong| StartError(wrong.to_string()))?;
+    fn prepare(reviewed: GatewayStart, open_files: u64) -> Result<Start, StartError> {
+        let GatewayStart { settings, folder, listeners, internal_listeners, doors, ends, .. } = reviewed;
+        let clients = certificates::client_config(reviewed.server_keys, reviewed.ticket_secret.as_ref())?;
+        let channels = certificates::channel_config(&reviewed.internal_ca, reviewed.internal)?;
         let allowed = shard::allowed_cpus();
         let shards = settings.shards.map_or(allowed.len(), usize::from).max(1);
         let cpus = (0..shards).map(|index| allowed[index % allowed.len()]).collect();
@@ -170,10 +159,9 @@ impl Start {
             .map_err(|_| StartError("the system gives no randomness".into()))?;
         let ledger = Arc::new(Ledger::new(shards, limits::SERIES_COUNT_MAX));
         let unpublished = ledger.find([Name::without_endpoint("none")]).remove(0);
-        let publications = Publications::load(&settings, folder, &ledger);
-        let access_log = AccessLog::open(&settings.log, folder, "CMG_GATEWAY", shards)
+        let publications = Publications::load(&settings, &folder, &ledger);
+        let access_log = AccessLog::open(&settings.log, &folder, "CMG_GATEWAY", shards)
             .map_err(|error| StartError(error.to_string()))?;
-        let certificates = certificates::ends(&settings, folder);
         let common = Common {
             settings,
             admitted: AtomicU64::new(0),
@@ -182,8 +170,8 @@ impl Start {
             ledger,
             unpublished,
             start: metrics::Start::now(),
-            folder: folder.to_owned(),
-            certificates,
+            folder,
+            certificates: ends,
             draining: AtomicBool::new(false),
             instance_id,
             slots,
@@ -194,7 +182,7 @@ impl Start {
             clients,
             channels,
             listeners,
-            channel_listeners,
+            channel_listeners: internal_listeners,
             publications,
             doors,
             cpus,
@@ -299,30 +287,6 @@ fn supervise(mesh: &Mesh<GatewayMessage>, news: &mpsc::Receiver<News>) -> Result
         }
     }
     Ok(())
-}
-
-fn bind_all(what: &str, addresses: &[std::net::SocketAddr]) -> Result<Vec<OwnedFd>, StartError> {
-    let bind = |address: &std::net::SocketAddr| {
-        bind(*address).map_err(|error| StartError(format!("{what} {address} cannot be bound: {error}")))
-    };
-    addresses.iter().map(bind).collect()
-}
-
-/// Binds; waits a little for an address in use: the kernel takes the rings of a killed process apart
-/// some time after its end, and they hold its listeners.
-fn bind(address: std::net::SocketAddr) -> std::io::Result<OwnedFd> {
-    let until = std::time::Instant::now() + limits::BIND_WITHIN;
-    loop {
-        match listen::listen(address) {
-            Ok((fd, _)) => return Ok(fd),
-            Err(error)
-                if error.kind() == std::io::ErrorKind::AddrInUse && std::time::Instant::now() < until =>
-            {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 /// What one shard starts with.

@@ -109,6 +109,8 @@ impl Report for Gateway {
             "version": env!("CARGO_PKG_VERSION"),
             "service": common.settings.name,
             "instance": common.settings.instance,
+            "listeners": common.settings.listeners,
+            "internal_listeners": common.settings.internal_listeners,
             "started": common.start.at(),
             "uptime_secs": common.start.uptime_secs(),
             "settings_folder": common.folder,

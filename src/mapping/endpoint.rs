@@ -131,8 +131,8 @@ impl EndpointPath {
         if text.len() > ENDPOINT_PATH_SIZE_MAX {
             return Err("longer than 256 octets");
         }
-        if text.contains(['%', '?']) {
-            return Err("percent-encoded or with a query");
+        if text.contains(['%', '?', ';']) {
+            return Err("percent-encoded, or with parameters or a query");
         }
         if !text.is_empty() && !path::is_canonical(text.as_bytes()) {
             return Err("not a canonical path");
@@ -145,35 +145,59 @@ impl EndpointPath {
         &self.0
     }
 
-    /// How many octets of `path` (as received: empty, or from its first slash on) the endpoint takes;
-    /// the next one is a slash or the end. `None`: another path.
+    /// What of `path` (as received: empty, or from its first slash on) the endpoint takes.
     #[inline]
-    pub(super) fn take(&self, path: &[u8], is_plain: bool) -> Option<usize> {
+    pub(super) fn take(&self, path: &[u8], is_plain: bool) -> Take {
         if self.0.is_empty() {
-            return Some(0);
+            return Take::Octets(0);
         }
         if is_plain { self.take_plain(path) } else { self.take_encoded(path) }
     }
 
     #[inline]
-    fn take_plain(&self, path: &[u8]) -> Option<usize> {
+    fn take_plain(&self, path: &[u8]) -> Take {
         let end = self.0.len() + 1;
         let is_whole_segment = path.get(end).is_none_or(|octet| *octet == b'/');
-        let same = path.get(1..end)?;
-        (is_whole_segment && same.eq_ignore_ascii_case(self.0.as_bytes())).then_some(end)
+        let is_same = path.get(1..end).is_some_and(|same| same.eq_ignore_ascii_case(self.0.as_bytes()));
+        if is_same && is_whole_segment { Take::Octets(end) } else { Take::Nothing }
     }
 
-    fn take_encoded(&self, path: &[u8]) -> Option<usize> {
+    fn take_encoded(&self, path: &[u8]) -> Take {
         let mut at = 1;
+        let mut has_parameters = false;
         for expected in self.0.bytes() {
-            let (octet, size) = path::octet_at(path, at)?;
-            if !octet.eq_ignore_ascii_case(&expected) {
-                return None;
+            if expected == b'/' && path.get(at) == Some(&b';') {
+                has_parameters = true;
+                at = end_of_segment(path, at);
             }
-            at += size;
+            match path::octet_at(path, at) {
+                Some((octet, size)) if octet.eq_ignore_ascii_case(&expected) => at += size,
+                _ => return Take::Nothing,
+            }
         }
-        path.get(at).is_none_or(|octet| *octet == b'/').then_some(at)
+        match path.get(at) {
+            Some(b';') => Take::Parameters,
+            None | Some(b'/') if has_parameters => Take::Parameters,
+            None | Some(b'/') => Take::Octets(at),
+            Some(_) => Take::Nothing,
+        }
     }
+}
+
+/// See [`EndpointPath::take`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Take {
+    /// Another path.
+    Nothing,
+    /// So many octets; the next one is a slash or the end.
+    Octets(usize),
+    /// Its path for a reader that strips the parameters of segments, another one for the rest: nobody's.
+    Parameters,
+}
+
+fn end_of_segment(path: &[u8], from: usize) -> usize {
+    let rest = path.get(from..).unwrap_or_default();
+    from + rest.iter().position(|octet| *octet == b'/').unwrap_or(rest.len())
 }
 
 impl TryFrom<String> for EndpointPath {

@@ -246,11 +246,15 @@ fn assert_reads_one_way(target: &[u8]) {
         let slashes = |path: &[u8]| path.iter().filter(|octet| **octet == b'/').count();
         assert_eq!(slashes(path), slashes(target.split(|octet| *octet == b'?').next().unwrap_or_default()));
         assert!(std::str::from_utf8(path).is_ok(), "UTF-8");
-        assert!(!path.iter().any(|octet| octet.is_ascii_control() || matches!(octet, b'\\' | b';')));
+        assert!(!path.iter().any(|octet| octet.is_ascii_control() || *octet == b'\\'));
         let mut segments = path.split(|octet| *octet == b'/').skip(1).peekable();
         while let Some(segment) = segments.next() {
             assert!(!segment.is_empty() || segments.peek().is_none(), "no empty segment but the last");
-            assert!(!matches!(segment.last(), Some(b'.' | b' ')), "Windows would drop it");
+            let name = segment.split(|octet| *octet == b';').next().unwrap_or_default();
+            assert!(!name.is_empty() || segment.is_empty(), "parameters of no name");
+            for end in [segment, name] {
+                assert!(!matches!(end.last(), Some(b'.' | b' ')), "Windows would drop it");
+            }
         }
     }
     assert_eq!(once, twice, "nothing is encoded twice");

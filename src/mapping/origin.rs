@@ -66,8 +66,10 @@ impl InternalUrl {
         let (address, path) = split_url(text).ok_or("a URL like \"http://mp.corp\" (http or https)")?;
         let prefix = path.strip_suffix('/').unwrap_or(path);
         let is_canonical = prefix.strip_prefix('/').is_some_and(|path| path::is_canonical(path.as_bytes()));
-        if !prefix.is_empty() && !is_canonical || prefix.contains(['?', '%']) {
-            return Err("a URL whose path is plain: no query, no fragment, no dot or empty segments");
+        if !prefix.is_empty() && !is_canonical || prefix.contains(['?', '%', ';']) {
+            return Err(
+                "a URL whose path is plain: no query, no fragment, no parameters, no dot or empty segments",
+            );
         }
         Ok(InternalUrl { address, prefix: prefix.to_owned() })
     }

@@ -44,7 +44,7 @@ pub struct RolePath<'b> {
     pub rest: &'b [u8],
     /// Octets of `rest` before the query.
     pub(super) path_size: usize,
-    /// No percent sign in the path: octets can be compared as they are.
+    /// No percent sign and no semicolon in the path: octets can be compared as they are.
     pub(super) is_plain: bool,
 }
 
@@ -153,14 +153,20 @@ fn scan_path(target: &[u8]) -> Result<Scan, usize> {
         }
         let is_fine = match octet {
             b'?' => break,
-            b'/' => target.get(at + 1) != Some(&b'/'),
+            b'/' => !matches!(target.get(at + 1), Some(b'/' | b';')),
             b'.' | b':' | b'~' => is_safe_before(target, octet, at + 1),
+            // Parameters of a segment (RFC 3986 3.3): some readers strip them, so they may not hide what
+            // its name is. `EndpointPath::take` lets them stand below an endpoint only.
+            b';' => {
+                is_plain = false;
+                true
+            }
             b'%' => {
                 is_plain = false;
                 at = encoded(target, at).ok_or(at)?;
                 continue;
             }
-            _ => false, // '#', ';', '\', blanks, controls, octets over 0x7E
+            _ => false, // '#', '\', blanks, controls, octets over 0x7E
         };
         if !is_fine {
             return Err(at);
@@ -171,11 +177,11 @@ fn scan_path(target: &[u8]) -> Result<Scan, usize> {
 }
 
 /// Whether `octet` may stand before what is at `next`. Windows drops dots and blanks at the end of a
-/// name (so also `.` and `..`), reads `:$` as the start of a stream name and `~1` as a short name.
+/// name (so also `.` and `..`, with parameters behind them or without), reads `:$` as the start of a stream name and `~1` as a short name.
 fn is_safe_before(path: &[u8], octet: u8, next: usize) -> bool {
     let follower = octet_at(path, next).map(|(follower, _)| follower);
     match octet {
-        b'.' | b' ' => !matches!(follower, None | Some(b'/' | b'?')) || path.get(next) == Some(&b'%'),
+        b'.' | b' ' => !matches!(follower, None | Some(b'/' | b'?' | b';')) || path.get(next) == Some(&b'%'),
         b':' => follower != Some(b'$'),
         b'~' => !follower.is_some_and(|follower| follower.is_ascii_digit()),
         _ => true,

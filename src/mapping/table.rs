@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use super::endpoint::{Endpoint, Family, RoleKind};
+use super::endpoint::{Endpoint, Family, RoleKind, Take};
 use super::path::{Path, Resource, RolePath};
 use crate::refusal::Refusal;
 
@@ -38,6 +38,19 @@ impl RoleIds {
     /// Whether `id` is one of them.
     pub fn contains(&self, id: u64) -> bool {
         self.0.iter().any(|range| range.contains(&id))
+    }
+}
+
+impl std::fmt::Display for RoleIds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, range) in self.0.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            match (range.start(), range.end()) {
+                (start, end) if start == end => write!(f, "{comma}{start}")?,
+                (start, end) => write!(f, "{comma}{start}-{end}")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -199,7 +212,11 @@ pub(super) fn choose<E>(
         if size < hidden_below {
             return None;
         }
-        let Some(taken) = one.path.take(path, below.is_plain) else { continue };
+        let taken = match one.path.take(path, below.is_plain) {
+            Take::Nothing => continue,
+            Take::Parameters => return None,
+            Take::Octets(taken) => taken,
+        };
         if one.families.contains(family) {
             return Some((place, taken));
         }

@@ -67,6 +67,8 @@ fn a_target_finds_its_endpoint_and_keeps_its_octets() {
         ("/CCM_Proxy_MutualAuth/9/APP/x?y", "9 app /APP/x?y"),
         ("/CCM_Proxy_MutualAuth/9/app/Admin/x", "9 app/admin /app/Admin/x"),
         ("/CCM_Proxy_ServerAuth/9/app/administrator", "9 app /app/administrator"),
+        ("/CCM_Proxy_ServerAuth/9/app/x;y=1/z;?q;", "9 app /app/x;y=1/z;?q;"),
+        ("/CCM_Proxy_ServerAuth/9/app/x/admin;y", "9 app /app/x/admin;y"),
         ("/CCM_Proxy_ServerAuth/0", "0  "),
         ("/CCM_Proxy_ServerAuth/0?q", "0  ?q"),
         ("/CCM_Proxy_ServerAuth/0/any/thing", "0  /any/thing"),
@@ -113,6 +115,14 @@ fn what_no_site_publishes_is_unknown() {
         "/CCM_Proxy_ServerAuth/9/app/admin",
         "/CCM_Proxy_ServerAuth/9/app/ADMIN/x",
         "/CCM_Proxy_ServerAuth/9/app/%61dmin/x",
+        // Published for a reader that strips parameters, something else for one that does not.
+        "/CCM_Proxy_ServerAuth/9/app/admin;x",
+        "/CCM_Proxy_ServerAuth/9/app/admin;x/y",
+        "/CCM_Proxy_ServerAuth/9/app;x/admin",
+        "/CCM_Proxy_MutualAuth/9/app;x/y",
+        "/CCM_Proxy_MutualAuth/9/%61pp;x/y",
+        "/CCM_Proxy_MutualAuth/9;x/app/y",
+        "/CCM_Proxy_MutualAuth;x/9/app/y",
     ];
     for target in table {
         assert_eq!(gateway(target), Err(UnknownUrl), "{target}");
@@ -157,7 +167,12 @@ fn a_path_that_can_be_read_in_two_ways_is_refused() {
         "/x%zz",
         "/x%u002e",
         "/..;/x",
-        "/x;y",
+        "/;x",
+        "/x/;y",
+        "/x.;y",
+        "/x%20;y",
+        "/x;../y",
+        "/x;.",
         "/x%3by",
         "/x#y",
         "/x y",

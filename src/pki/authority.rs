@@ -1,5 +1,6 @@
 //! One authority: its own certificate and key, what it signs, and whether what it signed is still good.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -7,17 +8,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationList, CertificateRevocationListParams,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 use crate::auth::{is_name, is_site_code};
 
 use super::files::{KEY_MODE, PUBLIC_MODE, write_file, write_file_quickly};
-use super::{Pair, PkiError, gateway_tls_name};
+use super::key::KeyKind;
+use super::revoked::{Register, Serial};
+use super::{AuthorityKind, Pair, PkiError, Terms, gateway_tls_name};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// An authority outlives all that it signs many times over; renewing one means visiting every client.
@@ -41,6 +46,12 @@ impl Leaf {
     pub(super) fn server(names: &[String], addresses: &[IpAddr]) -> Result<Leaf, PkiError> {
         let name = names.first().ok_or_else(|| PkiError::Name(String::new()))?;
         checked_name(name)?;
+        // Others may be wildcards: they name no file.
+        names.iter().try_for_each(|name| {
+            checked_name(name.strip_prefix("*.").unwrap_or(name))
+                .map(drop)
+                .map_err(|_| PkiError::Name(name.clone()))
+        })?;
         let mut subjects = names.iter().map(|name| dns(name)).collect::<Result<Vec<_>, _>>()?;
         subjects.extend(addresses.iter().map(|address| SanType::IpAddress(*address)));
         let usage = ExtendedKeyUsagePurpose::ServerAuth;
@@ -67,7 +78,7 @@ impl Leaf {
         Ok(Leaf { name: format!("connector {name} of {site}"), subjects, usage, life: INTERNAL_LIFE })
     }
 
-    fn params(&self, now: SystemTime) -> CertificateParams {
+    fn params(&self, life: Duration, now: SystemTime) -> CertificateParams {
         let mut params = CertificateParams::default();
         params.distinguished_name = named(&self.name);
         params.subject_alt_names.clone_from(&self.subjects);
@@ -75,7 +86,7 @@ impl Leaf {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
-        set_life(&mut params, now, self.life);
+        set_life(&mut params, now, life);
         params
     }
 }
@@ -100,9 +111,13 @@ fn named(name: &str) -> DistinguishedName {
 }
 
 fn set_life(params: &mut CertificateParams, now: SystemTime, life: Duration) {
-    let now = rcgen::date_time_ymd(1970, 1, 1) + since_epoch(now);
-    params.not_before = now - EARLIER;
-    params.not_after = now + life;
+    params.not_before = date(now) - EARLIER;
+    params.not_after = date(now) + life;
+}
+
+/// The same moment as certificates and lists write it.
+pub(super) fn date(moment: SystemTime) -> OffsetDateTime {
+    rcgen::date_time_ymd(1970, 1, 1) + since_epoch(moment)
 }
 
 fn since_epoch(now: SystemTime) -> Duration {
@@ -114,69 +129,184 @@ fn since_epoch(now: SystemTime) -> Duration {
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     der: CertificateDer<'static>,
+    /// Serial numbers of what it no longer stands for.
+    revoked: HashSet<Serial>,
 }
 
 impl Authority {
-    /// Loads the authority, or makes it when neither of its files is there.
-    pub(super) fn open(pair: &Pair, name: &str, now: SystemTime) -> Result<Authority, PkiError> {
+    /// Loads the authority, or makes it when neither of its files is there. A key that has signed nothing
+    /// yet and lacks its certificate is what an interrupted beginning leaves: it is used.
+    pub(super) fn open(
+        folder: &Path,
+        kind: AuthorityKind,
+        terms: Terms,
+        register: &Register,
+        now: SystemTime,
+    ) -> Result<Authority, PkiError> {
+        let pair = Pair::new(folder, kind.stem());
         match (pair.certificate.exists(), pair.key.exists()) {
             (true, true) => {}
-            (false, false) => Authority::make(pair, name, now)?,
+            (false, false) => Authority::make(&pair, kind, terms, now)?,
             (true, false) => return Err(half(&pair.certificate, &pair.key)),
-            (false, true) => return Err(half(&pair.key, &pair.certificate)),
+            (false, true) if has_signed(folder, kind) => return Err(half(&pair.key, &pair.certificate)),
+            (false, true) => Authority::complete(&pair, kind, terms, now)?,
         }
-        Authority::load(pair)
+        let revoked = register.revoked.iter().filter(|one| one.authority == kind);
+        let revoked = revoked.map(|one| one.serial.clone()).collect();
+        let authority = Authority::load(&pair, revoked)?;
+        match (terms.key, authority.key_kind()) {
+            (Some(wanted), found) if found != Some(wanted) => {
+                Err(PkiError::OtherKey { path: pair.certificate, wanted, found })
+            }
+            _ => Ok(authority),
+        }
     }
 
-    fn make(pair: &Pair, name: &str, now: SystemTime) -> Result<(), PkiError> {
-        let mut params = CertificateParams::default();
-        // Two authorities of one name would be mixed up by those who trust both.
-        let made = since_epoch(now).as_secs();
-        params.distinguished_name = named(&format!("{name} {made:x}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        set_life(&mut params, now, AUTHORITY_LIFE);
-        let key = KeyPair::generate()?;
-        let certificate = params.self_signed(&key)?;
+    fn make(pair: &Pair, kind: AuthorityKind, terms: Terms, now: SystemTime) -> Result<(), PkiError> {
+        let key = terms.key.unwrap_or_default().make()?;
+        let certificate = Authority::params(kind, terms, now).self_signed(&key)?;
         files(pair, &key, &certificate, write_file)
     }
 
-    fn load(pair: &Pair) -> Result<Authority, PkiError> {
-        let read = |path: &Path| {
-            fs::read_to_string(path).map_err(|source| PkiError::File { path: path.to_owned(), source })
-        };
-        let unusable = |path: &Path, reason: String| PkiError::Unusable { path: path.to_owned(), reason };
-        let key =
-            KeyPair::from_pem(&read(&pair.key)?).map_err(|error| unusable(&pair.key, error.to_string()))?;
+    fn complete(pair: &Pair, kind: AuthorityKind, terms: Terms, now: SystemTime) -> Result<(), PkiError> {
+        let certificate = Authority::params(kind, terms, now).self_signed(&read_key(&pair.key)?)?;
+        write_file(&pair.certificate, certificate.pem().as_bytes(), PUBLIC_MODE)
+    }
+
+    fn params(kind: AuthorityKind, terms: Terms, now: SystemTime) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        // Two authorities of one name would be mixed up by those who trust both.
+        let made = since_epoch(now).as_secs();
+        params.distinguished_name = named(&format!("cmg {} CA {made:x}", kind.as_str()));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        set_life(&mut params, now, terms.life.unwrap_or(AUTHORITY_LIFE));
+        params
+    }
+
+    fn load(pair: &Pair, revoked: HashSet<Serial>) -> Result<Authority, PkiError> {
+        let key = read_key(&pair.key)?;
         let text = read(&pair.certificate)?;
-        let der = CertificateDer::from_pem_slice(text.as_bytes())
-            .map_err(|error| unusable(&pair.certificate, error.to_string()))?;
-        let issuer = Issuer::from_ca_cert_der(&der, key)
-            .map_err(|error| unusable(&pair.certificate, error.to_string()))?;
-        Ok(Authority { issuer, der })
+        let wrong = |reason: String| unusable(&pair.certificate, reason);
+        let der =
+            CertificateDer::from_pem_slice(text.as_bytes()).map_err(|error| wrong(error.to_string()))?;
+        let (_, certificate) =
+            X509Certificate::from_der(&der).map_err(|error| wrong(format!("no certificate: {error}")))?;
+        if *certificate.public_key().subject_public_key.data != *rcgen::PublicKeyData::der_bytes(&key) {
+            return Err(wrong(format!("its key is not the one in {}", pair.key.display())));
+        }
+        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|error| wrong(error.to_string()))?;
+        Ok(Authority { issuer, der, revoked })
     }
 
     /// Makes a key and signs a certificate for it.
-    pub(super) fn issue(&self, pair: &Pair, leaf: &Leaf, now: SystemTime) -> Result<(), PkiError> {
-        let key = KeyPair::generate()?;
-        let certificate = leaf.params(now).signed_by(&key, &self.issuer)?;
+    pub(super) fn issue(
+        &self,
+        pair: &Pair,
+        leaf: &Leaf,
+        terms: Terms,
+        now: SystemTime,
+    ) -> Result<(), PkiError> {
+        let key = terms.key.unwrap_or_default().make()?;
+        let mut params = leaf.params(terms.life.unwrap_or(leaf.life), now);
+        // Nobody believes it longer than its authority.
+        params.not_after = params.not_after.min(self.not_after());
+        let certificate = params.signed_by(&key, &self.issuer)?;
         files(pair, &key, &certificate, write_file_quickly)
     }
 
-    /// Whether the pair is complete, ours, young enough and says what the leaf says.
-    pub(super) fn is_current(&self, pair: &Pair, leaf: &Leaf, now: SystemTime) -> bool {
+    /// Whether the pair is complete, ours, young enough, not revoked and says what the leaf says; with a
+    /// key of the kind that was asked for.
+    pub(super) fn is_current(&self, pair: &Pair, leaf: &Leaf, terms: Terms, now: SystemTime) -> bool {
         let Ok(der) = CertificateDer::from_pem_file(&pair.certificate) else { return false };
         let Ok((_, certificate)) = X509Certificate::from_der(&der) else { return false };
-        let Ok((_, authority)) = X509Certificate::from_der(&self.der) else { return false };
         pair.key.exists()
-            && certificate.issuer().as_raw() == authority.subject().as_raw()
+            && self.has_signed(&certificate)
             && is_young(&certificate, now)
+            && !self.revoked.contains(&Serial::of(certificate.raw_serial()))
+            && terms.key.is_none_or(|wanted| KeyKind::of(&certificate) == Some(wanted))
             && leaf.subjects.iter().all(|subject| has_subject(&certificate, subject))
+    }
+
+    /// Whether a certificate names this authority as the one it comes from.
+    pub(super) fn has_signed(&self, certificate: &X509Certificate<'_>) -> bool {
+        self.certificate().is_some_and(|own| certificate.issuer().as_raw() == own.subject().as_raw())
+    }
+
+    /// From now on nothing with this serial number is current.
+    pub(super) fn disown(&mut self, serial: Serial) {
+        self.revoked.insert(serial);
+    }
+
+    /// Signs a revocation list.
+    pub(super) fn sign_list(
+        &self,
+        entries: Vec<RevokedCertParams>,
+        number: u64,
+        life: Duration,
+        now: SystemTime,
+    ) -> Result<CertificateRevocationList, PkiError> {
+        let params = CertificateRevocationListParams {
+            this_update: date(now),
+            next_update: date(now) + life,
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: entries,
+            key_identifier_method: self.key_identifier(),
+        };
+        Ok(params.signed_by(&self.issuer)?)
+    }
+
+    /// How its certificate names its key: the list must name it so too.
+    fn key_identifier(&self) -> KeyIdMethod {
+        let identifier = self.certificate().and_then(|own| {
+            own.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(identifier) => Some(identifier.0.to_vec()),
+                _ => None,
+            })
+        });
+        identifier.map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified)
+    }
+
+    fn key_kind(&self) -> Option<KeyKind> {
+        self.certificate().as_ref().and_then(KeyKind::of)
+    }
+
+    fn not_after(&self) -> OffsetDateTime {
+        let seconds = self.certificate().map_or(0, |own| own.validity().not_after.timestamp());
+        date(UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+    }
+
+    fn certificate(&self) -> Option<X509Certificate<'_>> {
+        X509Certificate::from_der(&self.der).ok().map(|(_, certificate)| certificate)
     }
 }
 
+/// Whether there is anything in the folder that an authority may have signed.
+fn has_signed(folder: &Path, kind: AuthorityKind) -> bool {
+    let names: &[&str] = match kind {
+        AuthorityKind::Site => &["server", "clients"],
+        AuthorityKind::Internal => &["internal"],
+    };
+    let is_empty =
+        |name: &&str| fs::read_dir(folder.join(name)).map_or(true, |mut entries| entries.next().is_none());
+    !names.iter().all(is_empty)
+}
+
+fn read(path: &Path) -> Result<String, PkiError> {
+    fs::read_to_string(path).map_err(|source| PkiError::File { path: path.to_owned(), source })
+}
+
+fn read_key(path: &Path) -> Result<KeyPair, PkiError> {
+    KeyPair::from_pem(&read(path)?).map_err(|error| unusable(path, error.to_string()))
+}
+
+fn unusable(path: &Path, reason: String) -> PkiError {
+    PkiError::Unusable { path: path.to_owned(), reason }
+}
+
 /// In the first two thirds of its life: the last third is for renewing in peace.
-fn is_young(certificate: &X509Certificate<'_>, now: SystemTime) -> bool {
+pub(super) fn is_young(certificate: &X509Certificate<'_>, now: SystemTime) -> bool {
     let now = i64::try_from(since_epoch(now).as_secs()).unwrap_or(i64::MAX);
     let (begin, end) =
         (certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());

@@ -29,6 +29,26 @@ pub(super) fn make_folder(path: &Path) -> Result<(), PkiError> {
     fs::create_dir_all(path).map_err(|source| PkiError::File { path: path.to_owned(), source })
 }
 
+/// Removes what writers that were killed half way left in a folder. Nobody may be writing there.
+pub(super) fn sweep(folder: &Path) {
+    let is_half = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let digits = name.rsplit('.').next().unwrap_or_default();
+        name.starts_with('.') && !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit())
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for half in entries.map(|entry| entry.path()).filter(is_half) {
+        let _ = fs::remove_file(half);
+    }
+}
+
+/// Waits until nobody else changes the folder; until the file is dropped nobody else does.
+pub(super) fn lock(folder: &Path) -> Result<File, PkiError> {
+    let path = folder.join(".lock");
+    let locked = File::create(&path).and_then(|file| file.lock().map(|()| file));
+    locked.map_err(|source| PkiError::File { path, source })
+}
+
 fn put(path: &Path, bytes: &[u8], mode: u32, settle: fn(&File) -> io::Result<()>) -> Result<(), PkiError> {
     let temporary = neighbour(path);
     let written = write_new(&temporary, bytes, mode, settle).and_then(|()| fs::rename(&temporary, path));

@@ -7,23 +7,39 @@
 //!
 //! A folder holds `ca.pem` and `ca.key`, `internal-ca.pem` and `internal-ca.key`, and pairs of
 //! `NAME.pem` and `NAME.key` in `server/`, `clients/` and `internal/`. What is there is kept: a pair is
-//! made anew only when it is incomplete, has used up two thirds of its life, lacks a name it should have
-//! or comes from another authority.
+//! made anew only when it is incomplete, was revoked, has used up two thirds of its life, lacks a name it
+//! should have, comes from another authority, or has another kind of key than was asked for.
+//! `revoked.json` keeps what was revoked, `crl.pem` and `internal-crl.pem` are the lists signed of it.
+//! Whatever interrupts a change, the folder can be used again; two changes at a time take turns.
 
 mod authority;
 mod files;
+mod inventory;
+mod key;
+mod revoked;
 #[cfg(test)]
 mod tests;
 
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::num::NonZero;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use authority::{Authority, Leaf};
 pub use files::{KEY_MODE, PUBLIC_MODE, write_file};
+pub use inventory::{Entry, EntryKind, Facts, Inventory, State};
+pub use key::KeyKind;
+use revoked::Register;
+pub use revoked::{AuthorityKind, Reason, Revocation, Serial};
 
 /// What goes wrong while certificates are made.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +68,43 @@ pub enum PkiError {
         /// Why.
         reason: String,
     },
+    /// An authority is there, and has another kind of key than was asked for.
+    #[error(
+        "{path} is there already, with {} key: leave --key out to keep it, or move the folder away to begin anew",
+        found.map_or("another".to_owned(), |found| format!("a {found}"))
+    )]
+    OtherKey {
+        /// Its certificate.
+        path: PathBuf,
+        /// What was asked for.
+        wanted: KeyKind,
+        /// What it has.
+        found: Option<KeyKind>,
+    },
+    /// There is no authority.
+    #[error("{0}: no certificates here: `cmg pki init` makes the authorities, --dir says where they are")]
+    Nothing(PathBuf),
+    /// No certificate goes by this name.
+    #[error("{name:?} is no certificate in {folder}: `cmg pki list` names those there are")]
+    Unknown {
+        /// As asked for.
+        name: String,
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
+    /// More than one certificate goes by this name.
+    #[error("{name:?} could be any of {}: give the file", files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", "))]
+    Several {
+        /// As asked for.
+        name: String,
+        /// Those with this name.
+        files: Vec<PathBuf>,
+    },
+    /// A certificate that neither authority of the folder has signed.
+    #[error(
+        "{0} was signed by neither authority of this folder: only who signed a certificate can revoke it"
+    )]
+    NotOurs(PathBuf),
     /// The name cannot be part of a certificate and of a file name.
     #[error(
         "{0:?} is no usable name: 1 to 63 letters, digits, '-', '_' and '.', beginning with a letter or digit"
@@ -80,28 +133,81 @@ impl Pair {
     }
 }
 
+/// What is asked of a certificate that is made now; what is not said is as usual.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Kind of its key; also of one that is there already, else it is made anew.
+    pub key: Option<KeyKind>,
+    /// How long it is good; never longer than its authority.
+    pub life: Option<Duration>,
+}
+
+/// What is to be revoked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The certificate of this name: of its file, without what stands behind the dot.
+    Named(String),
+    /// The certificate in this file.
+    InFile(PathBuf),
+    /// A certificate that need not be at hand.
+    Numbered(AuthorityKind, Serial),
+}
+
+/// How revoking went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// It is revoked from now on.
+    Now(Revocation),
+    /// It already was.
+    Before(Revocation),
+}
+
 /// A folder of certificates with both its authorities loaded.
 pub struct Pki {
     folder: PathBuf,
     site: Authority,
     internal: Authority,
+    terms: Terms,
     now: SystemTime,
 }
 
 impl Pki {
     /// Opens the folder, making it and its authorities where they are missing.
     pub fn open(folder: &Path) -> Result<Pki, PkiError> {
-        Pki::open_at(folder, SystemTime::now())
+        Pki::open_at(folder, Terms::default(), SystemTime::now())
     }
 
-    fn open_at(folder: &Path, now: SystemTime) -> Result<Pki, PkiError> {
+    /// As [`open`](Self::open), with authorities on these terms; those that are there must have the kind of
+    /// key asked for.
+    pub fn init(folder: &Path, terms: Terms) -> Result<Pki, PkiError> {
+        Pki::open_at(folder, terms, SystemTime::now())
+    }
+
+    /// Opens a folder that has authorities.
+    pub fn existing(folder: &Path) -> Result<Pki, PkiError> {
+        let has = |kind: AuthorityKind| folder.join(format!("{}.key", kind.stem())).exists();
+        if AuthorityKind::ALL.into_iter().any(has) { Pki::open(folder) } else { Err(nothing(folder)) }
+    }
+
+    fn open_at(folder: &Path, terms: Terms, now: SystemTime) -> Result<Pki, PkiError> {
         files::make_folder(folder)?;
+        let _turn = files::lock(folder)?;
+        files::sweep(folder);
+        ["server", "clients", "internal"].iter().for_each(|name| files::sweep(&folder.join(name)));
+        let register = Register::read(folder)?;
+        let open = |kind| Authority::open(folder, kind, terms, &register, now);
         Ok(Pki {
-            site: Authority::open(&Pair::new(folder, "ca"), "cmg site CA", now)?,
-            internal: Authority::open(&Pair::new(folder, "internal-ca"), "cmg internal CA", now)?,
+            site: open(AuthorityKind::Site)?,
+            internal: open(AuthorityKind::Internal)?,
             folder: folder.to_owned(),
+            terms: Terms::default(),
             now,
         })
+    }
+
+    /// From here on certificates are made on these terms.
+    pub fn under(self, terms: Terms) -> Pki {
+        Pki { terms, ..self }
     }
 
     /// The site authority's certificate: what clients must trust, and what a gateway trusts in clients.
@@ -132,20 +238,49 @@ impl Pki {
 
     /// Certificates for many clients, on all cores. Ten thousand take seconds.
     pub fn clients(&self, names: &[String]) -> Result<(), PkiError> {
+        self.clients_watched(names, &|| ControlFlow::Continue(())).map(drop)
+    }
+
+    /// As [`clients`](Self::clients), asking after each whether to go on. What is made stays.
+    pub fn clients_watched(
+        &self,
+        names: &[String],
+        go_on: &(dyn Fn() -> ControlFlow<()> + Sync),
+    ) -> Result<ControlFlow<()>, PkiError> {
+        // One name twice would be made by two threads at once.
+        let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.iter().try_for_each(|name| Leaf::client(name).map(drop))?;
+        let _turn = files::lock(&self.folder)?;
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         let share = names.len().div_ceil(cores).max(1);
         thread::scope(|scope| {
-            let makers: Vec<_> =
-                names.chunks(share).map(|names| scope.spawn(|| self.clients_in_turn(names))).collect();
-            makers.into_iter().try_for_each(|maker| match maker.join() {
-                Ok(made) => made,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
+            let make = |names| move || self.clients_in_turn(names, go_on);
+            let makers: Vec<_> = names.chunks(share).map(|names| scope.spawn(make(names))).collect();
+            let mut outcome = ControlFlow::Continue(());
+            for maker in makers {
+                let made = maker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                if made.is_break() {
+                    outcome = made;
+                }
+            }
+            Ok(outcome)
         })
     }
 
-    fn clients_in_turn(&self, names: &[String]) -> Result<(), PkiError> {
-        names.iter().try_for_each(|name| self.client(name).map(drop))
+    fn clients_in_turn(
+        &self,
+        names: &[&str],
+        go_on: &(dyn Fn() -> ControlFlow<()> + Sync),
+    ) -> Result<ControlFlow<()>, PkiError> {
+        for name in names {
+            self.provide_in_turn(&self.site, &Leaf::client(name)?, "clients", name)?;
+            if go_on().is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     /// What gateway instance `name` shows to connection points: `cmg://gateway/NAME`, and the TLS name
@@ -167,14 +302,119 @@ impl Pki {
         folder: &str,
         name: &str,
     ) -> Result<Pair, PkiError> {
+        let _turn = files::lock(&self.folder)?;
+        self.provide_in_turn(authority, leaf, folder, name)
+    }
+
+    fn provide_in_turn(
+        &self,
+        authority: &Authority,
+        leaf: &Leaf,
+        folder: &str,
+        name: &str,
+    ) -> Result<Pair, PkiError> {
         let folder = self.folder.join(folder);
         let pair = Pair::new(&folder, name);
-        if !authority.is_current(&pair, leaf, self.now) {
+        if !authority.is_current(&pair, leaf, self.terms, self.now) {
             files::make_folder(&folder)?;
-            authority.issue(&pair, leaf, self.now)?;
+            authority.issue(&pair, leaf, self.terms, self.now)?;
         }
         Ok(pair)
     }
+
+    // ── revoking ────────────────────────────────────────────────────────────────────────────────
+
+    /// Writes down that a certificate is no longer to be believed. Lists say so from the next one on.
+    pub fn revoke(&mut self, subject: &Subject, reason: Reason) -> Result<Revoked, PkiError> {
+        let (authority, serial, name) = self.identify(subject)?;
+        let _turn = files::lock(&self.folder)?;
+        let mut register = Register::read(&self.folder)?;
+        if let Some(before) = register.find(authority, &serial) {
+            return Ok(Revoked::Before(before.clone()));
+        }
+        let when = Timestamp::try_from(self.now).unwrap_or_else(|_| Timestamp::now());
+        let when = Timestamp::from_second(when.as_second()).unwrap_or(when);
+        let revocation = Revocation { authority, serial: serial.clone(), name, when, reason };
+        register.revoked.push(revocation.clone());
+        register.write(&self.folder)?;
+        match authority {
+            AuthorityKind::Site => self.site.disown(serial),
+            AuthorityKind::Internal => self.internal.disown(serial),
+        }
+        Ok(Revoked::Now(revocation))
+    }
+
+    /// Signs a list for each authority, good for `life`: PEM, and DER beside it when asked for.
+    pub fn sign_lists(&self, life: Duration, with_der: bool) -> Result<Vec<PathBuf>, PkiError> {
+        let _turn = files::lock(&self.folder)?;
+        let mut register = Register::read(&self.folder)?;
+        let mut written = Vec::new();
+        for (kind, authority) in
+            [(AuthorityKind::Site, &self.site), (AuthorityKind::Internal, &self.internal)]
+        {
+            let path = self.folder.join(format!("{}.pem", kind.list_stem()));
+            let number = register.next_number(kind, number_of(&path));
+            // First that the number is used up, then the list: interrupted between, a number is missing
+            // and none is there twice.
+            register.write(&self.folder)?;
+            let list = authority.sign_list(register.entries(kind), number, life, self.now)?;
+            write_file(&path, list.pem()?.as_bytes(), PUBLIC_MODE)?;
+            written.push(path.clone());
+            if with_der {
+                let path = path.with_extension("der");
+                write_file(&path, list.der(), PUBLIC_MODE)?;
+                written.push(path);
+            }
+        }
+        Ok(written)
+    }
+
+    fn identify(&self, subject: &Subject) -> Result<(AuthorityKind, Serial, String), PkiError> {
+        match subject {
+            Subject::Numbered(authority, serial) => Ok((*authority, serial.clone(), String::new())),
+            Subject::InFile(path) => self.identify_file(path),
+            Subject::Named(name) => {
+                let place = |folder: &str| self.folder.join(folder).join(format!("{name}.pem"));
+                let mut files: Vec<PathBuf> = ["server", "clients", "internal"].map(place).into();
+                // A name with a slash would lead out of these folders.
+                files.retain(|file| crate::auth::is_name(name) && file.exists());
+                match files.as_slice() {
+                    [] => Err(PkiError::Unknown { name: name.clone(), folder: self.folder.clone() }),
+                    [file] => self.identify_file(file),
+                    _ => Err(PkiError::Several { name: name.clone(), files }),
+                }
+            }
+        }
+    }
+
+    fn identify_file(&self, path: &Path) -> Result<(AuthorityKind, Serial, String), PkiError> {
+        let unusable = |reason: String| PkiError::Unusable { path: path.to_owned(), reason };
+        let text = fs::read(path).map_err(|source| PkiError::File { path: path.to_owned(), source })?;
+        let der = CertificateDer::from_pem_slice(&text)
+            .map_err(|error| unusable(format!("no PEM certificate: {error}")))?;
+        let (_, certificate) =
+            X509Certificate::from_der(&der).map_err(|error| unusable(format!("no certificate: {error}")))?;
+        let authority = if self.site.has_signed(&certificate) {
+            AuthorityKind::Site
+        } else if self.internal.has_signed(&certificate) {
+            AuthorityKind::Internal
+        } else {
+            return Err(PkiError::NotOurs(path.to_owned()));
+        };
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok((authority, Serial::of(certificate.raw_serial()), name))
+    }
+}
+
+/// Number of a list that is there; 0 where there is none that can be read.
+fn number_of(list: &Path) -> u64 {
+    let Ok(der) = rustls::pki_types::CertificateRevocationListDer::from_pem_file(list) else { return 0 };
+    let Ok((_, list)) = CertificateRevocationList::from_der(&der) else { return 0 };
+    list.crl_number().and_then(|number| u64::try_from(number).ok()).unwrap_or(0)
+}
+
+fn nothing(folder: &Path) -> PkiError {
+    PkiError::Nothing(folder.to_owned())
 }
 
 /// The TLS name by which connection points know a gateway instance; it never needs to resolve.

@@ -15,6 +15,10 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
+fn open_at(folder: &Path, now: SystemTime) -> Result<Pki, PkiError> {
+    Pki::open_at(folder, Terms::default(), now)
+}
+
 fn bytes(path: &Path) -> Vec<u8> {
     fs::read(path).expect("a file")
 }
@@ -130,7 +134,7 @@ fn an_existing_folder_is_kept() {
 fn a_pair_is_renewed_in_the_last_third_of_its_life() {
     let folder = folder();
     let now = SystemTime::now();
-    let made = bytes(&Pki::open_at(folder.path(), now).unwrap().gateway("gw1").unwrap().certificate);
+    let made = bytes(&open_at(folder.path(), now).unwrap().gateway("gw1").unwrap().certificate);
     for (days, renewed) in [(0, false), (30, false), (58, false), (61, true), (200, true)] {
         let fresh = tempfile::tempdir().unwrap();
         for entry in ["ca.pem", "ca.key", "internal-ca.pem", "internal-ca.key"] {
@@ -140,7 +144,7 @@ fn a_pair_is_renewed_in_the_last_third_of_its_life() {
         for entry in ["internal/gateway-gw1.pem", "internal/gateway-gw1.key"] {
             fs::copy(folder.path().join(entry), fresh.path().join(entry)).unwrap();
         }
-        let pair = Pki::open_at(fresh.path(), now + days * DAY).unwrap().gateway("gw1").unwrap();
+        let pair = open_at(fresh.path(), now + days * DAY).unwrap().gateway("gw1").unwrap();
         assert_eq!(bytes(&pair.certificate) != made, renewed, "after {days} days");
     }
 }
@@ -167,11 +171,11 @@ fn a_pair_that_lacks_a_name_or_a_half_is_made_anew() {
 fn a_pair_of_another_authority_is_made_anew() {
     let folder = folder();
     let now = SystemTime::now();
-    let pair = Pki::open_at(folder.path(), now).unwrap().client("x").unwrap();
+    let pair = open_at(folder.path(), now).unwrap().client("x").unwrap();
     let before = bytes(&pair.certificate);
     fs::remove_file(folder.path().join("ca.pem")).unwrap();
     fs::remove_file(folder.path().join("ca.key")).unwrap();
-    Pki::open_at(folder.path(), now + DAY).unwrap().client("x").unwrap();
+    open_at(folder.path(), now + DAY).unwrap().client("x").unwrap();
     assert_ne!(bytes(&pair.certificate), before);
 }
 
@@ -179,7 +183,9 @@ fn a_pair_of_another_authority_is_made_anew() {
 fn half_an_authority_is_refused_not_replaced() {
     for (gone, left) in [("ca.key", "ca.pem"), ("ca.pem", "ca.key"), ("internal-ca.key", "internal-ca.pem")] {
         let folder = folder();
-        drop(Pki::open(folder.path()).unwrap());
+        let pki = Pki::open(folder.path()).unwrap();
+        pki.client("x").unwrap();
+        pki.gateway("gw1").unwrap();
         let before = bytes(&folder.path().join(left));
         fs::remove_file(folder.path().join(gone)).unwrap();
         let error = Pki::open(folder.path()).err().expect("refused").to_string();
@@ -214,6 +220,57 @@ fn many_clients_each_get_a_key_of_their_own_and_nothing_is_left_over() {
     }
     assert_eq!(fs::read_dir(pki.clients_folder()).unwrap().count(), 400);
     pki.clients(&[]).unwrap();
+}
+
+#[test]
+fn halves_of_a_killed_writer_are_swept_and_nothing_else() {
+    let folder = folder();
+    Pki::open(folder.path()).unwrap().client("x").unwrap();
+    let place = |name: &str| folder.path().join(name);
+    let halves = [".ca.key.17", "clients/.y.key.4711", "clients/.y.pem.4711"];
+    let others = [".lock", "clients/.hidden", "clients/x.pem", "clients/notes.17", "clients/.17a"];
+    for name in halves.iter().chain(&others[1..2]).chain(&others[3..]) {
+        fs::write(place(name), "").unwrap();
+    }
+    drop(Pki::open(folder.path()).unwrap());
+    assert!(halves.iter().all(|name| !place(name).exists()));
+    assert!(others.iter().all(|name| place(name).exists()));
+}
+
+#[test]
+fn a_revoked_pair_is_not_current_in_the_folder_that_revoked_it() {
+    let folder = folder();
+    let mut pki = Pki::open(folder.path()).unwrap();
+    let pair = pki.client("x").unwrap();
+    let before = bytes(&pair.certificate);
+    pki.revoke(&Subject::Named("x".into()), Reason::KeyCompromise).unwrap();
+    pki.client("x").unwrap();
+    let after = bytes(&pair.certificate);
+    assert_ne!(before, after);
+    // What replaced it is.
+    Pki::open(folder.path()).unwrap().client("x").unwrap();
+    assert_eq!(bytes(&pair.certificate), after);
+}
+
+#[test]
+fn an_authority_with_the_key_of_another_is_refused() {
+    let (folder, other) = (folder(), folder());
+    drop(Pki::open(folder.path()).unwrap());
+    drop(Pki::open(other.path()).unwrap());
+    fs::copy(other.path().join("ca.key"), folder.path().join("ca.key")).unwrap();
+    let error = Pki::open(folder.path()).err().expect("refused").to_string();
+    assert!(error.contains("ca.pem") && error.contains("ca.key"), "{error}");
+}
+
+#[test]
+fn every_name_of_a_server_is_checked() {
+    let folder = folder();
+    let pki = Pki::open(folder.path()).unwrap();
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert!(pki.server(&names(&["a.example", "*.a.example"]), &[]).is_ok());
+    for bad in [&["*.a.example"][..], &["a.example", "b c"], &["a.example", ""], &["a.example", "*."]] {
+        assert!(matches!(pki.server(&names(bad), &[]), Err(PkiError::Name(_))), "{bad:?}");
+    }
 }
 
 #[test]

@@ -28,4 +28,4 @@ pub use shared::{
     AccessLog, AdminProtection, AdminSettings, InternalFiles, KeyPair, LogFormat, LogLevel, LogSettings,
 };
 pub use site::{OriginSettings, OriginTrust, SiteSettings, TrustFiles};
-pub use source::Source;
+pub use source::{Kind, Source};

@@ -11,9 +11,9 @@ const FOUND_SIZE_MAX: usize = 60;
 pub struct SettingsError {
     /// The file's name as given.
     pub file: String,
-    /// From 1.
+    /// From 1; 0 when it is the file as a whole.
     pub line: usize,
-    /// From 1, in characters.
+    /// From 1, in characters; 0 as above.
     pub column: usize,
     /// Dotted, as in `internal.listener[1].address`; empty where the text is not TOML.
     pub key: String,
@@ -26,7 +26,10 @@ pub struct SettingsError {
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let SettingsError { file, line, column, key, found, expected } = self;
-        write!(f, "{file}:{line}:{column}: ")?;
+        match line {
+            0 => write!(f, "{file}: ")?,
+            _ => write!(f, "{file}:{line}:{column}: ")?,
+        }
         if !key.is_empty() {
             write!(f, "{key}: ")?;
         }

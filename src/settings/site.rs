@@ -62,6 +62,10 @@ pub struct SiteSettings {
     pub roles: Vec<MappedRole>,
     /// [`MappedEndpoint::origin`] counts in here; no two are the same.
     pub origins: Vec<OriginSettings>,
+    /// Section that each role was first named in, as in `management_point[1]`.
+    pub role_keys: Vec<String>,
+    /// The same of origins.
+    pub origin_keys: Vec<String>,
     /// For client certificates.
     pub trust: TrustFiles,
 }
@@ -107,8 +111,8 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<SiteSetti
     for section in root.sections(report, "endpoint") {
         site.add_own(section, report);
     }
-    let Site { roles, origins } = site;
-    Some(SiteSettings { code: code?, serial: serial?, roles, origins, trust })
+    let Site { roles, origins, role_keys, origin_keys, .. } = site;
+    Some(SiteSettings { code: code?, serial: serial?, roles, origins, role_keys, origin_keys, trust })
 }
 
 fn trust(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> TrustFiles {
@@ -130,6 +134,10 @@ fn trust(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> TrustFiles {
 struct Site {
     roles: Vec<MappedRole>,
     origins: Vec<OriginSettings>,
+    role_keys: Vec<String>,
+    origin_keys: Vec<String>,
+    /// Section of each endpoint of each role, so that a second one can name the first.
+    endpoint_keys: Vec<Vec<String>>,
 }
 
 impl Site {
@@ -148,8 +156,9 @@ impl Site {
             replaces_path: false,
         });
         let endpoints = endpoints.collect();
-        if self.roles.iter().any(|role| role.id == id) {
-            report.add(section.key("id"), section.place("id"), format!("role {id} again"), "each role once");
+        if let Some(place) = self.roles.iter().position(|role| role.id == id) {
+            let found = format!("role {id} again, which {} has", self.role_keys[place]);
+            report.add(section.key("id"), section.place("id"), found, "each role once");
         }
         self.add_role(&section, report, MappedRole { id, kind, endpoints });
     }
@@ -191,6 +200,8 @@ impl Site {
                 format!("{ROLE_COUNT_MAX} at most"),
             );
         } else {
+            self.role_keys.push(section.key(""));
+            self.endpoint_keys.push(vec![section.key(""); role.endpoints.len()]);
             self.roles.push(role);
         }
     }
@@ -203,14 +214,27 @@ impl Site {
         mapped: MappedEndpoint,
     ) {
         let endpoints = &mut self.roles[place].endpoints;
-        let is_taken = endpoints.iter().any(|other| mapped.endpoint.meets(&other.endpoint));
-        if is_taken || endpoints.len() == ENDPOINT_COUNT_MAX {
-            let found = format!("\"{}\" again", mapped.endpoint.path.as_str());
-            let expected =
-                format!("each path once for each family of a role, {ENDPOINT_COUNT_MAX} paths at most");
-            report.add(section.key("path"), section.place("path"), found, expected);
-        } else {
-            endpoints.push(mapped);
+        let holder = endpoints.iter().position(|other| mapped.endpoint.meets(&other.endpoint));
+        let path = mapped.endpoint.path.as_str();
+        let wrong = match holder {
+            Some(holder) => {
+                let held = &self.endpoint_keys[place][holder];
+                let found = format!("\"{path}\" again, which {held} publishes for the same family and role");
+                Some((found, "each path once for each family of a role".to_owned()))
+            }
+            None if endpoints.len() == ENDPOINT_COUNT_MAX => {
+                Some((format!("\"{path}\", one path more"), format!("{ENDPOINT_COUNT_MAX} paths at most")))
+            }
+            None => None,
+        };
+        match wrong {
+            Some((found, expected)) => {
+                report.add(section.key("path"), section.place("path"), found, expected)
+            }
+            None => {
+                endpoints.push(mapped);
+                self.endpoint_keys[place].push(section.key(""));
+            }
         }
     }
 
@@ -256,14 +280,15 @@ impl Site {
         let client_certificate = chain.zip(key).map(|(chain, key)| KeyPair { chain, key });
         let connections_max = connections_max.map_or(ORIGIN_CONNECTIONS_MAX, |count| count as usize);
         let origin = OriginSettings { address, trust, client_certificate, connections_max };
-        Some((self.origin(origin), prefix))
+        Some((self.origin(origin, section.key("")), prefix))
     }
 
-    fn origin(&mut self, origin: OriginSettings) -> usize {
+    fn origin(&mut self, origin: OriginSettings, key: String) -> usize {
         if let Some(place) = self.origins.iter().position(|other| *other == origin) {
             return place;
         }
         self.origins.push(origin);
+        self.origin_keys.push(key);
         self.origins.len() - 1
     }
 }

@@ -8,6 +8,47 @@ use toml::de::{DeTable, DeValue};
 
 use super::report::{Report, SettingsError};
 
+/// What a settings file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `gateway.toml`
+    Gateway,
+    /// `connector.toml`
+    Connector,
+    /// `site.toml`
+    Site,
+}
+
+impl Kind {
+    /// What `text` is for, by what stands in it; a file with mistakes still shows what it was meant to be.
+    pub fn of(text: &str) -> Option<Kind> {
+        let (document, _) = DeTable::parse_recoverable(text);
+        let table = document.get_ref();
+        let has = |key: &str| table.contains_key(key);
+        let gateway = table.get("gateway").map(|value| value.get_ref().is_table());
+        match gateway {
+            _ if has("connector") => Some(Kind::Connector),
+            Some(true) => Some(Kind::Gateway),
+            Some(false) => Some(Kind::Connector),
+            None if has("listener") || has("server_certificate") || has("site") => Some(Kind::Gateway),
+            None => {
+                let keys =
+                    ["code", "serial", "trust", "management_point", "software_update_point", "endpoint"];
+                keys.into_iter().any(has).then_some(Kind::Site)
+            }
+        }
+    }
+
+    /// As people call it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Gateway => "gateway",
+            Kind::Connector => "connector",
+            Kind::Site => "site",
+        }
+    }
+}
+
 /// A settings file as it was read.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'t> {
@@ -73,6 +114,24 @@ mod tests {
         for (key, line) in rows {
             let error = Source::new(TEXT, "f.toml").error(key, "a", "b");
             assert_eq!((error.line, error.key.as_str()), (line, key), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_known_by_what_stands_in_it() {
+        let rows = [
+            ("[gateway]\nname = 1", Some(Kind::Gateway)),
+            ("[[listener]]\n[gatway]", Some(Kind::Gateway)),
+            ("[connector]\n[[gateway]]", Some(Kind::Connector)),
+            ("[conector]\n[[gateway]]", Some(Kind::Connector)),
+            ("serial = 1", Some(Kind::Site)),
+            ("[[endpoint]]", Some(Kind::Site)),
+            ("", None),
+            ("x = 1", None),
+            ("[[", None),
+        ];
+        for (text, kind) in rows {
+            assert_eq!(Kind::of(text), kind, "{text}");
         }
     }
 

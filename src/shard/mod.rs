@@ -15,7 +15,7 @@ mod socket;
 pub use buffers::{Pool, SharedBuffer};
 pub use deadline::{Deadline, Wheel};
 pub use mesh::{Mesh, Port};
-pub use probe::{ProbeError, probe, raise_open_files};
+pub use probe::{Needs, ProbeError, ProbeErrors, probe, raise_open_files};
 pub use ring::{Polled, Ring, RingCounts, Slots};
 pub use socket::{Listener, Socket};
 
@@ -175,7 +175,7 @@ where
             .make()
             .map_err(|error| io::Error::other(format!("executor: {error}")))?;
         executor.run(async move {
-            let ring = Ring::new(place.slots, place.owner)?;
+            let ring = Ring::new(place.slots, place.owner).map_err(probe::explained)?;
             let shard = Rc::new(Shard {
                 index: place.index,
                 wheel: Wheel::new(ring.now()),

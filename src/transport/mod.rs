@@ -1,7 +1,6 @@
 //! Listeners, TLS over the ring, and the link that drives a channel. Roles stand above.
 
 mod cross;
-pub mod files;
 mod link;
 pub mod listen;
 mod mailbox;

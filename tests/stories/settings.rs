@@ -1,69 +1,106 @@
-//! Settings that are wrong: the role does not start, and says where to look.
+//! Settings and a running stack: what `cmg check` says is what the roles do. That each mistake keeps a
+//! role from starting is in `tests/check/mistakes.rs`.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 
-use crate::harness::{Setup, cmg, outcome, text};
+use serde_json::Value;
+
+use crate::harness::{MANAGEMENT_POINT, OWN, SampleOrigin, Setup, Stack, cmg, free_port, outcome, text};
+
+fn check(stack: &Stack, options: &[&str]) -> (Option<i32>, Value) {
+    let files = ["gateway.toml", "connector.toml"].map(|name| stack.path(name));
+    let output = outcome(cmg().arg("check").args(files).arg("--json").args(options));
+    let answer =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
+    (output.status.code(), answer)
+}
 
 #[test]
-fn a_mistake_is_named_by_file_line_and_key_and_ends_with_2() {
-    // In which file; what is replaced by what; the line it is on; the words the message must have.
+fn what_check_says_of_a_url_is_what_the_gateway_answers() {
+    let origin = SampleOrigin::start();
+    let mut setup = Setup::new(origin.url());
+    setup.site = format!(
+        "[[endpoint]]\nid = {OWN}\npath = \"reports\"\nurl = \"{}/in\"\nmethods = [\"GET\", \"PUT\"]\n",
+        origin.url()
+    );
+    let stack = setup.start();
+    let (mutual, server, mp) = ("/CCM_Proxy_MutualAuth", "/CCM_Proxy_ServerAuth", MANAGEMENT_POINT);
     let rows = [
-        ("gateway", "instance = \"gw1\"", "instence = \"gw1\"", ["instence", "instance"]),
-        ("gateway", "shards = 2", "shards = 0", ["shards", "0"]),
-        ("gateway", "[limits]", "[limits]\nidle_secs = \"soon\"", ["idle_secs", "soon"]),
-        ("connector", "identity = \"1\"", "identity = 1", ["identity", "1"]),
-        ("connector", "[limits]", "[limits]\nanswer_sec = 3", ["answer_sec", "answer_secs"]),
-        (
-            "gateway",
-            "[limits]",
-            "[limits]\n[log]\naccess_log = \"gone/a.log\"",
-            ["log.access_log", "gone/a.log"],
-        ),
-        (
-            "connector",
-            "[limits]",
-            "[limits]\n[log]\naccess_log = \"gone/a.log\"",
-            ["log.access_log", "gone/a.log"],
-        ),
-        ("site", "serial = 1", "serial = -1", ["serial", "-1"]),
-        ("site", "url = \"http://127.0.0.1:1\"", "url = \"ftp://mp\"", ["url", "ftp://mp"]),
+        (format!("{mutual}/{mp}/SMS_MP/.sms_aut?MPLIST"), "GET"),
+        (format!("{mutual}/{mp}/SMS_MP/.sms_pol?{{A}}.1_00"), "GET"),
+        (format!("{mutual}/{mp}/sms_mp/x"), "CCM_POST"),
+        (format!("{mutual}/{mp}/SMS_MP%2Fx"), "GET"),
+        (format!("{mutual}/{mp}/SMS_MP/../x"), "GET"),
+        (format!("{mutual}/{mp}/SMS_MP_TokenAuth"), "GET"),
+        (format!("{mutual}/{mp}/AdminService/v1.0"), "GET"),
+        (format!("{mutual}/{mp}/SMS_MP"), "TRACE"),
+        (format!("{mutual}/{OWN}/reports/a"), "PUT"),
+        (format!("{mutual}/{OWN}/reports/a"), "POST"),
+        (format!("{mutual}/{OWN}/report"), "GET"),
+        (format!("{mutual}/0{mp}/SMS_MP"), "GET"),
+        (format!("{mutual}/7/SMS_MP"), "GET"),
+        (format!("{mutual}/ServiceMetadata"), "GET"),
+        (format!("{server}/ServiceMetadata"), "GET"),
+        (format!("{server}/{mp}/CCM_Client"), "GET"),
+        (format!("{server}/ImplicitAuth"), "GET"),
+        ("/".to_owned(), "GET"),
+        ("/other".to_owned(), "GET"),
     ];
-    for (file, found, wrong, words) in rows {
-        let stack = Setup::new("http://127.0.0.1:1").prepare();
-        let path = stack.path(&format!("{file}.toml"));
-        let before = fs::read_to_string(&path).unwrap();
-        assert!(before.contains(found), "{before}");
-        let after = before.replacen(found, wrong, 1);
-        fs::write(&path, &after).unwrap();
-        let last = wrong.lines().last().unwrap();
-        let line = 1 + after.lines().position(|line| line == last).unwrap();
-        let role = if file == "gateway" { "gateway" } else { "connector" };
-        let config = stack.path(&format!("{role}.toml"));
-        let output = outcome(cmg().arg(role).arg("--config").arg(config));
-        let errors = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{wrong}: {errors}");
-        assert!(errors.contains(&format!("{file}.toml:{line}:")), "{wrong}: {errors}");
-        for word in words {
-            assert!(errors.contains(word), "{wrong}: {errors}");
+    for (target, method) in rows {
+        let answer = stack.client().unwrap().ask(method, &target).unwrap();
+        let (code, said) = check(&stack, &["--url", &target, "--method", method]);
+        assert_eq!(code, Some(0), "{said:#}");
+        let said = &said["url"];
+        if answer.status == 200 {
+            assert_eq!(said["taken"], true, "{method} {target}: {said:#}");
+            if let Some(inside) = said["facts"]["internal URL"].as_str() {
+                let inside = inside.strip_prefix(&origin.url()).unwrap();
+                assert!(answer.text().contains(inside), "{inside}: {}", answer.text());
+            }
+        } else {
+            assert_eq!(said["status"], answer.status, "{method} {target}: {said:#}");
+            assert_eq!(said["reason"], answer.reason, "{method} {target}: {said:#}");
         }
     }
 }
 
 #[test]
-fn a_file_that_is_missing_is_named() {
-    for (role, file) in [
-        ("gateway", "pki/server/cmg.test.key"),
-        ("gateway", "pki/internal-ca.pem"),
-        ("connector", "pki/internal/connector-PS1-1.pem"),
-        ("connector", "site.toml"),
-        ("connector", "pki/ca.pem"),
+fn ports_that_the_role_itself_holds_are_no_mistake_and_others_are() {
+    let stack = Setup::new("http://127.0.0.1:1").start();
+    let (code, answer) = check(&stack, &[]);
+    assert_eq!(code, Some(0), "{answer:#}");
+    let said = answer["findings"].to_string();
+    for words in [
+        "gateway gw1 runs, and holds listener[1].address, internal.listener[1].address, admin.address",
+        "connection point 1 runs, and holds admin.address",
     ] {
-        let stack = Setup::new("http://127.0.0.1:1").prepare();
-        fs::remove_file(stack.path(file)).unwrap();
+        assert!(said.contains(words), "{answer:#}");
+    }
+
+    // The file says another port by now, and somebody else has that one.
+    let other = free_port();
+    let held = TcpListener::bind((Ipv4Addr::LOCALHOST, other)).unwrap();
+    let path = stack.path("gateway.toml");
+    let before = fs::read_to_string(&path).unwrap();
+    let own = format!("127.0.0.1:{}", stack.ports.gateway);
+    fs::write(&path, before.replacen(&own, &format!("127.0.0.1:{other}"), 1)).unwrap();
+    let (code, answer) = check(&stack, &[]);
+    assert_eq!(code, Some(2), "{answer:#}");
+    assert_eq!(answer["errors"], 1, "{answer:#}");
+    assert!(answer["findings"].to_string().contains(&format!("sport = :{other}")), "{answer:#}");
+    drop(held);
+}
+
+#[test]
+fn a_second_start_beside_the_first_ends_with_2_and_harms_nobody() {
+    let mut stack = Setup::new("http://127.0.0.1:1").start();
+    for role in ["gateway", "connector"] {
         let config = stack.path(&format!("{role}.toml"));
         let output = outcome(cmg().arg(role).arg("--config").arg(config));
-        assert!(matches!(output.status.code(), Some(1 | 2)), "{role} {file}: {:?}", output.status);
-        let name = file.rsplit('/').next().unwrap();
-        assert!(text(&output.stderr).contains(name), "{role} {file}: {}", text(&output.stderr));
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        assert!(errors.contains("admin.address: found"), "{errors}");
     }
+    stack.wait_until_ready();
 }

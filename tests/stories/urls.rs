@@ -118,6 +118,11 @@ const NAMES: &[&str] = &[
     "/a+b",
     "/+",
     "/a,b",
+    // Parameters of a segment (RFC 3986 3.3).
+    "/a;b",
+    "/a;b=c;d/e;f",
+    "/a;/b",
+    "/a;jsessionid=1?q;r",
     "/a=b",
     "/a@b",
     "/@",
@@ -301,9 +306,12 @@ const TRICKS: &[&[u8]] = &[
     b"/%2e%2e;/x",
     b"/..%3b/x",
     b"/;/../x",
-    // Parameters of a segment: readers differ in where the name ends.
-    b"/x;y",
-    b"/x;jsessionid=1",
+    // Parameters of a segment without a name.
+    b"/;x",
+    b"/x/;y",
+    b"/.;x/y",
+    b"/x.;y",
+    b"/x%3by",
     // Encodings within encodings: refused, because a second reader may decode once more.
     b"/%252e%252e/x",
     b"/%252e%252e%252fx",
@@ -405,6 +413,10 @@ fn unpublished() -> Vec<(String, u16)> {
         "/SMS_MPx",
         "/SMS_MP%2B/x",
         "/SMS_MP:x",
+        // For a reader that strips parameters a published path, for others one beside it.
+        "/SMS_MP;x/.sms_aut",
+        "/SMS_MP;/.sms_aut",
+        "/SMS%5FMP;x",
         "/SMS_MP%3Fx",
         "/SMS_MP%20x/y",
         "/%C5%BFMS_MP/x",

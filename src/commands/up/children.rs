@@ -9,13 +9,15 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::{CommandExt, parent_id};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 
 use super::super::Failure;
-use super::broken;
+use super::{broken, notice};
 
 /// Between two looks while something is about to change; at rest nothing is polled.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -51,23 +53,37 @@ pub enum Outcome {
 }
 
 /// Signals that we were sent, seen when looked for.
-pub struct Signals(signal_hook::iterator::Signals);
+pub struct Signals {
+    signals: signal_hook::iterator::Signals,
+    /// Set by those that ask us to stop, for threads that have no time to look.
+    asked: Arc<AtomicBool>,
+}
 
 impl Signals {
     pub fn new() -> Result<Signals, Failure> {
-        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGCHLD])
-            .map(Signals)
-            .map_err(|error| Failure::Broken(format!("signals: {error}")))
+        let asked = Arc::new(AtomicBool::new(false));
+        let signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGCHLD]).and_then(|signals| {
+            signal_hook::flag::register(SIGINT, asked.clone())?;
+            signal_hook::flag::register(SIGTERM, asked.clone())?;
+            Ok(signals)
+        });
+        let signals = signals.map_err(|error| Failure::Broken(format!("signals: {error}")))?;
+        Ok(Signals { signals, asked })
+    }
+
+    /// Whether one ever asked us to stop.
+    pub fn asked(&self) -> &AtomicBool {
+        &self.asked
     }
 
     /// Whether one of those that came since the last look asks us to stop.
     fn ask_to_stop(&mut self) -> bool {
-        self.0.pending().filter(|signal| *signal != SIGCHLD).count() > 0
+        self.signals.pending().filter(|signal| *signal != SIGCHLD).count() > 0
     }
 
     /// Sleeps until a signal comes; whether it asks us to stop (or a child has changed).
     fn wait(&mut self) -> bool {
-        self.0.wait().filter(|signal| *signal != SIGCHLD).count() > 0
+        self.signals.wait().filter(|signal| *signal != SIGCHLD).count() > 0
     }
 }
 
@@ -140,9 +156,17 @@ impl Children {
     /// Drains one after the other, those that others need last. A further signal, or one that does not
     /// end in time, and it is killed.
     pub fn stop(&mut self, signals: &mut Signals) {
+        if self.running.is_empty() {
+            return;
+        }
+        notice("draining; Ctrl-C stops at once");
         let mut hurry = false;
         while let Some(mut child) = self.running.pop() {
-            hurry |= child.drain(hurry, signals);
+            let told = child.drain(hurry, signals);
+            if told && !hurry {
+                notice("stopping at once");
+            }
+            hurry |= told;
         }
     }
 }

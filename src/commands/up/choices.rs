@@ -9,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use cmg::pki::{PUBLIC_MODE, Pki, write_file};
 use ring::digest::{SHA256, digest};
@@ -66,7 +67,10 @@ impl Choices {
     /// are taken, and leaves settings files that say so.
     pub fn settle(folder: &Path, pki: &Pki, arguments: &Arguments) -> Result<Choices, Failure> {
         let kept = load(folder)?;
-        let mut choices = kept.clone().unwrap_or_else(Choices::first);
+        if kept.is_none() {
+            check_orphans(folder)?;
+        }
+        let mut choices = kept.clone().unwrap_or_else(|| Choices::first(first_serial(folder)));
         choices.change(arguments)?;
         choices.trust = thumbprint(&pki.site_ca())?;
         choices.find_ports(arguments)?;
@@ -74,14 +78,14 @@ impl Choices {
         Ok(choices)
     }
 
-    fn first() -> Choices {
+    fn first(serial: u64) -> Choices {
         let ports = Ports { gateway: 0, channel: 0, gateway_admin: 0, connector_admin: 0, origin: 0 };
         Choices {
             name: "cmg.localhost".into(),
             origin: None,
             shards: None,
             ports,
-            serial: 1,
+            serial,
             trust: String::new(),
         }
     }
@@ -96,32 +100,36 @@ impl Choices {
             Some(url) => self.origin = Some(Origin::asked(url, arguments)?),
         }
         self.shards = arguments.shards.or(self.shards);
-        self.ports.gateway = arguments.gateway_port.unwrap_or(self.ports.gateway);
-        self.ports.channel = arguments.channel_port.unwrap_or(self.ports.channel);
+        for (_, port, given) in self.ports.options(arguments) {
+            *port = given.unwrap_or(*port);
+        }
         Ok(())
     }
 
     /// Checks ports that were given; chooses anew those that were not and are taken. All are held
     /// until the last is found, so that they differ.
     fn find_ports(&mut self, arguments: &Arguments) -> Result<(), Failure> {
-        let ports = &mut self.ports;
-        let mut held = Vec::new();
-        for (port, given) in [
-            (&mut ports.gateway, arguments.gateway_port.is_some()),
-            (&mut ports.channel, arguments.channel_port.is_some()),
-            (&mut ports.gateway_admin, false),
-            (&mut ports.connector_admin, false),
-            (&mut ports.origin, false),
-        ] {
-            held.push(match hold(*port) {
+        let mut held: Vec<(&str, u16, TcpListener)> = Vec::new();
+        // Those that were given first, so that none of them is found for another.
+        let mut options = self.ports.options(arguments);
+        options.sort_by_key(|(_, _, given)| given.is_none());
+        for (option, port, given) in options {
+            let twice = held.iter().find(|(_, other, _)| given == Some(*other));
+            if let Some((other, ..)) = twice {
+                return Err(Failure::Usage(format!(
+                    "{other} and {option} are both {port}: each needs its own"
+                )));
+            }
+            let listener = match hold(*port) {
                 Ok(listener) => listener,
-                Err(error) if given => return Err(taken(*port, &error)),
+                Err(error) if given.is_some() => return Err(taken(option, *port, &error)),
                 Err(_) => {
                     let (found, listener) = find_port()?;
                     *port = found;
                     listener
                 }
-            });
+            };
+            held.push((option, *port, listener));
         }
         Ok(())
     }
@@ -144,9 +152,18 @@ impl Choices {
                 stale.push(file);
             }
         }
+        // Interrupted between, the next start finds files it wrote, never files it cannot tell from edited
+        // ones: at first none are there yet, later those there already read as the same options will ask.
+        if kept.is_none() {
+            self.keep(folder)?;
+        }
         for file in stale {
             write_file(&folder.join(file.name), file.text.as_bytes(), PUBLIC_MODE)?;
         }
+        self.keep(folder)
+    }
+
+    fn keep(&self, folder: &Path) -> Result<(), Failure> {
         let path = folder.join("choices.json");
         let text = serde_json::to_vec_pretty(self).map_err(|error| broken(&path, &error))?;
         Ok(write_file(&path, &text, PUBLIC_MODE)?)
@@ -181,6 +198,19 @@ impl Choices {
     }
 }
 
+impl Ports {
+    /// Each port with the option that sets it and what was given.
+    fn options(&mut self, arguments: &Arguments) -> [(&'static str, &mut u16, Option<u16>); 5] {
+        [
+            ("--gateway-port", &mut self.gateway, arguments.gateway_port),
+            ("--channel-port", &mut self.channel, arguments.channel_port),
+            ("--gateway-admin-port", &mut self.gateway_admin, arguments.gateway_admin_port),
+            ("--connector-admin-port", &mut self.connector_admin, arguments.connector_admin_port),
+            ("--origin-port", &mut self.origin, arguments.origin_port),
+        ]
+    }
+}
+
 impl Origin {
     fn asked(url: &str, arguments: &Arguments) -> Result<Origin, Failure> {
         let absolute = |path: &PathBuf| {
@@ -194,10 +224,37 @@ impl Origin {
 fn load(folder: &Path) -> Result<Option<Choices>, Failure> {
     let path = folder.join("choices.json");
     match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| broken(&path, &error)),
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            let path = path.display();
+            Failure::Usage(format!(
+                "{path}: {error}; it holds what `cmg up` settled on: mend it, or move it and the settings files \
+                 beside it away to have all written anew"
+            ))
+        }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(broken(&path, &error)),
     }
+}
+
+/// Without `choices.json` nobody knows which of the settings files were edited, or what they meant.
+fn check_orphans(folder: &Path) -> Result<(), Failure> {
+    let found: Vec<&str> = texts::NAMES.into_iter().filter(|name| folder.join(name).exists()).collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "{}: found {} but not choices.json, which says how they came about: put it back, or move them away to \
+         have all written anew",
+        folder.display(),
+        found.join(", ")
+    )))
+}
+
+/// Of the first settings of a folder: above that of any that its gateway may still remember.
+fn first_serial(folder: &Path) -> u64 {
+    let has_past = folder.join("state").exists();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
+    if has_past { now } else { 1 }
 }
 
 fn thumbprint(path: &Path) -> Result<String, Failure> {
@@ -225,7 +282,7 @@ fn find_port() -> Result<(u16, TcpListener), Failure> {
         })
 }
 
-fn taken(port: u16, error: &io::Error) -> Failure {
+fn taken(option: &str, port: u16, error: &io::Error) -> Failure {
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse => format!(
             "another program listens there (`ss -ltnp 'sport = :{port}'` names it); choose another port or leave the option out for a free one"
@@ -235,5 +292,5 @@ fn taken(port: u16, error: &io::Error) -> Failure {
         }
         _ => "choose another port".to_owned(),
     };
-    Failure::Broken(format!("port {port} on {LOOPBACK} cannot be used: {error}; {remedy}"))
+    Failure::Broken(format!("{option}: port {port} on {LOOPBACK} cannot be used: {error}; {remedy}"))
 }

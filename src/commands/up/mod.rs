@@ -10,17 +10,30 @@ mod report;
 mod texts;
 
 use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cmg::pki::{Pki, PkiError};
 
-use super::Failure;
+use super::{Failure, progress};
 use children::{Children, Outcome, Ready, Signals, Start};
 use choices::Choices;
 use plan::Plan;
 
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  cmg up
+  cmg up --origin http://mp.corp --clients 1000
+  cmg up --origin https://mp.corp --origin-ca corp-ca.pem --gateway-port 8443
+
+Everything listens on loopback. Certificates, settings and ports are kept in the folder and used again; a \
+settings file that was edited is left as it is. When all is ready, standard output gets lines for a shell: \
+a request that is answered, one that is refused, how to look at status and metrics. The first Ctrl-C drains, \
+the second stops at once. Logs are in the folder, up.json there is for scripts.")]
 pub struct Arguments {
     /// Folder of certificates, settings, logs and up.json; kept and reused
     #[arg(long, value_name = "FOLDER", default_value = "./cmg-up")]
@@ -46,6 +59,15 @@ pub struct Arguments {
     /// Port of the gateway for connection points, instead of a free one
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     channel_port: Option<u16>,
+    /// Port of the gateway's admin listener, instead of a free one
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    gateway_admin_port: Option<u16>,
+    /// Port of the connector's admin listener, instead of a free one
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    connector_admin_port: Option<u16>,
+    /// Port of the embedded management point, instead of a free one
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    origin_port: Option<u16>,
     /// TLS name of the service
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -69,12 +91,18 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 
     let pki = Pki::open(&folder.join("pki"))?;
     let choices = Choices::settle(&folder, &pki, arguments)?;
-    make_certificates(&pki, &choices, arguments.clients)?;
+    if make_certificates(&pki, &choices, arguments.clients, signals.asked())?.is_break() {
+        return Ok(());
+    }
     let plan = Plan::read(&folder, &choices)?;
 
     let mut children = Children::default();
     let outcome = bring_up(&folder, &plan, &mut children, &mut signals);
     report::remove(&folder);
+    if let Err(Failure::Broken(text) | Failure::Usage(text)) = &outcome {
+        // Before the others drain, which may take a while; the rest follows at the end.
+        notice(text.lines().next().unwrap_or_default());
+    }
     children.stop(&mut signals);
     outcome
 }
@@ -116,13 +144,16 @@ fn starts(folder: &Path, plan: &Plan) -> Vec<Start> {
 fn open_folder(folder: &Path) -> Result<PathBuf, Failure> {
     fs::create_dir_all(folder)
         .and_then(|()| folder.canonicalize())
-        .map_err(|error| Failure::Usage(format!("{}: {error}", folder.display())))
+        .map_err(|error| Failure::Usage(format!("{}: {error}; {ELSEWHERE}", folder.display())))
 }
+
+const ELSEWHERE: &str = "give a folder that you may write to with --dir";
 
 /// Two at once in one folder would overwrite each other's files.
 fn lock(folder: &Path) -> Result<File, Failure> {
     let path = folder.join(".lock");
-    let file = File::create(&path).map_err(|error| broken(&path, &error))?;
+    let file = File::create(&path)
+        .map_err(|error| Failure::Usage(format!("{}: {error}; {ELSEWHERE}", path.display())))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Failure::Broken(format!(
@@ -133,11 +164,28 @@ fn lock(folder: &Path) -> Result<File, Failure> {
     }
 }
 
-fn make_certificates(pki: &Pki, choices: &Choices, clients: u32) -> Result<(), PkiError> {
+fn make_certificates(
+    pki: &Pki,
+    choices: &Choices,
+    clients: u32,
+    stop: &AtomicBool,
+) -> Result<ControlFlow<()>, PkiError> {
     pki.server(&[choices.name.clone(), "localhost".into()], &[choices::LOOPBACK])?;
     pki.gateway(INSTANCE)?;
     pki.connector(SITE, CONNECTOR)?;
-    pki.clients(&(1..=clients).map(client_name).collect::<Vec<_>>())
+    let names: Vec<String> = (1..=clients).map(client_name).collect();
+    let bar = progress::bar(names.len(), "Client certificates");
+    let outcome = pki.clients_watched(&names, &|| {
+        bar.inc(1);
+        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish_and_clear();
+    outcome
+}
+
+/// What happens meanwhile, for people; standard output has only what was asked for.
+fn notice(text: &str) {
+    let _ = writeln!(io::stderr(), "cmg: {text}");
 }
 
 fn client_name(number: u32) -> String {

@@ -4,11 +4,12 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use cmg::settings::{ConnectorSettings, GatewaySettings, SettingsErrors};
+use cmg::mapping::RoleKind;
+use cmg::settings::{ConnectorSettings, GatewaySettings, SettingsErrors, SiteSettings};
 
 use super::super::Failure;
 use super::choices::{Choices, LOOPBACK};
-use super::{broken, path_text};
+use super::{MANAGEMENT_POINT, broken, path_text};
 
 pub struct Plan {
     /// TLS name of the service.
@@ -23,13 +24,21 @@ pub struct Plan {
     pub sample: Option<SocketAddr>,
     /// URL of the management point.
     pub origin: String,
+    /// Code of the site.
+    pub site: String,
+    /// Role id of the management point that clients are sent to.
+    pub management_point: u64,
 }
 
 impl Plan {
     pub fn read(folder: &Path, choices: &Choices) -> Result<Plan, Failure> {
         let gateway = read(&folder.join("gateway.toml"), GatewaySettings::parse)?;
         let connector = read(&folder.join("connector.toml"), ConnectorSettings::parse)?;
+        let site = read(&folder.join(&connector.site), SiteSettings::parse)?;
+        let first = site.roles.iter().find(|role| role.kind == RoleKind::ManagementPoint);
         Ok(Plan {
+            management_point: first.map_or(MANAGEMENT_POINT, |role| role.id),
+            site: site.code,
             gateway: first_local(&gateway.listeners, choices.gateway_address()),
             channel: first_local(&gateway.internal_listeners, choices.channel_address()),
             service: gateway.name,

@@ -1,16 +1,18 @@
 //! What `cmg up` tells when everything is ready: `up.json` for scripts, a few lines for people.
 
+use std::env;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use cmg::mapping::Family;
 use cmg::pki::{PUBLIC_MODE, write_file};
 use serde_json::json;
 
 use super::super::Failure;
 use super::children::Children;
 use super::plan::Plan;
-use super::{MANAGEMENT_POINT, broken, client_name, path_text};
+use super::{broken, client_name, path_text};
 
 /// A URL every management point answers without knowing the client.
 const ANSWERED: &str = "SMS_MP/.sms_aut?MPLIST";
@@ -18,7 +20,9 @@ const ANSWERED: &str = "SMS_MP/.sms_aut?MPLIST";
 const REFUSED: &str = "AdminService/v1.0/Device";
 
 fn url(plan: &Plan, rest: &str) -> String {
-    format!("https://{}:{}/CCM_Proxy_MutualAuth/{MANAGEMENT_POINT}/{rest}", plan.service, plan.gateway.port())
+    // The port always: curl is told where that is, not where the name is.
+    let Plan { service, gateway, management_point, .. } = plan;
+    format!("https://{service}:{}/{}/{management_point}/{rest}", gateway.port(), Family::MutualAuth.segment())
 }
 
 /// The first client's certificate and key.
@@ -56,42 +60,95 @@ pub fn remove(folder: &Path) {
     let _ = fs::remove_file(folder.join("up.json"));
 }
 
-/// Says what runs where. A closed pipe is nothing to die of.
+/// Says what runs where, as text for a shell: commands to copy, the rest comments. A closed pipe is
+/// nothing to die of.
 pub fn print(folder: &Path, plan: &Plan, children: &Children) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text(folder, plan, children).as_bytes()).and_then(|()| out.flush());
+}
+
+fn text(folder: &Path, plan: &Plan, children: &Children) -> String {
     let pid = |wanted: &str| {
         children
             .pids()
             .find(|(role, _)| *role == wanted)
             .map_or(String::new(), |(_, pid)| format!(", pid {pid}"))
     };
-    let name = &plan.service;
-    let (gateway, admin) = (plan.gateway, plan.gateway_admin);
-    let (channel, connector_admin) = (plan.channel, plan.connector_admin);
     let (certificate, key) = client(folder);
     let quoted = |path: &Path| quote(&path_text(path));
-    let text = format!(
-        "gateway    https://{name}:{port} on {gateway}, channels on {channel}, admin http://{admin}{}\n\
-         connector  attached to {channel}, admin http://{connector_admin}{}\n\
-         origin     {}{}\n\
-         files      {}\n\
-         \n\
-         Ask the management point as a client:\n\
-         \n  curl --cacert {} --cert {} --key {} --resolve {name}:{port}:{address} '{}'\n\
-         \nCtrl-C drains and stops.\n",
+    let Plan { service: name, gateway, channel, gateway_admin, connector_admin, origin, .. } = plan;
+    // --include: the head of an answer has its reason text, which is what a refusal says.
+    let curl = format!(
+        "curl --include --cacert {} --resolve {name}:{}:{}",
+        quoted(&folder.join("pki/ca.pem")),
+        gateway.port(),
+        gateway.ip()
+    );
+    let url = quote(&url(plan, ANSWERED));
+    let place = given(plan);
+    format!(
+        "# gateway    https://{host} on {gateway}, channels on {channel}, admin http://{gateway_admin}{}
+# connector  attached to {channel}, admin http://{connector_admin}{}
+# origin     {origin}{}
+# files      {}
+
+# Answered 200, through gateway and connector, by the management point:
+{curl} --cert {} --key {} {url}
+
+# Refused for want of a client certificate, and the head says so:
+{curl} {url}
+
+# Status and metrics:
+{} status --dir {}
+curl http://{gateway_admin}/status
+curl http://{gateway_admin}/metrics
+curl http://{connector_admin}/status
+curl http://{connector_admin}/metrics
+
+# What a client of the site would be installed with:
+#   ccmsetup.exe /mp:https://{place} CCMHOSTNAME={place} SMSSiteCode={}
+
+# Ctrl-C drains and stops.
+",
         pid("gateway"),
         pid("connector"),
-        plan.origin,
         pid("origin"),
-        folder.display(),
-        quoted(&folder.join("pki/ca.pem")),
+        path_text(folder).escape_debug(),
         quoted(&certificate),
         quoted(&key),
-        url(plan, ANSWERED),
-        port = gateway.port(),
-        address = gateway.ip(),
-    );
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        quote(&program()),
+        quoted(folder),
+        plan.site,
+        host = host(plan),
+    )
+}
+
+/// What clients know the gateway by: its port only where it is not that of https.
+fn host(plan: &Plan) -> String {
+    match plan.gateway.port() {
+        443 => plan.service.clone(),
+        port => format!("{}:{port}", plan.service),
+    }
+}
+
+/// What stands for the management point's host name in everything that a client is given.
+fn given(plan: &Plan) -> String {
+    format!("{}/{}/{}", host(plan), Family::MutualAuth.segment(), plan.management_point)
+}
+
+/// This program as it can be called again from where it was called: `cargo run` leaves nothing in PATH.
+fn program() -> String {
+    let called = env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let paths = env::var_os("PATH").unwrap_or_default();
+    let is_found = match called.components().count() {
+        0 => false,
+        1 if !path_text(&called).contains('/') => {
+            env::split_paths(&paths).any(|folder| folder.join(&called).is_file())
+        }
+        _ => called.is_file(),
+    };
+    let own = || env::current_exe().ok();
+    if is_found { path_text(&called) } else { own().map_or_else(|| "cmg".into(), |path| path_text(&path)) }
 }
 
 /// For a shell: quoted where it must be.

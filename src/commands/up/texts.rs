@@ -19,11 +19,15 @@ pub struct SettingsFile {
 
 const NOTE: &str = "# Written by `cmg up`. Change what you like: a changed file is kept as it is.\n";
 
+/// Names of the files.
+pub const NAMES: [&str; 3] = ["gateway.toml", "connector.toml", "site.toml"];
+
 pub fn all(choices: &Choices) -> [SettingsFile; 3] {
+    let [gateway_name, connector_name, site_name] = NAMES;
     [
-        SettingsFile { name: "gateway.toml", text: gateway(choices) },
-        SettingsFile { name: "connector.toml", text: connector(choices) },
-        SettingsFile { name: "site.toml", text: site(choices) },
+        SettingsFile { name: gateway_name, text: gateway(choices) },
+        SettingsFile { name: connector_name, text: connector(choices) },
+        SettingsFile { name: site_name, text: site(choices) },
     ]
 }
 

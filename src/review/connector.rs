@@ -1,0 +1,183 @@
+//! `connector.toml`, its site's file, and what both name.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use webpki::KeyUsage;
+
+use super::certificates::{Dated, Pair};
+use super::ports::{self, Listener};
+use super::site::{Site, SiteReview, never_clients};
+use super::{Desk, Document, Findings, kept, shown};
+use crate::admin;
+use crate::auth::{InternalRole, internal_identity};
+use crate::metrics;
+use crate::settings::{ConnectorSettings, SettingsErrors};
+use crate::transport::tls_config;
+
+/// A connection point's settings with everything they name, judged.
+pub struct ConnectorReview {
+    /// The file.
+    pub document: Document,
+    /// What was found, in the site's file too.
+    pub findings: Findings,
+    /// As read; `None` where the text alone is wrong.
+    pub settings: Option<ConnectorSettings>,
+    /// The site's file, where it could be read.
+    pub site: Option<SiteReview>,
+    pub(super) internal_ca: Vec<CertificateDer<'static>>,
+    pub(super) internal: Option<Pair>,
+    tls: Option<Arc<ClientConfig>>,
+    ends: Vec<metrics::Certificate>,
+}
+
+/// What a connection point starts with: everything that can go wrong has gone right.
+pub struct ConnectorStart {
+    /// The settings.
+    pub settings: ConnectorSettings,
+    /// What paths in it start from.
+    pub folder: PathBuf,
+    /// Its site.
+    pub site: Site,
+    /// TLS towards instances.
+    pub tls: Arc<ClientConfig>,
+    /// The admin's listeners.
+    pub doors: admin::Doors,
+    /// When the certificates shown end.
+    pub ends: Vec<metrics::Certificate>,
+}
+
+impl ConnectorReview {
+    /// Judges `document` and what it names.
+    pub fn of(document: Document, now: UnixTime) -> ConnectorReview {
+        let mut review = ConnectorReview {
+            findings: Findings::default(),
+            settings: None,
+            site: None,
+            internal_ca: Vec::new(),
+            internal: None,
+            tls: None,
+            ends: Vec::new(),
+            document,
+        };
+        match ConnectorSettings::parse(&review.document.text, &review.document.name) {
+            Ok(settings) => review.look(settings, now),
+            Err(SettingsErrors(errors)) => review.findings.errors = errors,
+        }
+        review.findings.sort();
+        if let Some(site) = &review.site {
+            review.findings.join(site.findings.clone());
+        }
+        review
+    }
+
+    fn look(&mut self, settings: ConnectorSettings, now: UnixTime) {
+        let document = self.document.clone();
+        let mut desk = Desk::new(&document, now);
+        self.site = site(&mut desk, &settings, now);
+        let code = self.site.as_ref().and_then(|site| site.settings.as_ref()).map(|site| site.code.clone());
+        (self.internal_ca, self.internal) = internal(&mut desk, &settings, code.as_deref());
+        if let Some(own) = self.internal.as_ref().filter(|_| !self.internal_ca.is_empty()) {
+            match tls_config::for_dialling(&self.internal_ca, own.credential()) {
+                Ok(tls) => self.tls = Some(tls),
+                Err(error) => {
+                    desk.error("internal.ca", error.to_string(), "certificates that can be trusted")
+                }
+            }
+        }
+        if let Some(site) = &self.site {
+            let own = self.internal.as_ref().map(|pair| pair.certified.cert.as_slice());
+            never_clients(&mut desk, &site.trust, &self.internal_ca, own);
+        }
+        desk.log(&settings.log);
+        desk.admin(&settings.admin);
+        desk.overlaps(&Listener::of_admin(&settings.admin));
+        self.findings = desk.findings;
+        self.ends = desk.ends;
+        self.ends.extend(self.site.iter().flat_map(|site| site.ends.clone()));
+        self.settings = Some(settings);
+    }
+
+    /// Every listener: those of the admin.
+    pub fn listeners(&self) -> Vec<Listener> {
+        self.settings.as_ref().map(|settings| Listener::of_admin(&settings.admin)).unwrap_or_default()
+    }
+
+    /// Looks whether the listeners could be bound now; gives those that somebody has.
+    pub fn ports(&mut self, now: UnixTime) -> Vec<Listener> {
+        let mut desk = Desk::new(&self.document, now);
+        let taken = desk.untakable(&self.listeners());
+        let findings = desk.findings;
+        self.findings.join(findings);
+        taken
+    }
+
+    /// Hands over what was read.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn into_start(self) -> Result<ConnectorStart, SettingsErrors> {
+        self.findings.verdict()?;
+        let errors = ports::try_all(&self.document, &self.listeners(), ports::patience());
+        let site = self.site.and_then(SiteReview::into_site);
+        let (Some(settings), Some(site), Some(tls), true) =
+            (self.settings, site, self.tls, errors.is_empty())
+        else {
+            return Err(SettingsErrors(errors));
+        };
+        let doors = kept::doors(&self.document, &settings.admin, &settings.log)?;
+        let folder = self.document.folder();
+        Ok(ConnectorStart { settings, folder, site, tls, doors, ends: self.ends })
+    }
+}
+
+fn site(desk: &mut Desk<'_>, settings: &ConnectorSettings, now: UnixTime) -> Option<SiteReview> {
+    let path = desk.folder.join(&settings.site);
+    match Document::open(&path) {
+        Ok(document) => Some(SiteReview::of(document, now)),
+        Err(error) => {
+            let found = format!("{}: {}", shown(&path), error.found);
+            desk.error("connector.site", found, "the site's settings (site.toml)");
+            None
+        }
+    }
+}
+
+fn internal(
+    desk: &mut Desk<'_>,
+    settings: &ConnectorSettings,
+    site: Option<&str>,
+) -> (Vec<CertificateDer<'static>>, Option<Pair>) {
+    let files = &settings.internal;
+    let ca = desk.internal_ca(&files.ca);
+    let pair = desk.pair("internal.certificate", "internal.key", &files.identity);
+    let Some(own) = &pair else { return (ca, pair) };
+    let key = "internal.certificate";
+    let file = &files.identity.chain;
+    desk.shows("internal", file, own);
+    for der in &own.certified.cert {
+        desk.dates(key, file, der, Dated::Error);
+    }
+    if !ca.is_empty() {
+        desk.internal_chain(key, file, own, &ca, KeyUsage::client_auth());
+    }
+    // A gateway would refuse a name that differs from the certificate; here it is said before we dial.
+    let identity = &settings.identity;
+    let code = site.unwrap_or("CODE");
+    let expected = format!(
+        "cmg://site/{code}/connector/{identity} as a URI: the internal certificate of connection point \
+         {identity} (cmg pki connector {identity} --site {code})"
+    );
+    let path = shown(&desk.folder.join(file));
+    match internal_identity(own.leaf()) {
+        Ok(name)
+            if name.role == InternalRole::Connector
+                && name.name == *identity
+                && site.is_none_or(|site| name.site.as_deref() == Some(site)) => {}
+        Ok(name) => desk.error(key, format!("{path}, which names {name}"), expected),
+        Err(fault) => desk.error(key, format!("{path}: {fault}"), expected),
+    }
+    (ca, pair)
+}

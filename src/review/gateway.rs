@@ -1,0 +1,268 @@
+//! `gateway.toml` and what it names.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::sign::CertifiedKey;
+use webpki::KeyUsage;
+
+use super::certificates::{Dated, Pair, bears, is_for_servers, names, parse};
+use super::ports::{self, Listener};
+use super::{Desk, Document, Findings, kept, shown};
+use crate::admin;
+use crate::auth::{InternalRole, internal_identity};
+use crate::metrics;
+use crate::settings::{GatewaySettings, SettingsErrors};
+use crate::transport::tls_config::Credential;
+
+/// A gateway's settings with everything they name, judged.
+pub struct GatewayReview {
+    /// The file.
+    pub document: Document,
+    /// What was found.
+    pub findings: Findings,
+    /// As read; `None` where the text alone is wrong.
+    pub settings: Option<GatewaySettings>,
+    /// Those of the server certificates that are whole.
+    pub(super) servers: Vec<Pair>,
+    ticket_secret: Option<[u8; 32]>,
+    ends: Vec<metrics::Certificate>,
+    pub(super) internal_ca: Vec<CertificateDer<'static>>,
+    pub(super) internal: Option<Pair>,
+}
+
+/// What a gateway starts with: everything that can go wrong has gone right.
+pub struct GatewayStart {
+    /// The settings.
+    pub settings: GatewaySettings,
+    /// What paths in it start from.
+    pub folder: PathBuf,
+    /// Shown to clients, in the order of the settings.
+    pub server_keys: Vec<Arc<CertifiedKey>>,
+    /// For session tickets.
+    pub ticket_secret: Option<[u8; 32]>,
+    /// Whom to believe on channels.
+    pub internal_ca: Vec<CertificateDer<'static>>,
+    /// Who we are there.
+    pub internal: Credential,
+    /// In the order of the settings.
+    pub listeners: Vec<OwnedFd>,
+    /// The same for connection points.
+    pub internal_listeners: Vec<OwnedFd>,
+    /// The admin's.
+    pub doors: admin::Doors,
+    /// When the certificates shown end.
+    pub ends: Vec<metrics::Certificate>,
+}
+
+impl GatewayReview {
+    /// Judges `document` and what it names; listeners are looked at by [`ports`](Self::ports) or bound by
+    /// [`into_start`](Self::into_start).
+    pub fn of(document: Document, now: UnixTime) -> GatewayReview {
+        let mut review = GatewayReview {
+            findings: Findings::default(),
+            settings: None,
+            servers: Vec::new(),
+            ticket_secret: None,
+            ends: Vec::new(),
+            internal_ca: Vec::new(),
+            internal: None,
+            document,
+        };
+        match GatewaySettings::parse(&review.document.text, &review.document.name) {
+            Ok(settings) => review.look(settings, now),
+            Err(SettingsErrors(errors)) => review.findings.errors = errors,
+        }
+        review.findings.sort();
+        review
+    }
+
+    fn look(&mut self, settings: GatewaySettings, now: UnixTime) {
+        let document = self.document.clone();
+        let mut desk = Desk::new(&document, now);
+        self.servers = server_certificates(&mut desk, &settings);
+        self.ticket_secret =
+            settings.ticket_keys.as_ref().and_then(|file| desk.secret("gateway.ticket_keys", file));
+        desk.state("gateway.state_dir", &settings.state_dir);
+        (self.internal_ca, self.internal) = internal(&mut desk, &settings);
+        desk.log(&settings.log);
+        desk.admin(&settings.admin);
+        desk.overlaps(&listeners(&settings));
+        self.findings = desk.findings;
+        self.ends = desk.ends;
+        self.settings = Some(settings);
+    }
+
+    /// Every listener, the admin's included.
+    pub fn listeners(&self) -> Vec<Listener> {
+        self.settings.as_ref().map(listeners).unwrap_or_default()
+    }
+
+    /// Looks whether the listeners could be bound now; gives those that somebody has.
+    pub fn ports(&mut self, now: UnixTime) -> Vec<Listener> {
+        let mut desk = Desk::new(&self.document, now);
+        let taken = desk.untakable(&self.listeners());
+        let findings = desk.findings;
+        self.findings.join(findings);
+        taken
+    }
+
+    /// Binds the listeners and hands over what was read.
+    ///
+    /// # Errors
+    /// Every mistake; then nothing is bound.
+    pub fn into_start(self) -> Result<GatewayStart, SettingsErrors> {
+        self.findings.verdict()?;
+        let GatewayReview { document, settings, servers, ticket_secret, ends, internal_ca, internal, .. } =
+            self;
+        let (Some(settings), Some(internal)) = (settings, internal) else {
+            return Err(SettingsErrors(Vec::new()));
+        };
+        let clients = Listener::of_list("listener", &settings.listeners);
+        let channels = Listener::of_list("internal.listener", &settings.internal_listeners);
+        let until = ports::patience();
+        let bound =
+            [ports::bind_all(&document, &clients, until), ports::bind_all(&document, &channels, until)];
+        let mut errors = ports::try_all(&document, &Listener::of_admin(&settings.admin), until);
+        let mut sockets = Vec::new();
+        for outcome in bound {
+            match outcome {
+                Ok(list) => sockets.push(list),
+                Err(list) => errors.extend(list),
+            }
+        }
+        if !errors.is_empty() {
+            errors.sort_by_key(|error| (error.line, error.column));
+            return Err(SettingsErrors(errors));
+        }
+        let (internal_listeners, listeners) =
+            (sockets.pop().unwrap_or_default(), sockets.pop().unwrap_or_default());
+        let doors = kept::doors(&document, &settings.admin, &settings.log)?;
+        Ok(GatewayStart {
+            doors,
+            ends,
+            folder: document.folder(),
+            settings,
+            server_keys: servers.into_iter().map(|pair| pair.certified).collect(),
+            ticket_secret,
+            internal_ca,
+            internal: internal.credential(),
+            listeners,
+            internal_listeners,
+        })
+    }
+}
+
+fn listeners(settings: &GatewaySettings) -> Vec<Listener> {
+    let mut all = Listener::of_list("listener", &settings.listeners);
+    all.extend(Listener::of_list("internal.listener", &settings.internal_listeners));
+    all.extend(Listener::of_admin(&settings.admin));
+    all
+}
+
+fn server_certificates(desk: &mut Desk<'_>, settings: &GatewaySettings) -> Vec<Pair> {
+    let mut pairs: Vec<(String, PathBuf, Pair)> = Vec::new();
+    for (index, files) in settings.server_certificates.iter().enumerate() {
+        let section = format!("server_certificate[{}]", index + 1);
+        let (chain, key) = (format!("{section}.chain"), format!("{section}.key"));
+        let Some(pair) = desk.pair(&chain, &key, files) else { continue };
+        desk.shows("server", &files.chain, &pair);
+        for der in &pair.certified.cert {
+            desk.dates(&chain, &files.chain, der, Dated::Error);
+        }
+        if !is_for_servers(pair.leaf()) {
+            let found = format!("{}, which is not meant for servers", shown(&desk.folder.join(&files.chain)));
+            desk.error(&chain, found, "a certificate whose extended key usage allows server authentication");
+        }
+        pairs.push((chain, files.chain.clone(), pair));
+    }
+    let name = &settings.name;
+    let is_whole = pairs.len() == settings.server_certificates.len();
+    let is_borne = pairs.iter().any(|(_, _, pair)| bears(pair.leaf(), name));
+    for (chain, file, pair) in &pairs {
+        if is_borne || !is_whole {
+            break;
+        }
+        let (found, expected) = lacking(name, pair.leaf());
+        let found = format!("{}, {found}", shown(&desk.folder.join(file)));
+        desk.error(chain, found, expected);
+    }
+    pairs.into_iter().map(|(_, _, pair)| pair).collect()
+}
+
+/// What a certificate bears instead of `name`, and what to ask for.
+fn lacking(name: &str, leaf: &[u8]) -> (String, String) {
+    let borne = names(leaf);
+    let expected = format!("a certificate for \"{name}\" (gateway.name) as a DNS name");
+    if borne.is_empty() {
+        let is_common = parse(leaf).is_some_and(|certificate| {
+            certificate
+                .subject()
+                .iter_common_name()
+                .any(|common| common.as_str().is_ok_and(|text| text == name))
+        });
+        let found = if is_common {
+            "which bears its name as common name alone, where no client looks"
+        } else {
+            "which bears no DNS name at all"
+        };
+        return (found.to_owned(), format!("{expected} (subject alternative name)"));
+    }
+    let found = format!("which bears {}", borne.join(", "));
+    let under_wildcard = borne.iter().any(|pattern| {
+        pattern
+            .strip_prefix("*.")
+            .is_some_and(|domain| name.strip_suffix(domain).is_some_and(|left| left.ends_with('.')))
+    });
+    let note = if under_wildcard { "; a wildcard stands for one label, not for several" } else { "" };
+    (found, format!("{expected}{note}"))
+}
+
+fn internal(desk: &mut Desk<'_>, settings: &GatewaySettings) -> (Vec<CertificateDer<'static>>, Option<Pair>) {
+    let files = &settings.internal;
+    let ca = desk.internal_ca(&files.ca);
+    let pair = desk.pair("internal.certificate", "internal.key", &files.identity);
+    let Some(own) = &pair else { return (ca, pair) };
+    let key = "internal.certificate";
+    let file = &files.identity.chain;
+    desk.shows("internal", file, own);
+    for der in &own.certified.cert {
+        desk.dates(key, file, der, Dated::Error);
+    }
+    if !ca.is_empty() {
+        desk.internal_chain(key, file, own, &ca, KeyUsage::server_auth());
+    }
+    let expected = format!(
+        "cmg://gateway/{0} as a URI: the internal certificate of instance {0} (cmg pki gateway {0})",
+        settings.instance
+    );
+    let path = shown(&desk.folder.join(file));
+    match internal_identity(own.leaf()) {
+        Ok(name) if name.role == InternalRole::Gateway && name.name == settings.instance => {}
+        Ok(name) => desk.error(key, format!("{path}, which names {name}"), expected),
+        Err(fault) => desk.error(key, format!("{path}: {fault}"), expected),
+    }
+    (ca, pair)
+}
+
+impl Desk<'_> {
+    /// The certificates of the internal CA, judged; none where they are not whole.
+    pub(super) fn internal_ca(&mut self, file: &std::path::Path) -> Vec<CertificateDer<'static>> {
+        let key = "internal.ca";
+        let Some(ca) = self.certificates(key, file) else { return Vec::new() };
+        for der in &ca {
+            self.dates(key, file, der, Dated::Error);
+            if !super::certificates::is_authority(der) {
+                let found = format!(
+                    "{}: {}, which may sign nothing",
+                    shown(&self.folder.join(file)),
+                    super::certificates::subject(der)
+                );
+                self.error(key, found, "the certificate of an authority (basic constraints CA)");
+            }
+        }
+        ca
+    }
+}

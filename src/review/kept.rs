@@ -1,0 +1,137 @@
+//! What else settings name: secrets in files, folders to write to, and the admin listener's protection.
+
+use std::fs;
+use std::path::Path;
+
+use super::certificates::Dated;
+use super::{Desk, Document, shown};
+use crate::admin;
+use crate::logs::access;
+use crate::settings::{AccessLog, AdminSettings, LogSettings, SettingsErrors};
+
+impl Desk<'_> {
+    /// 32 octets of secret: the file holds exactly them, or 64 hex digits.
+    pub(super) fn secret(&mut self, key: &str, file: &Path) -> Option<[u8; 32]> {
+        let expected = "a file of 32 random octets, or of 64 hexadecimal digits (openssl rand -hex 32)";
+        let bytes = self.read(key, file, expected)?;
+        if let Err(found) = self.is_private(file) {
+            self.warn(key, found, "mode 0600 (or 0640): who has this secret can read what clients were sent");
+        }
+        let secret = secret_of(&bytes);
+        if secret.is_none() {
+            let found = format!("{} with {} octets", shown(&self.folder.join(file)), bytes.len());
+            self.error(key, found, expected);
+        }
+        secret
+    }
+
+    /// `[log]`: the folder of the access log's file must be there.
+    pub(super) fn log(&mut self, log: &LogSettings) {
+        let AccessLog::File(file) = &log.access_log else { return };
+        let path = self.folder.join(file);
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !folder.is_dir() {
+            self.error(
+                "log.access_log",
+                format!("{}: no folder {}", shown(&path), shown(folder)),
+                "a folder that is there",
+            );
+        } else if path.is_dir() {
+            self.error("log.access_log", format!("{}: a folder", shown(&path)), "the path of a file");
+        }
+    }
+
+    /// `[admin]`: the protection of a listener off loopback, and what the listener itself asks of it.
+    pub(super) fn admin(&mut self, admin: &AdminSettings) {
+        let before = self.findings.errors.len();
+        self.protection(admin);
+        if let (true, Err(wrong)) =
+            (self.findings.errors.len() == before, admin::read(admin, &self.folder.clone()))
+        {
+            self.error(wrong.key, wrong.found, wrong.expected);
+        }
+    }
+
+    fn protection(&mut self, admin: &AdminSettings) {
+        let Some(protection) = &admin.protection else { return };
+        let pair = self.pair("admin.certificate", "admin.key", &protection.identity);
+        if let Some(pair) = pair {
+            self.dates("admin.certificate", &protection.identity.chain, pair.leaf(), Dated::Error);
+        }
+        let key = "admin.token_file";
+        let expected = "a file with the token that who asks must bear (openssl rand -hex 32)";
+        let Some(bytes) = self.read(key, &protection.token_file, expected) else { return };
+        let path = shown(&self.folder.join(&protection.token_file));
+        if bytes.trim_ascii().is_empty() {
+            self.error(key, format!("{path}: no token in it"), expected);
+        }
+        if let Err(found) = self.is_private(&protection.token_file) {
+            self.error(
+                key,
+                found,
+                "mode 0600 (or 0640): who reads the token reads everything the listener tells",
+            );
+        }
+    }
+
+    /// A folder to write to; it is made when it is first needed.
+    pub(super) fn state(&mut self, key: &str, folder: &Path) {
+        let path = self.folder.join(folder);
+        match fs::metadata(&path) {
+            Ok(facts) if !facts.is_dir() => self.error(key, format!("{}: a file", shown(&path)), "a folder"),
+            _ => {}
+        }
+    }
+}
+
+/// Opens what only a start may open: the access log's file, which is made, then the admin's listeners and
+/// its control socket.
+pub(super) fn doors(
+    document: &Document,
+    admin: &AdminSettings,
+    log: &LogSettings,
+) -> Result<admin::Doors, SettingsErrors> {
+    let error = |key: &str, found: String, expected: String| {
+        SettingsErrors(vec![document.source().error(key, found, expected)])
+    };
+    let folder = document.folder();
+    access::check(log, &folder)
+        .map_err(|wrong| error("log.access_log", wrong.found, wrong.expected.to_owned()))?;
+    admin::Doors::open(admin, &folder, &admin::default_socket(&document.path))
+        .map_err(|wrong| error(wrong.key, wrong.found, wrong.expected))
+}
+
+fn secret_of(bytes: &[u8]) -> Option<[u8; 32]> {
+    if let Ok(secret) = <[u8; 32]>::try_from(bytes) {
+        return Some(secret);
+    }
+    let text = std::str::from_utf8(bytes).ok()?.trim();
+    if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    let octets: Option<Vec<u8>> =
+        (0..32).map(|at| u8::from_str_radix(text.get(at * 2..at * 2 + 2)?, 16).ok()).collect();
+    octets?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_32_octets_or_64_digits() {
+        let digits = "00ff".repeat(16);
+        let rows: [(&[u8], bool); 7] = [
+            (&[7; 32], true),
+            (digits.as_bytes(), true),
+            (&[digits.as_bytes(), b"\n"].concat(), true),
+            (b"", false),
+            (&[7; 31], false),
+            (&[b'g'; 64], false),
+            (&[b'+'; 64], false),
+        ];
+        for (bytes, good) in rows {
+            assert_eq!(secret_of(bytes).is_some(), good, "{bytes:?}");
+        }
+    }
+}

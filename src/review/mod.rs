@@ -1,0 +1,206 @@
+//! What settings name, looked at before anything starts: files, certificates, keys, ports.
+//!
+//! A role's start and `cmg check` run the same code, so that whatever would keep a role from starting is
+//! found by looking. Nothing is changed and nothing is left open by a review alone; `into_start` binds
+//! the listeners and hands over what was read, so that a role starts with exactly what was judged.
+//!
+//! Every mistake of every file is told, each with file, line, key, what was found and what was expected.
+//! What text may stand in a file is the business of `settings`; what the machine gives is that of
+//! `shard/probe.rs`.
+
+mod across;
+mod certificates;
+mod connector;
+mod gateway;
+mod kept;
+mod ports;
+mod shut_out;
+mod site;
+mod url;
+
+pub use across::across;
+pub use certificates::sample_client;
+pub use connector::{ConnectorReview, ConnectorStart};
+pub use gateway::{GatewayReview, GatewayStart};
+pub use ports::{Listener, holder_hint};
+pub use shut_out::shut_out;
+pub use site::{Origin, Site, SiteReview};
+pub use url::{Asked, judge_url};
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::UnixTime;
+
+use crate::metrics;
+use crate::settings::{SettingsError, SettingsErrors, Source};
+
+/// A settings file as it was read.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What messages call it.
+    pub name: String,
+    /// What stands in it; nothing where it could not be read.
+    pub text: String,
+}
+
+impl Document {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// The file as a whole is the mistake.
+    pub fn open(path: &Path) -> Result<Document, SettingsError> {
+        let name = path.display().to_string();
+        match read_bounded(path).map(String::from_utf8) {
+            Ok(Ok(text)) => Ok(Document { path: path.to_owned(), name, text }),
+            Ok(Err(_)) => Err(whole(&name, "octets that are no UTF-8", "a settings file: TOML in UTF-8")),
+            Err(error) => Err(whole(&name, &trouble(&error), "a settings file that can be read")),
+        }
+    }
+
+    /// For finding keys again.
+    pub fn source(&self) -> Source<'_> {
+        Source::new(&self.text, &self.name)
+    }
+
+    /// What paths in it start from.
+    pub fn folder(&self) -> PathBuf {
+        match self.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => PathBuf::from("."),
+        }
+    }
+}
+
+fn whole(name: &str, found: &str, expected: &str) -> SettingsError {
+    SettingsError {
+        file: name.to_owned(),
+        line: 0,
+        column: 0,
+        key: String::new(),
+        found: found.to_owned(),
+        expected: expected.to_owned(),
+    }
+}
+
+/// Mistakes, and what will be one soon or may be one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// What a start refuses.
+    pub errors: Vec<SettingsError>,
+    /// What a start says and goes on with.
+    pub warnings: Vec<SettingsError>,
+    /// What was looked at and is as it should be.
+    pub fine: Vec<String>,
+}
+
+impl Findings {
+    /// Takes up what was found elsewhere.
+    pub fn join(&mut self, other: Findings) {
+        self.errors.extend(other.errors);
+        self.warnings.extend(other.warnings);
+        self.fine.extend(other.fine);
+    }
+
+    /// In the order of files and lines.
+    fn sort(&mut self) {
+        for list in [&mut self.errors, &mut self.warnings] {
+            list.sort_by_key(|one| (one.line, one.column));
+            list.dedup();
+        }
+    }
+
+    /// The mistakes, if there are any.
+    ///
+    /// # Errors
+    /// All of them.
+    pub fn verdict(&self) -> Result<(), SettingsErrors> {
+        if self.errors.is_empty() { Ok(()) } else { Err(SettingsErrors(self.errors.clone())) }
+    }
+}
+
+/// Where one file is judged: its text for places, its folder for paths, and what was found so far.
+struct Desk<'d> {
+    document: &'d Document,
+    folder: PathBuf,
+    now: UnixTime,
+    findings: Findings,
+    /// When certificates that the role shows end.
+    ends: Vec<metrics::Certificate>,
+}
+
+impl<'d> Desk<'d> {
+    fn new(document: &'d Document, now: UnixTime) -> Desk<'d> {
+        Desk { document, folder: document.folder(), now, findings: Findings::default(), ends: Vec::new() }
+    }
+
+    fn error(&mut self, key: &str, found: impl Into<String>, expected: impl Into<String>) {
+        let error = self.document.source().error(key, found, expected);
+        self.findings.errors.push(error);
+    }
+
+    fn warn(&mut self, key: &str, found: impl Into<String>, expected: impl Into<String>) {
+        let warning = self.document.source().error(key, found, expected);
+        self.findings.warnings.push(warning);
+    }
+
+    fn fine(&mut self, text: impl Into<String>) {
+        self.findings.fine.push(format!("{}: {}", self.document.name, text.into()));
+    }
+
+    /// What `key` names, read; `expected` is what should be in it.
+    fn read(&mut self, key: &str, file: &Path, expected: &str) -> Option<Vec<u8>> {
+        let path = self.folder.join(file);
+        match read_bounded(&path) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                self.error(key, format!("{}: {}", shown(&path), trouble(&error)), expected);
+                None
+            }
+        }
+    }
+
+    /// Whether nobody but owner and group can read a secret; the group is how a service account is let in.
+    fn is_private(&self, file: &Path) -> Result<(), String> {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.folder.join(file);
+        let mode = fs::metadata(&path).map_or(0, |facts| facts.permissions().mode() & 0o777);
+        if mode & 0o007 == 0 { Ok(()) } else { Err(format!("{} with mode {mode:04o}", shown(&path))) }
+    }
+}
+
+/// A path in a message.
+fn shown(path: &Path) -> String {
+    format!("\"{}\"", path.display())
+}
+
+/// What the system says, in words that need no look into errno's table.
+fn trouble(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "no permission to read it".to_owned(),
+        io::ErrorKind::IsADirectory => "a folder, not a file".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// No settings, certificate or key is longer; a device or a disk image named by mistake is.
+const FILE_SIZE_MAX: u64 = 16 << 20;
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    use std::io::Read;
+    let file = fs::File::open(path)?;
+    let facts = file.metadata()?;
+    if facts.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_SIZE_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_SIZE_MAX {
+        return Err(io::Error::other(format!("longer than {} MiB", FILE_SIZE_MAX >> 20)));
+    }
+    Ok(bytes)
+}
