@@ -461,6 +461,9 @@ fn unpublished() -> Vec<(String, u16)> {
     ] {
         rows.push((format!("{family}/{spelt}/SMS_MP/x"), 404));
     }
+    // Parameters stand below an endpoint only.
+    rows.push((format!("{family}/{id};a/SMS_MP/x"), 404));
+    rows.push((format!("{family};a/{id}/SMS_MP/x"), 404));
     // Families that are none, and paths without one.
     for family in [
         "/CCM_Proxy",
@@ -494,8 +497,6 @@ fn unpublished() -> Vec<(String, u16)> {
         format!("{family}/./{id}/SMS_MP/x"),
         format!("{family}/x/../{id}/SMS_MP/x"),
         format!("{family}/{id}/x/../SMS_MP/x"),
-        format!("{family}/{id};a/SMS_MP/x"),
-        format!("{family};a/{id}/SMS_MP/x"),
         format!("{family}/{id}%00/SMS_MP/x"),
         format!("{family}/{id}/SMS_MP%00/x"),
         format!("{family}/{id}/SMS_MP./x"),
