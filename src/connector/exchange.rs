@@ -70,9 +70,12 @@ async fn carry<'r>(
             }
         };
         let may_repeat = want == Want::Any && !connection.is_fresh;
-        let relay = Relay::new(here, stream, connection, &request, &mapped, client);
+        let mut relay = Relay::new(here, stream, connection, &request, &mapped, client);
         match relay.run(account).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                relay.finish();
+                return Ok(());
+            }
             Err(Fault::Died) if may_repeat => {
                 here.counts.repeated();
                 want = Want::Fresh;
@@ -129,4 +132,19 @@ fn introduce<'a>(mapped: &Mapped<'_, '_>, asking: &'a Asking) -> Result<Option<&
 fn is_repeatable(request: &RequestMessage<'_>, mapped: &Mapped<'_, '_>) -> bool {
     let is_safe = matches!(request.method, b"GET" | b"HEAD" | b"OPTIONS" | b"PROPFIND");
     is_safe && !request.has_body && !mapped.endpoint.once
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_task<A, B, C, D, T>(_: impl Fn(A, B, C, D) -> T) -> usize {
+        size_of::<T>()
+    }
+
+    #[test]
+    fn the_task_of_an_exchange_holds_its_relay_once() {
+        let size = size_of_task(serve);
+        assert!(size <= 1_200, "{size}");
+    }
 }

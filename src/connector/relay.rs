@@ -131,18 +131,22 @@ impl<'r> Relay<'r> {
         }
     }
 
-    /// Carries request and answer; the connection is kept when nothing is left on it.
-    pub async fn run(mut self, account: &mut Account<'_>) -> Result<(), Fault> {
+    /// Carries request and answer. Lent, not handed over: the task would hold it twice, for as long as
+    /// a client waits for its site to call.
+    pub async fn run(&mut self, account: &mut Account<'_>) -> Result<(), Fault> {
         let outcome = std::future::poll_fn(|context| self.poll(context)).await;
         (account.bytes_in, account.bytes_out) = (self.sent_size, self.passed_size);
         account.status = self.status;
         account.answered_after = self.answered_after;
-        outcome?;
+        outcome
+    }
+
+    /// The answer is whole; the connection is kept when nothing is left on it.
+    pub fn finish(self) {
         let is_clean = self.connection.wire.received().is_empty() && self.connection.wire.unsent() == 0;
         if self.keeps_alive && self.sending == Sending::Whole && is_clean && !self.saw_connection_login {
             self.connection.give_back();
         }
-        Ok(())
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
