@@ -10,7 +10,7 @@ use cmg::review::{
     Asked, ConnectorReview, Document, Findings, GatewayReview, Listener, SiteReview, across, judge_url,
     sample_client, shut_out,
 };
-use cmg::settings::{AdminSettings, Kind, SettingsError, SettingsErrors, SiteSettings};
+use cmg::settings::{AdminSettings, Kind, SettingsError, SiteSettings};
 use cmg::shard::{self, Needs, ProbeErrors};
 use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
@@ -66,19 +66,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// What both roles do before they start: says everything at once that is wrong with the files and with the
-/// machine, and only then lets `start` take ports.
-pub fn starting<T>(
-    files: Result<(), SettingsErrors>,
-    machine: Result<(), ProbeErrors>,
-    start: impl FnOnce() -> Result<T, SettingsErrors>,
-) -> Result<T, Failure> {
-    let texts =
-        [files.err().map(|errors| errors.to_string()), machine.err().map(|errors| errors.to_string())];
-    let texts: Vec<String> = texts.into_iter().flatten().collect();
-    if !texts.is_empty() {
-        return Err(Failure::Usage(texts.join("\n")));
-    }
-    start().map_err(|errors| Failure::Usage(errors.to_string()))
+/// machine, while no port is taken yet.
+pub fn starting(files: &Findings, machine: Result<(), ProbeErrors>) -> Result<(), Failure> {
+    let files = files.verdict().err().map(|errors| errors.to_string());
+    let machine = machine.err().map(|errors| errors.to_string());
+    let texts: Vec<String> = files.into_iter().chain(machine).collect();
+    if texts.is_empty() { Ok(()) } else { Err(Failure::Usage(texts.join("\n"))) }
 }
 
 #[derive(Default)]

@@ -11,11 +11,13 @@ pub fn run(arguments: &RoleArguments) -> Result<(), Failure> {
     let review = ConnectorReview::of(document, UnixTime::now());
     let needs = review.settings.as_ref().map(shard::Needs::of_connector).unwrap_or_default();
     let machine = shard::probe(&needs);
-    let warnings = review.findings.warnings.clone();
-    let start = super::check::starting(review.findings.verdict(), machine, || review.into_start())?;
-    let _log = log::start("CMG_CONNECTOR", &start.settings.log)?;
-    for warning in warnings {
+    super::check::starting(&review.findings, machine)?;
+    // Taking the ports may have something to say, so the log comes first.
+    let settings = review.settings.as_ref().map(|settings| settings.log.clone()).unwrap_or_default();
+    let _log = log::start("CMG_CONNECTOR", &settings)?;
+    for warning in &review.findings.warnings {
         tracing::warn!("{warning}");
     }
+    let start = review.into_start().map_err(|errors| Failure::Usage(errors.to_string()))?;
     cmg::connector::run(start).map_err(|error| Failure::Broken(error.to_string()))
 }

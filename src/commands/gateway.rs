@@ -13,12 +13,14 @@ pub fn run(arguments: &RoleArguments) -> Result<(), Failure> {
     // What is wrong with the files and what is wrong with the machine is said in one go.
     let needs = review.settings.as_ref().map(shard::Needs::of_gateway).unwrap_or_default();
     let machine = shard::probe(&needs);
-    let warnings = review.findings.warnings.clone();
-    let start = super::check::starting(review.findings.verdict(), machine, || review.into_start())?;
-    let _log = log::start("CMG_GATEWAY", &start.settings.log)?;
-    for warning in warnings {
+    super::check::starting(&review.findings, machine)?;
+    // Taking the ports may have something to say, so the log comes first.
+    let settings = review.settings.as_ref().map(|settings| settings.log.clone()).unwrap_or_default();
+    let _log = log::start("CMG_GATEWAY", &settings)?;
+    for warning in &review.findings.warnings {
         tracing::warn!("{warning}");
     }
+    let start = review.into_start().map_err(|errors| Failure::Usage(errors.to_string()))?;
     cmg::gateway::run(start).map_err(|error| Failure::Broken(error.to_string()))
 }
 

@@ -170,10 +170,10 @@ fn a_role_does_not_start_with_files_that_do_not_protect_it() {
     let rows = [
         ("", "", "", "admin.address", "0.0.0.0"),
         (chain.as_str(), key.as_str(), "", "admin", "token_file"),
-        ("certificate = \"token\"", &key, token, "admin.certificate", "no certificate"),
+        ("certificate = \"token\"", &key, token, "admin.certificate", "not PEM"),
         (&chain, "key = \"missing.key\"", token, "admin.key", "missing.key"),
         (&chain, "key = \"pki/ca.key\"", token, "admin.key", "ca.key"),
-        (&chain, &key, open, "admin.token_file", "mode 644"),
+        (&chain, &key, open, "admin.token_file", "mode 0644"),
         (&chain, &key, "token_file = \"short\"", "admin.token_file", "5 characters"),
     ];
     for (chain, key, token, wrong, found) in rows {

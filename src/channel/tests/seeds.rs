@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::claims::{request_message, response_message};
 use crate::channel::frame::{FrameKind, put};
 use crate::channel::*;
+use crate::limits::FRAME_PAYLOAD_SIZE_MAX;
 use crate::seeded::{Random, for_each_seed, keep, run};
 
 #[test]
@@ -40,6 +41,10 @@ fn seeded_frames_are_written_as_they_were_read() {
     all.extend_from_slice(&[200, frame::FLAG_MAY_IGNORE, 0, 1, 0, 0, 0, 0, 9]);
     keep("frame", &[("several", all)]);
     run("frame", 15_000, fuzz::frame);
+    for size in [FRAME_PAYLOAD_SIZE_MAX - 1, FRAME_PAYLOAD_SIZE_MAX, FRAME_PAYLOAD_SIZE_MAX + 1] {
+        let [high, low] = (size as u16).to_be_bytes();
+        fuzz::frame(&[vec![FrameKind::Data as u8, 0, high, low, 0, 0, 0, 1], vec![7; size]].concat());
+    }
 }
 
 #[test]

@@ -1,0 +1,68 @@
+//! What the documents say of settings, held against the readers of settings: every key is there, and no
+//! other.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use cmg::settings::{ConnectorSettings, GatewaySettings, SettingsErrors, SiteSettings};
+
+fn document() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md")).unwrap()
+}
+
+/// The keys that a reader knows in a section, as its answer to one that it does not know lists them.
+fn keys(parse: impl Fn(&str) -> Option<SettingsErrors>, section: &str) -> Vec<String> {
+    let errors = parse(&format!("{section}\nxqxqxqxqxq = 1\n")).unwrap();
+    let error = errors.0.iter().find(|error| error.found == "an unknown key").unwrap();
+    let list = error.expected.strip_prefix("one of ").unwrap_or_else(|| panic!("{section}: {error}"));
+    list.split(", ").map(str::to_owned).collect()
+}
+
+fn all_keys() -> BTreeSet<String> {
+    let gateway = |text: &str| GatewaySettings::parse(text, "f").err();
+    let connector = |text: &str| ConnectorSettings::parse(text, "f").err();
+    let site = |text: &str| SiteSettings::parse(text, "f").err();
+    let mut all = BTreeSet::new();
+    for section in [
+        "[gateway]",
+        "[[listener]]",
+        "[[server_certificate]]",
+        "[internal]",
+        "[[internal.listener]]",
+        "[[site]]",
+    ] {
+        all.extend(keys(gateway, section));
+    }
+    for section in ["", "[limits]", "[log]", "[admin]"] {
+        all.extend(keys(gateway, section));
+        all.extend(keys(connector, section));
+    }
+    for section in ["[connector]", "[[gateway]]", "[internal]"] {
+        all.extend(keys(connector, section));
+    }
+    for section in ["", "[trust]", "[[management_point]]", "[[software_update_point]]", "[[endpoint]]"] {
+        all.extend(keys(site, section));
+    }
+    all
+}
+
+#[test]
+fn every_settings_key_is_in_the_document_and_no_other() {
+    let text = document();
+    // Keys stand in the first cell of a row, in backquotes; sections in bold.
+    let cells = text.lines().filter(|line| line.starts_with('|')).filter_map(|line| line.split('|').nth(1));
+    let mut told: BTreeSet<String> = BTreeSet::new();
+    for cell in cells {
+        for quoted in cell.split('`').skip(1).step_by(2) {
+            let name = quoted.trim_matches(['[', ']']);
+            told.extend(name.split('.').map(str::to_owned));
+        }
+    }
+    let known = all_keys();
+    let missing: Vec<_> = known.difference(&told).collect();
+    assert!(missing.is_empty(), "not in docs/settings.md: {missing:?}");
+    let invented: Vec<_> = told.difference(&known).collect();
+    assert!(invented.is_empty(), "no reader knows: {invented:?}");
+}
