@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use subtle::ConstantTimeEq;
 
 use crate::limits;
-use crate::settings::{AdminSettings, KeyPair};
+use crate::settings::{AdminProtection, AdminSettings, KeyPair};
 
 /// What the settings name is not what it must be: a file, an address, the place of the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,10 +57,17 @@ pub fn read(settings: &AdminSettings, folder: &Path) -> Result<Material, Wrong> 
         return Ok(Material { protection: None });
     };
     let config = tls(&protection.identity, folder)?;
-    let path = folder.join(&protection.token_file);
-    let token =
-        read_token(&path).map_err(|(found, expected)| Wrong::new("admin.token_file", found, expected))?;
-    Ok(Material { protection: Some((config, Token::new(&token))) })
+    Ok(Material { protection: Some((config, token(protection, folder)?)) })
+}
+
+/// The token alone; `cmg check` tells what is wrong with it beside what is wrong with the certificate.
+///
+/// # Errors
+/// The file is not what it must be.
+pub fn token(protection: &AdminProtection, folder: &Path) -> Result<Token, Wrong> {
+    let read = read_token(&folder.join(&protection.token_file));
+    read.map(|token| Token::new(&token))
+        .map_err(|(found, expected)| Wrong::new("admin.token_file", found, expected))
 }
 
 fn tls(files: &KeyPair, folder: &Path) -> Result<Arc<ServerConfig>, Wrong> {
@@ -105,7 +112,7 @@ fn fault(path: &Path, what: &str, error: &pem::Error) -> String {
 ///
 /// # Errors
 /// The file is missing, too open, or holds no token.
-pub fn read_token(path: &Path) -> Result<String, (String, String)> {
+pub(super) fn read_token(path: &Path) -> Result<String, (String, String)> {
     let at = path.display();
     let wrong = |found: String| {
         let (from, to) = (limits::ADMIN_TOKEN_SIZE_MIN, limits::ADMIN_TOKEN_SIZE_MAX);
@@ -142,7 +149,7 @@ pub fn default_socket(settings_file: &Path) -> PathBuf {
 
 /// What who asks must bear. Only its digest is kept.
 #[derive(Clone)]
-pub(super) struct Token([u8; 32]);
+pub struct Token([u8; 32]);
 
 impl Token {
     fn new(token: &str) -> Token {

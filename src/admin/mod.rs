@@ -32,7 +32,7 @@ use socket::{SocketError, SocketFile};
 
 pub use client::{Answer, AskError, Target, Trust, ask};
 pub use log::{Log, log_lines_dropped, set_log};
-pub use material::{Material, Wrong, default_socket, read, read_token};
+pub use material::{Material, Wrong, default_socket, read, token};
 
 /// What a role tells about itself. Called from the admin thread: answers come from atomics or from what
 /// the shards left behind, and never wait for a shard.
@@ -137,16 +137,12 @@ fn bind_control(path: PathBuf, is_written: bool) -> Result<Option<(UnixListener,
             "a path of this role's own; two roles cannot share one",
         )),
         Err(error) => {
-            let found = match error {
-                SocketError::Io(error) => format!("{at}: {error}"),
-                SocketError::Alive | SocketError::NoSocket => format!("{at}, which is no socket"),
-            };
-            let expected = "a path in a folder that this role may write, free or left by a role that died";
+            let Wrong { key, found, expected } = unusable(&path, error);
             if is_written {
-                return Err(Wrong::new("admin.socket", found, expected));
+                return Err(Wrong { key, found, expected });
             }
             tracing::warn!(
-                key = "admin.socket",
+                key,
                 found,
                 expected,
                 "no control socket: the log level cannot be changed while the role runs"
@@ -154,4 +150,23 @@ fn bind_control(path: PathBuf, is_written: bool) -> Result<Option<(UnixListener,
             Ok(None)
         }
     }
+}
+
+/// What keeps a role from making its control socket at `path`, as far as looking tells. A process that
+/// answers there is none: it may be the role itself.
+pub fn socket_fault(path: &Path) -> Option<Wrong> {
+    match socket::look(path) {
+        Ok(()) | Err(SocketError::Alive) => None,
+        Err(error) => Some(unusable(path, error)),
+    }
+}
+
+fn unusable(path: &Path, error: SocketError) -> Wrong {
+    let at = path.display();
+    let found = match error {
+        SocketError::Io(error) => format!("{at}: {error}"),
+        SocketError::Alive | SocketError::NoSocket => format!("{at}, which is no socket"),
+    };
+    let expected = "a path in a folder that this role may write, free or left by a role that died";
+    Wrong::new("admin.socket", found, expected)
 }

@@ -9,12 +9,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
 
 use super::Report;
 use super::material::Token;
@@ -46,8 +46,9 @@ async fn readyz(State(report): State<Arc<dyn Report>>) -> (StatusCode, &'static 
     }
 }
 
-async fn status(State(report): State<Arc<dyn Report>>) -> Json<serde_json::Value> {
-    Json(report.status())
+/// One line, ended: who asks with curl has the prompt on the next.
+async fn status(State(report): State<Arc<dyn Report>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], format!("{}\n", report.status()))
 }
 
 async fn metrics(State(report): State<Arc<dyn Report>>) -> impl IntoResponse {

@@ -66,11 +66,7 @@ impl Drop for SocketFile {
 /// # Errors
 /// See [`SocketError`].
 pub fn bind(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
-    let name = path.file_name().ok_or(SocketError::NoSocket)?.to_owned();
-    let folder = File::open(match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    })?;
+    let (folder, name) = open_folder(path)?;
     // Two that find the same dead socket must not both take its place.
     lock(&folder)?;
     let place = within(&folder, &name);
@@ -96,6 +92,15 @@ pub fn bind(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
     }
 }
 
+/// Looks whether `path` is free, or a dead process left it; changes nothing.
+///
+/// # Errors
+/// See [`SocketError`].
+pub fn look(path: &Path) -> Result<(), SocketError> {
+    let (folder, name) = open_folder(path)?;
+    check_free(&within(&folder, &name))
+}
+
 /// Connects to the socket `path` without waiting: full is [`io::ErrorKind::WouldBlock`].
 ///
 /// # Errors
@@ -106,6 +111,15 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
     socket.set_nonblocking(true)?;
     socket.connect(&SockAddr::unix(format!("/proc/self/fd/{}", file.as_raw_fd()))?)?;
     Ok(OwnedFd::from(socket).into())
+}
+
+fn open_folder(path: &Path) -> Result<(File, OsString), SocketError> {
+    let name = path.file_name().ok_or(SocketError::NoSocket)?.to_owned();
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    Ok((OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(folder)?, name))
 }
 
 fn within(folder: &File, name: &OsString) -> PathBuf {

@@ -83,7 +83,7 @@ fn a_role_is_asked_over_http() {
     report.0.store(false, Ordering::Relaxed);
     assert!(get(address, "/healthz").starts_with("HTTP/1.1 200"));
     assert!(get(address, "/readyz").starts_with("HTTP/1.1 503"));
-    assert!(get(address, "/status").ends_with("{\"role\":\"sample\"}"));
+    assert!(get(address, "/status").ends_with("{\"role\":\"sample\"}\n"));
     let metrics = get(address, "/metrics");
     assert!(metrics.contains("text/plain; version=0.0.4") && metrics.ends_with("cmg_up 1\n"), "{metrics}");
     assert!(get(address, "/other").starts_with("HTTP/1.1 404"));

@@ -2,16 +2,15 @@
 //! becomes of a URL.
 
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use cmg::admin::{Target, ask};
 use cmg::review::{
     Asked, ConnectorReview, Document, Findings, GatewayReview, Listener, SiteReview, across, judge_url,
     sample_client, shut_out,
 };
-use cmg::settings::{Kind, SettingsError, SiteSettings};
+use cmg::settings::{AdminSettings, Kind, SettingsError, SiteSettings};
 use cmg::shard::{self, Needs, ProbeErrors};
 use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
@@ -175,7 +174,7 @@ impl Check {
             let is_own =
                 |status: &Value| status["role"] == "gateway" && status["instance"] == settings.instance;
             let name = format!("gateway {}", settings.instance);
-            excuse(&gateway.document, &mut gateway.findings, &taken, settings.admin.address, &name, is_own);
+            excuse(&gateway.document, &mut gateway.findings, &taken, &settings.admin, &name, is_own);
         }
         for connector in &mut self.connectors {
             let taken = connector.ports(now);
@@ -183,8 +182,8 @@ impl Check {
             let is_own =
                 |status: &Value| status["role"] == "connector" && status["name"] == settings.identity;
             let name = format!("connection point {}", settings.identity);
-            let address = settings.admin.address;
-            excuse(&connector.document, &mut connector.findings, &taken, address, &name, is_own);
+            let admin = &settings.admin;
+            excuse(&connector.document, &mut connector.findings, &taken, admin, &name, is_own);
         }
     }
 
@@ -321,14 +320,14 @@ fn excuse(
     document: &Document,
     findings: &mut Findings,
     taken: &[Listener],
-    admin: SocketAddr,
+    admin: &AdminSettings,
     name: &str,
     is_own: impl Fn(&Value) -> bool,
 ) {
     if taken.is_empty() {
         return;
     }
-    let Some(status) = status(admin).filter(is_own) else { return };
+    let Some(status) = status(&Target::of(admin, &document.folder())).filter(is_own) else { return };
     let held = |listener: &&Listener| {
         let address = json!(listener.address);
         let lists = ["listeners", "internal_listeners"].iter().filter_map(|list| status[list].as_array());
@@ -342,24 +341,8 @@ fn excuse(
     findings.fine.push(format!("{}: {name} runs, and holds {}", document.name, keys.join(", ")));
 }
 
-/// `/status` of whoever listens there, if it is one of us.
-fn status(address: SocketAddr) -> Option<Value> {
-    let within = Duration::from_secs(2);
-    let mut stream = TcpStream::connect_timeout(&reachable(address), within).ok()?;
-    stream.set_read_timeout(Some(within)).ok()?;
-    stream.set_write_timeout(Some(within)).ok()?;
-    stream.write_all(b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = Vec::new();
-    stream.take(1 << 20).read_to_end(&mut answer).ok()?;
-    let body = answer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
-    serde_json::from_slice(answer.get(body..)?).ok()
-}
-
-/// A wildcard is reached by loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => ([127, 0, 0, 1], v4.port()).into(),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => (std::net::Ipv6Addr::LOCALHOST, v6.port()).into(),
-        address => address,
-    }
+/// `/status` of whoever listens there, if it is one of us and lets us ask.
+fn status(admin: &Target) -> Option<Value> {
+    let answer = ask(admin, "GET", "/status", "").ok().filter(|answer| answer.status == 200)?;
+    serde_json::from_str(&answer.body).ok()
 }

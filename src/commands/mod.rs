@@ -24,9 +24,13 @@ use cmg::pki::PkiError;
 const EXAMPLES: &str = "\
 Examples:
   cmg up                                  everything on this machine, to try it
+  cmg status                              how what `cmg up` runs here is
+  cmg import routings.csv --site PS1      settings of an existing site's proxy routings
   cmg pki init                            certificates for a site without a CA of its own
+  cmg check gateway.toml connector.toml   what a start would refuse, and why
   cmg gateway --config gateway.toml       one gateway, on the internet
   cmg connector --config connector.toml   one connection point, inside
+  cmg status --config gateway.toml        how it is
 
 `cmg COMMAND --help` says more. Exit codes: 0 done, 1 went wrong, 2 wrong usage or settings.";
 

@@ -1,10 +1,10 @@
 //! Finding the running role of a settings file: where it is asked, and where it is changed.
 
-use std::fs;
 use std::path::Path;
 
 use cmg::admin::{Target, default_socket};
-use cmg::settings::{AdminSettings, ConnectorSettings, GatewaySettings, SettingsErrors};
+use cmg::review::Document;
+use cmg::settings::{AdminSettings, ConnectorSettings, GatewaySettings, Kind, SettingsErrors};
 
 use super::{Failure, folder_of};
 
@@ -18,16 +18,24 @@ pub struct RoleFile {
 impl RoleFile {
     /// Reads `gateway.toml` or `connector.toml`, whichever it is.
     pub fn read(config: &Path) -> Result<RoleFile, Failure> {
-        let name = config.display().to_string();
-        let text = fs::read_to_string(config).map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
         let usage = |errors: SettingsErrors| Failure::Usage(errors.to_string());
+        let document = Document::open(config).map_err(|error| usage(SettingsErrors(vec![error])))?;
+        let Document { text, name, .. } = &document;
         // A file with mistakes is told about as what it is meant to be.
-        let (role, admin) = if text.lines().any(|line| line.trim_start().starts_with("[connector]")) {
-            ("connector", ConnectorSettings::parse(&text, &name).map_err(usage)?.admin)
-        } else {
-            ("gateway", GatewaySettings::parse(&text, &name).map_err(usage)?.admin)
+        let (kind, admin) = match Kind::of(text) {
+            Some(Kind::Connector) => {
+                (Kind::Connector, ConnectorSettings::parse(text, name).map_err(usage)?.admin)
+            }
+            Some(Kind::Gateway) | None => {
+                (Kind::Gateway, GatewaySettings::parse(text, name).map_err(usage)?.admin)
+            }
+            Some(Kind::Site) => {
+                let expected = "those of a role that runs: a gateway or a connection point";
+                let error = document.source().error("", "the settings of a site", expected);
+                return Err(usage(SettingsErrors(vec![error])));
+            }
         };
-        Ok(RoleFile { role, admin })
+        Ok(RoleFile { role: kind.as_str(), admin })
     }
 
     /// Its admin listener.

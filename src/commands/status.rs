@@ -322,15 +322,19 @@ fn describe_key(text: &mut String, key: &str, value: &Value) {
             }
         }
         ("sites", Value::Array(sites)) => each(text, "settings", sites),
-        ("links" | "instances" | "certificates", Value::Array(items)) => each(text, key, items),
-        (_, Value::Array(items)) => {
-            row(text, key, &format!("{} entries (--json shows them)", items.len()));
+        ("links" | "instances" | "certificates" | "origins", Value::Array(items)) => each(text, key, items),
+        ("listeners" | "internal_listeners", Value::Array(items)) => {
+            row(text, &key.replace("internal_listeners", "channels on"), &scalars(items));
         }
-        (_, Value::Object(members)) => {
-            row(text, key, &format!("{} entries (--json shows them)", members.len()));
-        }
+        (_, Value::Array(items)) => entries(text, key, items.len()),
+        (_, Value::Object(members)) => entries(text, key, members.len()),
         (_, value) => row(text, key, &scalar(value)),
     }
+}
+
+fn entries(text: &mut String, key: &str, count: usize) {
+    let what = if count == 1 { "entry (--json shows it)" } else { "entries (--json shows them)" };
+    row(text, key, &format!("{count} {what}"));
 }
 
 /// One line an item; the rest of a long list is counted.
@@ -360,9 +364,7 @@ fn facts(value: &Value) -> String {
                 Some(format!("{name} {}", plain(digest.get(..12).unwrap_or(digest))))
             }
             Value::Array(items) if items.is_empty() => Some(format!("no {name}")),
-            Value::Array(items) => {
-                Some(format!("{name} {}", items.iter().map(scalar).collect::<Vec<_>>().join(" ")))
-            }
+            Value::Array(items) => Some(format!("{name} {}", scalars(items))),
             Value::Number(_) => Some(measured(&name, value)),
             value => Some(format!("{name} {}", scalar(value))),
         }
@@ -370,11 +372,12 @@ fn facts(value: &Value) -> String {
     told.collect::<Vec<_>>().join(", ")
 }
 
-/// A number by the unit at the end of its name; what is measured finer than seconds is short.
+/// A number by the unit at the end of its name: whole seconds are an age, a fraction was measured.
 fn measured(name: &str, value: &Value) -> String {
     let number = value.as_f64().unwrap_or_default();
     match name.strip_suffix(" secs") {
-        Some(name) if value.is_f64() && number < 10.0 => format!("{name} {:.3} ms", number * 1000.0),
+        Some(name) if value.is_f64() && number < 1.0 => format!("{name} {:.3} ms", number * 1000.0),
+        Some(name) if value.is_f64() && number < 10.0 => format!("{name} {number:.3} s"),
         Some(name) => format!("{name} {}", span(number)),
         None => format!("{name} {}", scalar(value)),
     }
@@ -414,8 +417,12 @@ fn over_shards(status: &Map<String, Value>, key: &str) -> Option<u64> {
 
 fn row(text: &mut String, key: &str, value: &str) {
     if !value.is_empty() {
-        let _ = writeln!(text, "  {key:<13}{value}");
+        let _ = writeln!(text, "  {key:<12} {value}");
     }
+}
+
+fn scalars(items: &[Value]) -> String {
+    items.iter().map(scalar).collect::<Vec<_>>().join(" ")
 }
 
 fn scalar(value: &Value) -> String {
@@ -447,7 +454,12 @@ mod tests {
             "role": "gateway", "service": "cmg.example", "instance": "gw1", "version": "1.2",
             "uptime_secs": 600, "clients": 3, "clients_max": 18000,
             "refused": { "A": 0, "B": 2, "C": 7 },
-            "links": [{ "connection_point": "1", "site": "PS1", "open": true, "round_trip_secs": 0.0004 }],
+            "links": [
+                { "connection_point": "1", "site": "PS1", "open": true, "round_trip_secs": 0.0004, "up_secs": 5 },
+                { "connection_point": "2", "site": "PS1", "open": false, "round_trip_secs": 5.25, "up_secs": 0 },
+            ],
+            "listeners": ["127.0.0.1:443", "[::1]:443"],
+            "internal_listeners": ["127.0.0.1:10140"],
             "sites": [{ "site": "PS1", "serial": 4, "sha256": "00112233445566778899", "connection_points": ["1"] }],
             "shards": [{ "requests": 4 }, { "requests": 5 }],
         }));
@@ -455,7 +467,10 @@ mod tests {
             \x20 is           instance gw1 of cmg.example, version 1.2, up 10 min\n\
             \x20 clients      3 of 18000 at most\n\
             \x20 requests     9\n\
-            \x20 links        connection point 1, open, round trip 0.400 ms, site PS1\n\
+            \x20 channels on  127.0.0.1:10140\n\
+            \x20 links        connection point 1, open, round trip 0.400 ms, site PS1, up 5 s\n\
+            \x20 links        connection point 2, not open, round trip 5.250 s, site PS1, up 0 s\n\
+            \x20 listeners    127.0.0.1:443 [::1]:443\n\
             \x20 refused      7 C\n\
             \x20 refused      2 B\n\
             \x20 settings     connection points 1, serial 4, sha256 001122334455, site PS1\n";
@@ -465,9 +480,11 @@ mod tests {
     #[test]
     fn what_is_not_known_is_shown_and_drives_no_terminal() {
         let text = told(json!({
-            "brand_new": 7, "list": [1, 2], "object": { "a": 1 }, "nothing": null, "x\u{1b}[2J": "\u{1b}[31m\nred",
+            "brand_new": 7, "something_long": 1, "list": [1, 2], "object": { "a": 1 }, "nothing": null, "x\u{1b}[2J": "\u{1b}[31m\nred",
         }));
-        for row in ["brand_new    7\n", "list         2 entries", "object       1 entries"] {
+        for row in
+            ["brand_new    7\n", "list         2 entries", "object       1 entry (", "something_long 1\n"]
+        {
             assert!(text.contains(row), "{row}: {text}");
         }
         assert!(!text.contains("nothing") && !text.contains('\u{1b}') && !text.contains("\nred"), "{text}");

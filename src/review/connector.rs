@@ -14,7 +14,7 @@ use super::{Desk, Document, Findings, kept, shown};
 use crate::admin;
 use crate::auth::{InternalRole, internal_identity};
 use crate::metrics;
-use crate::settings::{ConnectorSettings, SettingsErrors};
+use crate::settings::{ConnectorSettings, Kind, SettingsErrors};
 use crate::transport::tls_config;
 
 /// A connection point's settings with everything they name, judged.
@@ -62,7 +62,8 @@ impl ConnectorReview {
             ends: Vec::new(),
             document,
         };
-        match ConnectorSettings::parse(&review.document.text, &review.document.name) {
+        let Document { text, name, .. } = &review.document;
+        match Kind::Connector.expect(text, name).and_then(|()| ConnectorSettings::parse(text, name)) {
             Ok(settings) => review.look(settings, now),
             Err(SettingsErrors(errors)) => review.findings.errors = errors,
         }

@@ -14,7 +14,7 @@ use super::{Desk, Document, Findings, kept, shown};
 use crate::admin;
 use crate::auth::{InternalRole, internal_identity};
 use crate::metrics;
-use crate::settings::{GatewaySettings, SettingsErrors};
+use crate::settings::{GatewaySettings, Kind, SettingsErrors};
 use crate::transport::tls_config::Credential;
 
 /// A gateway's settings with everything they name, judged.
@@ -71,7 +71,8 @@ impl GatewayReview {
             internal: None,
             document,
         };
-        match GatewaySettings::parse(&review.document.text, &review.document.name) {
+        let Document { text, name, .. } = &review.document;
+        match Kind::Gateway.expect(text, name).and_then(|()| GatewaySettings::parse(text, name)) {
             Ok(settings) => review.look(settings, now),
             Err(SettingsErrors(errors)) => review.findings.errors = errors,
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::certificates::Dated;
 use super::{Desk, Document, shown};
-use crate::admin;
+use crate::admin::{self, Wrong};
 use crate::logs::access;
 use crate::settings::{AccessLog, AdminSettings, LogSettings, SettingsErrors};
 
@@ -41,36 +41,24 @@ impl Desk<'_> {
         }
     }
 
-    /// `[admin]`: the protection of a listener off loopback, and what the listener itself asks of it.
+    /// `[admin]`: the protection of a listener off loopback and the place of the control socket, by the
+    /// judgement of those who will use them.
     pub(super) fn admin(&mut self, admin: &AdminSettings) {
-        let before = self.findings.errors.len();
-        self.protection(admin);
-        if let (true, Err(wrong)) =
-            (self.findings.errors.len() == before, admin::read(admin, &self.folder.clone()))
-        {
-            self.error(wrong.key, wrong.found, wrong.expected);
+        let folder = self.folder.clone();
+        let mut wrong = Vec::new();
+        if let Some(protection) = &admin.protection {
+            let pair = self.pair("admin.certificate", "admin.key", &protection.identity);
+            if let Some(pair) = &pair {
+                self.dates("admin.certificate", &protection.identity.chain, pair.leaf(), Dated::Error);
+            }
+            wrong.extend(admin::token(protection, &folder).err());
+            if pair.is_some() && wrong.is_empty() {
+                wrong.extend(admin::read(admin, &folder).err());
+            }
         }
-    }
-
-    fn protection(&mut self, admin: &AdminSettings) {
-        let Some(protection) = &admin.protection else { return };
-        let pair = self.pair("admin.certificate", "admin.key", &protection.identity);
-        if let Some(pair) = pair {
-            self.dates("admin.certificate", &protection.identity.chain, pair.leaf(), Dated::Error);
-        }
-        let key = "admin.token_file";
-        let expected = "a file with the token that who asks must bear (openssl rand -hex 32)";
-        let Some(bytes) = self.read(key, &protection.token_file, expected) else { return };
-        let path = shown(&self.folder.join(&protection.token_file));
-        if bytes.trim_ascii().is_empty() {
-            self.error(key, format!("{path}: no token in it"), expected);
-        }
-        if let Err(found) = self.is_private(&protection.token_file) {
-            self.error(
-                key,
-                found,
-                "mode 0600 (or 0640): who reads the token reads everything the listener tells",
-            );
+        wrong.extend(admin.socket.as_ref().and_then(|path| admin::socket_fault(&folder.join(path))));
+        for Wrong { key, found, expected } in wrong {
+            self.error(key, found, expected);
         }
     }
 

@@ -56,7 +56,12 @@ impl Document {
         let name = path.display().to_string();
         match read_bounded(path).map(String::from_utf8) {
             Ok(Ok(text)) => Ok(Document { path: path.to_owned(), name, text }),
-            Ok(Err(_)) => Err(whole(&name, "octets that are no UTF-8", "a settings file: TOML in UTF-8")),
+            Ok(Err(error)) => {
+                // As some editors save "Unicode".
+                let is_wide = matches!(error.as_bytes(), [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..]);
+                let found = if is_wide { "text in UTF-16" } else { "octets that are no UTF-8" };
+                Err(whole(&name, found, "a settings file: TOML, saved as UTF-8"))
+            }
             Err(error) => Err(whole(&name, &trouble(&error), "a settings file that can be read")),
         }
     }

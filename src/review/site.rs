@@ -11,7 +11,9 @@ use super::{Desk, Document, Findings, shown};
 use crate::auth::Trust;
 use crate::limits::INTERMEDIATE_COUNT_MAX;
 use crate::metrics;
-use crate::settings::{OriginSettings, OriginTrust, PublishedTrust, Revision, SettingsErrors, SiteSettings};
+use crate::settings::{
+    Kind, OriginSettings, OriginTrust, PublishedTrust, Revision, SettingsErrors, SiteSettings,
+};
 use crate::transport::tls_config;
 
 /// How an origin is spoken to; `None` is without TLS.
@@ -56,7 +58,8 @@ impl SiteReview {
             published: None,
             document,
         };
-        match SiteSettings::parse(&review.document.text, &review.document.name) {
+        let Document { text, name, .. } = &review.document;
+        match Kind::Site.expect(text, name).and_then(|()| SiteSettings::parse(text, name)) {
             Ok(settings) => review.look(settings, now),
             Err(SettingsErrors(errors)) => review.findings.errors = errors,
         }

@@ -6,7 +6,7 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::report::{Report, SettingsError};
+use super::report::{Report, SettingsError, SettingsErrors};
 
 /// What a settings file is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +29,8 @@ impl Kind {
         match gateway {
             _ if has("connector") => Some(Kind::Connector),
             Some(true) => Some(Kind::Gateway),
+            _ if has("listener") || has("server_certificate") || has("site") => Some(Kind::Gateway),
             Some(false) => Some(Kind::Connector),
-            None if has("listener") || has("server_certificate") || has("site") => Some(Kind::Gateway),
             None => {
                 let keys =
                     ["code", "serial", "trust", "management_point", "software_update_point", "endpoint"];
@@ -45,6 +45,28 @@ impl Kind {
             Kind::Gateway => "gateway",
             Kind::Connector => "connector",
             Kind::Site => "site",
+        }
+    }
+
+    /// Refuses settings of another kind as what they are: key by key nearly all of them would be wrong.
+    ///
+    /// # Errors
+    /// The file as a whole.
+    pub fn expect(self, text: &str, file: &str) -> Result<(), SettingsErrors> {
+        match Kind::of(text) {
+            Some(found) if found != self => {
+                let (found, expected) = (found.whose(), self.whose());
+                Err(SettingsErrors(vec![Source::new(text, file).error("", found, expected)]))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    const fn whose(self) -> &'static str {
+        match self {
+            Kind::Gateway => "the settings of a gateway (for `cmg gateway`)",
+            Kind::Connector => "the settings of a connection point (for `cmg connector`)",
+            Kind::Site => "the settings of a site (which connector.site in connector.toml names)",
         }
     }
 }
@@ -124,6 +146,7 @@ mod tests {
             ("[[listener]]\n[gatway]", Some(Kind::Gateway)),
             ("[connector]\n[[gateway]]", Some(Kind::Connector)),
             ("[conector]\n[[gateway]]", Some(Kind::Connector)),
+            ("[[gateway]]\n[[listener]]", Some(Kind::Gateway)),
             ("serial = 1", Some(Kind::Site)),
             ("[[endpoint]]", Some(Kind::Site)),
             ("", None),
@@ -132,6 +155,17 @@ mod tests {
         ];
         for (text, kind) in rows {
             assert_eq!(Kind::of(text), kind, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_one_mistake() {
+        let error = Kind::Gateway.expect("[connector]\n[[gateway]]\n", "f").unwrap_err().to_string();
+        let expected = "f:1:1: found the settings of a connection point (for `cmg connector`), expected the \
+                        settings of a gateway (for `cmg gateway`)";
+        assert_eq!(error, expected);
+        for text in ["[gateway]", "[[gateway]]\n[[listener]]", "[gatway]", "", "[["] {
+            assert_eq!(Kind::Gateway.expect(text, "f"), Ok(()), "{text}");
         }
     }
 

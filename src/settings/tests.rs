@@ -77,7 +77,7 @@ path = "reports"
 url = "http://mp.corp/other"
 families = ["server_auth"]
 forward_identity = false
-tunnel = true
+tunnel = false
 "#;
 
 fn gateway_text() -> String {
@@ -242,7 +242,7 @@ fn a_site_file_yields_roles_endpoints_and_origins() {
     assert!(own.endpoint.forward_identity && own.endpoint.once && own.replaces_path && own.prefix == "/base");
     assert_eq!(own.origin, role(72_057_594_037_927_941).endpoints[0].origin, "one origin, one pool");
     let other = &role(9).endpoints[1].endpoint;
-    assert!(!other.forward_identity && other.tunnel && other.methods.is_empty());
+    assert!(!other.forward_identity && !other.tunnel && other.methods.is_empty());
 }
 
 #[test]
@@ -302,6 +302,11 @@ fn every_mistake_of_a_site_file_is_told() {
             "path = \"/reports/\"",
             "path = \"/a/../b\"",
             "endpoint[1].path: found \"/a/../b\", expected a path",
+        ),
+        (
+            "tunnel = false",
+            "tunnel = true",
+            "endpoint[2].tunnel: found true, expected false, or no such line: tunnels (Upgrade) are not built",
         ),
         ("serial = 3", "serial = 0", "f:3:10: serial: found 0, expected a whole number from 1"),
         ("connections_max = 5", "connections_max = 5000", "management_point[2].connections_max: found 5000"),

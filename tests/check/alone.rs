@@ -140,10 +140,12 @@ fn a_file_of_no_kind_or_that_is_not_there_is_said() {
     let files = Files::new();
     files.write("x.toml", "color = 1\n");
     files.write("y.toml", "[[\n");
-    fs::write(files.path("z.toml"), [0xFF, 0xFE]).unwrap();
+    fs::write(files.path("w.toml"), [0xFF, 0xFE, b'a', 0]).unwrap();
+    fs::write(files.path("z.toml"), [0xFE]).unwrap();
     for (name, words) in [
         ("x.toml", "no section that is known"),
         ("y.toml", "y.toml:1:"),
+        ("w.toml", "text in UTF-16"),
         ("z.toml", "no UTF-8"),
         ("none.toml", "no such file"),
     ] {

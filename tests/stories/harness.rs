@@ -261,7 +261,7 @@ impl Setup {
             connector_admin: free_port(),
         };
         choose(&mut ports);
-        let stack = Stack { folder, ports, gateway: None, connector: None };
+        let stack = Stack { ports, gateway: None, connector: None, folder };
         stack.write("gateway.toml", &self.gateway_toml(&ports));
         stack.write("connector.toml", &self.connector_toml(&ports));
         stack.write("site.toml", &self.site_toml());
@@ -365,10 +365,11 @@ pub struct Ports {
 
 /// A gateway and a connector in a folder of their own.
 pub struct Stack {
-    pub folder: TempDir,
     pub ports: Ports,
     pub gateway: Option<Process>,
     pub connector: Option<Process>,
+    /// Last, for fields are dropped in this order: a failed story shows the logs that are in here.
+    pub folder: TempDir,
 }
 
 impl Stack {
@@ -519,9 +520,9 @@ pub fn text(bytes: &[u8]) -> String {
 
 /// A real nginx that serves files, stores bodies and answers what a management point would.
 pub struct Nginx {
-    pub folder: TempDir,
     pub port: u16,
     _process: Process,
+    pub folder: TempDir,
 }
 
 impl Nginx {
@@ -541,7 +542,7 @@ impl Nginx {
         eventually("nginx listens", || {
             TcpStream::connect(local(port)).is_ok() && TcpStream::connect(local(sink)).is_ok()
         });
-        Nginx { folder, port, _process: process }
+        Nginx { port, _process: process, folder }
     }
 
     pub fn url(&self) -> String {
@@ -610,8 +611,8 @@ http {{
 /// `cmg sample-origin` by itself.
 pub struct SampleOrigin {
     pub address: SocketAddr,
-    folder: TempDir,
     process: Process,
+    folder: TempDir,
 }
 
 impl SampleOrigin {
@@ -624,7 +625,7 @@ impl SampleOrigin {
         command.args(["sample-origin", "--listen", &address.to_string()]);
         let process = Process::start(&mut command, &folder.path().join("origin.log"));
         eventually("the sample origin listens", || TcpStream::connect(address).is_ok());
-        SampleOrigin { address, folder, process }
+        SampleOrigin { address, process, folder }
     }
 
     /// Dies and starts again where it was.

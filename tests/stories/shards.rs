@@ -137,7 +137,10 @@ fn roles_with_different_numbers_of_shards_attach() {
     let origin = SampleOrigin::start();
     for (gateway_shards, connector_shards) in [(1, 3), (3, 1)] {
         let stack = Setup { gateway_shards, connector_shards, ..Setup::new(origin.url()) }.start();
-        assert_eq!(stack.count("links"), 3, "{gateway_shards} and {connector_shards}");
+        // Ready is who has one channel; the others follow.
+        eventually(&format!("three channels of {gateway_shards} and {connector_shards} shards"), || {
+            stack.count("links") == 3
+        });
         assert!(stack.by_shard("links").iter().all(|links| *links > 0), "each shard has a channel");
         for _ in 0..10 {
             exchange(&mut stack.client().unwrap(), "any", 10);

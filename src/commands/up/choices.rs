@@ -217,6 +217,13 @@ impl Origin {
             path.canonicalize().map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
         };
         let ca = arguments.origin_ca.as_ref().map(absolute).transpose()?;
+        let is_trusted = ca.is_some() || arguments.origin_thumbprint.is_some();
+        if !is_trusted && url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) {
+            return Err(Failure::Usage(format!(
+                "--origin {url}: --origin-ca FILE or --origin-thumbprint HEX must say by what its certificate \
+                 is trusted"
+            )));
+        }
         Ok(Origin { url: url.to_owned(), ca, thumbprint: arguments.origin_thumbprint.clone() })
     }
 }

@@ -97,11 +97,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let plan = Plan::read(&folder, &choices)?;
 
     let mut children = Children::default();
-    let outcome = bring_up(&folder, &plan, &mut children, &mut signals);
+    let mut outcome = bring_up(&folder, &plan, &mut children, &mut signals);
     report::remove(&folder);
-    if let Err(Failure::Broken(text) | Failure::Usage(text)) = &outcome {
-        // Before the others drain, which may take a while; the rest follows at the end.
-        notice(text.lines().next().unwrap_or_default());
+    if let Err(Failure::Broken(text) | Failure::Usage(text)) = &mut outcome {
+        // Before the others drain, which may take a while; taken, for it is said once.
+        notice(&std::mem::take(text));
     }
     children.stop(&mut signals);
     outcome
