@@ -84,12 +84,20 @@ fn rule(target: &[u8], at: usize) -> &'static str {
     }
 }
 
-/// A path for a sentence.
+/// A path for a sentence: up to where it may hold a secret, in parameters or in what some readers take
+/// for a query.
 fn shortened(path: &[u8]) -> String {
-    let text = String::from_utf8_lossy(path);
+    let sign_at = |at: usize| match path[at..] {
+        [b';', ..] => Some(at + 1),
+        [b'%', b'3', b'F' | b'f', ..] => Some(at + 3),
+        _ => None,
+    };
+    let end = (0..path.len()).find_map(sign_at).unwrap_or(path.len());
+    let text = String::from_utf8_lossy(&path[..end]);
     match text.char_indices().nth(SHOWN_SIZE) {
         None if text.is_empty() => "the role alone".to_owned(),
-        None => text.into_owned(),
+        None if end == path.len() => text.into_owned(),
+        None => format!("{text}…"),
         Some((end, _)) => format!("{}…", &text[..end]),
     }
 }
@@ -162,7 +170,10 @@ mod tests {
         for (target, begins) in [
             (own("5/Content/x?token=secret"), "no endpoint of role 5 takes /Content/x in the family"),
             (own("5"), "no endpoint of role 5 takes the role alone in the family"),
-            (own("5/Content;b"), "no endpoint of role 5 takes /Content;b in the family"),
+            (own("5/Content;b"), "no endpoint of role 5 takes /Content;… in the family"),
+            (own("5/x;token=secret/y"), "no endpoint of role 5 takes /x;… in the family"),
+            (own("5/x%3Ftoken=secret"), "no endpoint of role 5 takes /x%3F… in the family"),
+            (own("5/x;"), "no endpoint of role 5 takes /x; in the family"),
             (own(&format!("5/{}", "a".repeat(500))), "no endpoint of role 5 takes /aaaaaaa"),
         ] {
             let told = table.explain(target.as_bytes());
