@@ -77,6 +77,7 @@ fn rule(target: &[u8], at: usize) -> &'static str {
         b'.' | b' ' => "a segment that ends in a dot or a blank",
         b':' => "the name of a stream (:$)",
         b'~' => "a short name (~1)",
+        b'(' => "a session in the path ((S(x)))",
         b'%' => "an encoding within an encoding",
         0..=0x1F | 0x7F => "a control octet",
         0x80.. if is_encoded => "an encoded character that is not UTF-8 or has a twin in ASCII",
@@ -161,6 +162,8 @@ mod tests {
             ),
             (own("5/a:$b"), not_canonical("the name of a stream (:$) at octet 25")),
             (own("5/a~1"), not_canonical("a short name (~1) at octet 25")),
+            (own("5/(S(x))/a"), not_canonical("a session in the path ((S(x))) at octet 24")),
+            (own("5/a%28s%28"), not_canonical("a session in the path ((S(x))) at octet 25")),
             (own("5/;b"), not_canonical("an empty segment at octet 23")),
         ];
         for (target, expected) in rows {
