@@ -172,3 +172,28 @@ fn no_answer_goes_astray_while_connectors_die() {
     });
     assert_eq!(stack.count("panics"), 0);
 }
+
+#[test]
+fn a_machine_without_threads_to_give_is_told_and_no_bug() {
+    let stack = Setup::new("http://127.0.0.1:9").prepare();
+    for role in ["gateway", "connector"] {
+        let mut said = Vec::new();
+        // Somewhere between these, one thread or the other cannot be had.
+        for mib in (150..450).step_by(12) {
+            let mut command = Command::new("prlimit");
+            command.arg(format!("--as={}", mib << 20)).arg(env!("CARGO_BIN_EXE_cmg")).arg(role);
+            command.arg("--config").arg(stack.path(&format!("{role}.toml")));
+            let log = stack.path(&format!("{role}-{mib}.log"));
+            let mut process = Process::start(&mut command, &log);
+            if process.wait_for_exit(Duration::from_millis(700)).is_none() {
+                process.signal(libc::SIGTERM);
+                process.signal(libc::SIGTERM);
+            }
+            process.wait_for_exit(PATIENCE).expect("it ends");
+            said.push(process.log());
+        }
+        for log in &said {
+            assert!(!log.contains("failed to spawn thread"), "{log}");
+        }
+    }
+}
