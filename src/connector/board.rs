@@ -149,8 +149,9 @@ impl InstanceBoard {
     }
 }
 
-/// What one shard counts; only that shard writes.
+/// What one shard counts; only that shard writes, and shares no cache line with another's.
 #[derive(Default)]
+#[repr(align(128))]
 pub struct Counts {
     requests: Counter,
     refused: Counter,

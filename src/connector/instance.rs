@@ -298,7 +298,10 @@ impl LinkEvents for Attached {
         let asking = match Identity::parse(bytes) {
             Ok(identity) => Asking::Known(Rc::new(Client::new(&identity))),
             Err(error) => {
-                tracing::warn!(instance = self.reach.plan().dialled, %error, "an identity cannot be read");
+                let here = &self.reach.here;
+                if here.records.identities.admits(&here.shard) {
+                    tracing::warn!(instance = self.reach.plan().dialled, %error, "an identity cannot be read");
+                }
                 Asking::Unreadable
             }
         };

@@ -18,7 +18,7 @@ use super::plan::{OriginPlan, Plan};
 use super::record::Fault;
 use super::wait::within;
 use crate::limits;
-use crate::logs;
+use crate::logs::{self, Limited};
 use crate::refusal::Refusal;
 use crate::shard::{Deadline, Shard, Socket};
 use crate::transport::{Tls, Wire, listen};
@@ -110,6 +110,8 @@ pub struct Origin {
     made: Cell<(u64, u64)>,
     /// It could not be reached last time, and that was said.
     is_out_of_reach: Cell<bool>,
+    /// One that comes and goes must not fill the log.
+    outages: Rc<Limited>,
     /// What can be done about a certificate that it wants was said.
     has_told_of_certificate: Cell<bool>,
 }
@@ -132,6 +134,7 @@ impl Origin {
             is_sweeping,
             made,
             is_out_of_reach,
+            outages: Limited::new("origins that came and went, not logged"),
             has_told_of_certificate,
         })
     }
@@ -301,7 +304,7 @@ impl Origin {
         let authority = &self.plan().authority;
         match within(&self.shard, wait, self.connect()).await {
             Some(Ok(wire)) => {
-                if self.is_out_of_reach.replace(false) {
+                if self.is_out_of_reach.replace(false) && self.outages.admits(&self.shard) {
                     tracing::info!(origin = authority, "the origin is reached again");
                 }
                 let (opened, reused) = self.made.get();
@@ -324,7 +327,7 @@ impl Origin {
     fn out_of_reach(&self, refusal: Refusal, cause: String) -> Fault {
         // TLS tells every name of the certificate that was shown.
         let cause = logs::bounded(cause);
-        if !self.is_out_of_reach.replace(true) {
+        if !self.is_out_of_reach.replace(true) && self.outages.admits(&self.shard) {
             tracing::warn!(origin = self.plan().authority, cause, "the origin cannot be reached");
         }
         Fault::refused(refusal, cause)

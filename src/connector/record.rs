@@ -69,7 +69,7 @@ pub struct Account<'r> {
     pub origin: Option<&'r str>,
     /// Number of the publishing endpoint in the mapping, once it is mapped.
     pub offer: Option<usize>,
-    /// From the request's head to that of the origin's answer, once there is one.
+    /// From the request's head sent to the origin to the head of its answer, once there is one.
     pub answered_after: Option<Duration>,
     /// The origin's final answer, once there is one.
     pub status: Option<u16>,
@@ -130,13 +130,19 @@ impl Record<'_> {
 /// Where one shard tells of requests.
 pub struct Records {
     refusals: Rc<Limited>,
+    /// Identities that an instance sent and nobody can read.
+    pub identities: Rc<Limited>,
     access: Option<Queue>,
 }
 
 impl Records {
     /// Those of a shard on which nothing was told yet.
     pub fn new(access: Option<Queue>) -> Records {
-        Records { refusals: Limited::new("requests refused, not logged"), access }
+        Records {
+            refusals: Limited::new("requests refused, not logged"),
+            identities: Limited::new("identities that cannot be read, not logged"),
+            access,
+        }
     }
 }
 

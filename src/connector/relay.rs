@@ -70,7 +70,7 @@ pub struct Relay<'r> {
     /// Of the final head.
     status: Option<u16>,
     began: Instant,
-    /// From the request's head to that of the answer.
+    /// From the request's head written to that of the answer.
     answered_after: Option<Duration>,
     answer_due: Instant,
     /// The client was told to go on.

@@ -51,7 +51,8 @@ impl<L> Roster<L> {
     }
 
     /// The next link of `site` that `takes` a request, in turn, with the name of its connection point.
-    pub fn choose(&mut self, site: usize, takes: impl Fn(&L) -> bool) -> Option<(&Rc<str>, &L)> {
+    /// Whoever takes none is asked once, and nobody behind the one that does.
+    pub fn choose(&mut self, site: usize, mut takes: impl FnMut(&L) -> bool) -> Option<(&Rc<str>, &L)> {
         let site = &mut self.sites[site];
         let count = site.points.len();
         let (place, at) = (0..count).map(|step| (site.turn + step) % count).find_map(|place| {
@@ -104,6 +105,28 @@ mod tests {
         assert_eq!(turns, [2, 2, 2]);
         assert_eq!(roster.choose(0, |_| false), None);
         assert_eq!(roster.choose(1, |_| true), None);
+    }
+
+    #[test]
+    fn every_link_is_asked_before_a_request_waits_and_none_twice() {
+        let mut roster = roster(&[("a", 1), ("a", 2), ("a", 3), ("a", 4), ("a", 5), ("b", 6)]);
+        let mut asked = Vec::new();
+        for _ in 0..6 {
+            asked.clear();
+            let found = roster.choose(0, |id| {
+                asked.push(*id);
+                false
+            });
+            assert_eq!(found, None);
+            asked.sort();
+            assert_eq!(asked, [1, 2, 3, 4, 5, 6]);
+        }
+        asked.clear();
+        let found = roster.choose(0, |id| {
+            asked.push(*id);
+            *id == 5
+        });
+        assert_eq!((found.map(|(_, id)| *id), asked.last()), (Some(5), Some(&5)));
     }
 
     #[test]

@@ -336,10 +336,14 @@ impl Connection {
         site: usize,
         until: Instant,
     ) -> io::Result<waiting::Outcome> {
+        let now = self.gate.shard.now();
+        // One that is called again and again, always in vain, would never come to the deadline below.
+        if now >= until {
+            return Ok(waiting::Outcome::TimedOut);
+        }
         if let Err(outcome) = self.gate.line_up(place, site, || self.key()) {
             return Ok(outcome);
         }
-        let now = self.gate.shard.now();
         self.deadline.set(now, until.saturating_duration_since(now));
         let Connection { gate, wire, deadline, .. } = self;
         let waited = std::future::poll_fn(|context| {
@@ -573,10 +577,6 @@ fn stay(wire: &mut Wire, context: &std::task::Context<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// A request of which nothing was begun goes elsewhere so often; then the site is in trouble.
-const NOT_BEGUN_MAX: usize = 3;
-/// All channels of a killed process are seen to end within milliseconds of the first.
-const NOTICED_WITHIN: Duration = Duration::from_millis(50);
 /// Counts a request under way, for as long as bytes of it may move: a gateway that drains waits for it.
 struct Active {
     gate: Rc<Gate>,
@@ -604,6 +604,10 @@ impl Drop for Active {
     }
 }
 
+/// A request of which nothing was begun goes elsewhere so often; then the site is in trouble.
+const NOT_BEGUN_MAX: usize = 3;
+/// All channels of a killed process are seen to end within milliseconds of the first.
+const NOTICED_WITHIN: Duration = Duration::from_millis(50);
 /// A certificate that fits an IDENTITY frame beside the address.
 const LEAF_SIZE_MAX: usize = limits::IDENTITY_SIZE_MAX - 64;
 /// How long a verdict on a certificate holds at most: certificates expire.

@@ -93,8 +93,10 @@ pub struct Common {
     pub access_log: Option<Arc<AccessLog>>,
 }
 
-/// Counters of one shard: it alone adds, anyone may read.
+/// Counters of one shard: it alone adds, anyone may read. Those of two shards lie in one piece of memory
+/// and must share no cache line; CPUs fetch them in pairs.
 #[derive(Default)]
+#[repr(align(128))]
 pub struct Counters {
     /// Clients connected.
     pub clients: AtomicU64,
@@ -393,25 +395,30 @@ impl Gate {
         if !self.may_look(request.site, place) {
             return None;
         }
-        for _ in 0..LINKS_TRIED {
-            let chosen = self.choose(request.site);
-            let Some((point, link)) = chosen else { break };
-            let number = if request.names_client { self.announce(client, leaf, &link) } else { Ok(0) };
-            let Ok(number) = number else { continue };
-            message::set_identity(&mut request.message, number);
-            if let Ok(stream) = link.open(&request.message, mailbox.clone()) {
-                if let Some(place) = place {
-                    self.leave(place.ticket);
-                }
-                return Some((stream, Some(point)));
+        if let Some((point, stream)) = self.choose(request.site, |link| {
+            let number = if request.names_client { self.announce(client, leaf, link) } else { Ok(0) };
+            message::set_identity(&mut request.message, number.ok()?);
+            link.open(&request.message, mailbox.clone()).ok()
+        }) {
+            if let Some(place) = place {
+                self.leave(place.ticket);
             }
+            return Some((stream, Some(point)));
         }
         self.open_elsewhere(client, leaf, request, mailbox, place).map(|stream| (stream, None))
     }
 
-    fn choose(&self, site: usize) -> Option<(Rc<str>, Rc<Link>)> {
+    /// What `open` gives for the first link of this shard, in turn, that it gives anything for; and the
+    /// name of its connection point. Every link is asked, because only one that refused says when it has
+    /// room: a request that waits while an unasked one has room would wait in vain.
+    fn choose<T>(&self, site: usize, mut open: impl FnMut(&Rc<Link>) -> Option<T>) -> Option<(Rc<str>, T)> {
+        let mut opened = None;
         let mut roster = self.roster.borrow_mut();
-        roster.choose(site, |link| link.is_open()).map(|(point, link)| (point.clone(), link.clone()))
+        let (point, _) = roster.choose(site, |link| {
+            opened = if link.is_open() { open(link) } else { None };
+            opened.is_some()
+        })?;
+        Some((point.clone(), opened?))
     }
 
     fn open_elsewhere(
@@ -455,25 +462,26 @@ impl Gate {
     /// A client of another shard wants a stream on a link of this one. It takes turns with those called
     /// here, and stands behind those who wait here for room.
     pub fn open_for_guest(&self, from: usize, guest: Guest) {
-        let Guest { exchange, site, client, identity, mut message, place } = guest;
-        for _ in 0..LINKS_TRIED {
-            let chosen = if self.line.is_held_up(site) { None } else { self.choose(site) };
-            let Some((_, link)) = chosen else { break };
+        let Guest { exchange, site, place, .. } = guest;
+        if self.line.is_held_up(site) || !self.admit_guest(from, guest) {
+            self.note_turned_away(from, site);
+            self.crossing.turn_away(from, exchange);
+        } else if let Some(ticket) = place {
+            self.port.send(from, GatewayMessage::Took { ticket });
+        }
+    }
+
+    fn admit_guest(&self, from: usize, guest: Guest) -> bool {
+        let Guest { exchange, site, client, identity, mut message, .. } = guest;
+        let admitted = self.choose(site, |link| {
             let number = identity.as_ref().map_or(Ok(0), |identity| {
                 let mut guests = self.guests.borrow_mut();
-                announce(guests.entry((from, client)).or_default(), &link, || identity)
+                announce(guests.entry((from, client)).or_default(), link, || identity)
             });
-            let Ok(number) = number else { continue };
-            message::set_identity(&mut message, number);
-            if self.crossing.admit(from, exchange, &link, &message) {
-                if let Some(ticket) = place {
-                    self.port.send(from, GatewayMessage::Took { ticket });
-                }
-                return;
-            }
-        }
-        self.note_turned_away(from, site);
-        self.crossing.turn_away(from, exchange);
+            message::set_identity(&mut message, number.ok()?);
+            self.crossing.admit(from, exchange, link, &message).then_some(())
+        });
+        admitted.is_some()
     }
 
     /// A client left: nobody will name it again.
@@ -555,9 +563,6 @@ pub struct Guest {
     /// Its place, if it waited.
     pub place: Option<Ticket>,
 }
-
-/// Links that are asked before a request waits: those that refuse say when they have room again.
-const LINKS_TRIED: usize = 4;
 
 fn withdraw(announced: impl Iterator<Item = (Weak<Link>, u32)>) {
     for (link, number) in announced {

@@ -99,9 +99,7 @@ impl End {
             End::Left => "left",
         }
     }
-}
 
-impl End {
     /// Whether the client got an answer that is whole.
     fn is_whole(&self) -> bool {
         matches!(self, End::Answered | End::Own | End::Refused(_))
@@ -139,9 +137,6 @@ pub struct Target<'r> {
     pub role: u64,
     /// The publishing endpoint.
     pub endpoint: &'r Endpoint,
-    /// How the client had to prove who it is.
-    #[allow(dead_code, reason = "counters are labelled with it; the log shows it in the path")]
-    pub family: Family,
 }
 
 impl Record<'_> {
@@ -171,7 +166,7 @@ impl Record<'_> {
         let place = self.account.place.as_ref()?;
         let (role, endpoint) = place.settings.table.at(place.row)?;
         let site = &gate.common.settings.sites.get(place.site)?.code;
-        Some(Target { site, role: role.id, endpoint, family: place.family })
+        Some(Target { site, role: role.id, endpoint })
     }
 }
 

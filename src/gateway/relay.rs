@@ -43,6 +43,20 @@ enum Sending {
     Done,
 }
 
+/// Why no more of the request's body is sent.
+enum Halt {
+    /// It is not taken.
+    Refused(Refused),
+    /// The client's connection broke in the middle of it: nobody is there for an answer.
+    Left(io::Error),
+}
+
+impl From<Refused> for Halt {
+    fn from(refused: Refused) -> Halt {
+        Halt::Refused(refused)
+    }
+}
+
 /// The way of the answer.
 enum Answering {
     /// No final head yet.
@@ -106,9 +120,12 @@ impl<'c> Relay<'c> {
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Outcome>> {
         self.stream.mailbox().watch(context);
         let sent = self.poll_send(context);
-        if let Poll::Ready(Err(refused)) = sent {
+        if let Poll::Ready(Err(halt)) = sent {
             self.stream.reset(ResetCode::Cancelled);
-            return Poll::Ready(Ok(self.gone_wrong(refused)));
+            return Poll::Ready(match halt {
+                Halt::Refused(refused) => Ok(self.gone_wrong(refused)),
+                Halt::Left(error) => Err(error),
+            });
         }
         if sent.is_ready()
             && let Err(error) = self.look_ahead(context)
@@ -171,7 +188,7 @@ impl<'c> Relay<'c> {
 
     // ── the request's body ──────────────────────────────────────────────────────────────────────
 
-    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Refused>> {
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Halt>> {
         while let Sending::Body { decoded } = &mut self.sending {
             let wire = &mut self.connection.wire;
             if *decoded > 0 {
@@ -196,7 +213,7 @@ impl<'c> Relay<'c> {
                     *decoded = data.len();
                     wire.consume(framing);
                     let left = self.request.length_left.checked_sub(*decoded as u64);
-                    let Some(left) = left else { return Poll::Ready(Err(self.too_long())) };
+                    let Some(left) = left else { return Poll::Ready(Err(self.too_long().into())) };
                     self.request.length_left = left;
                 }
                 Step::End { consumed } => {
@@ -207,10 +224,14 @@ impl<'c> Relay<'c> {
                     wire.consume(consumed);
                     match wire.poll_fill(context) {
                         Poll::Ready(Ok(true)) => self.moved = true,
-                        // Half a request: nobody is there for an answer.
-                        Poll::Ready(_) => {
-                            return Poll::Ready(Err(Refused::new(Refusal::BadRequest, HALF_A_BODY)));
+                        // Half a request, and somebody who may still read an answer.
+                        Poll::Ready(Ok(false)) if wire.is_cleanly_closed() => {
+                            return Poll::Ready(Err(Refused::new(Refusal::BadRequest, HALF_A_BODY).into()));
                         }
+                        Poll::Ready(Ok(false)) => {
+                            return Poll::Ready(Err(Halt::Left(io::ErrorKind::UnexpectedEof.into())));
+                        }
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(Halt::Left(error))),
                         Poll::Pending => return Poll::Pending,
                     }
                 }

@@ -563,6 +563,17 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_somebody_moved_away_is_begun_anew_when_it_is_full() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.log");
+        let mut file = Rotated::open(path.clone(), 100).expect("it opens");
+        file.write(&format!("{:099}\n", 1), LogFormat::Text).expect("it is written");
+        fs::rename(&path, folder.path().join("a.log.1")).expect("another program moves it");
+        file.write("2\n", LogFormat::Text).expect("it is written");
+        assert_eq!(fs::read_to_string(&path).expect("a file"), "2\n");
+    }
+
+    #[test]
     fn a_full_file_has_one_other_name() {
         for (path, expected) in [
             ("/a/x.log", "/a/x.lo_"),

@@ -129,7 +129,7 @@ fn json_text(out: &mut String, text: &str) {
 /// Whether a letter moves the eye instead of being seen: controls, line ends, turns of direction.
 fn is_hidden(letter: char) -> bool {
     letter.is_control()
-        || matches!(letter, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{FEFF}')
+        || matches!(letter, '\u{61C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{FEFF}')
 }
 
 /// A target, given in parts, as logs show it: without its query and without parameters of its segments,
@@ -210,7 +210,7 @@ mod tests {
         "/x\\\" status=\\\"200",
         "/x\",\"status\":200,\"y\":\"",
         "/x~~  $$<CMG_GATEWAY><03-05-2026 01:02:03.456+00><thread=1 (0x1)>",
-        "/x\r\u{2028}\u{202e}status=200",
+        "/x\r\u{2028}\u{202e}\u{61c}status=200",
         "",
     ];
 
@@ -219,7 +219,7 @@ mod tests {
         for text in FORGERIES {
             for format in [LogFormat::Text, LogFormat::Json, LogFormat::CmTrace] {
                 let line = written(format, text);
-                let hidden = line.matches(['\n', '\r', '\u{2028}', '\u{202e}']).count();
+                let hidden = line.matches(['\n', '\r', '\u{2028}', '\u{202e}', '\u{61c}']).count();
                 assert_eq!(hidden, 1, "{line:?}");
             }
             let line = written(LogFormat::Json, text);

@@ -172,6 +172,7 @@ mod tests {
         }
         for (target, begins) in [
             (own("5/Content/x?token=secret"), "no endpoint of role 5 takes /Content/x in the family"),
+            (own("5/Content/x%3Ftoken=secret"), "no endpoint of role 5 takes /Content/x%3F… in the family"),
             (own("5"), "no endpoint of role 5 takes the role alone in the family"),
             (own("5/Content;b"), "no endpoint of role 5 takes /Content;… in the family"),
             (own("5/x;token=secret/y"), "no endpoint of role 5 takes /x;… in the family"),

@@ -178,7 +178,8 @@ fn scan_path(target: &[u8]) -> Result<Scan, usize> {
 }
 
 /// Whether `octet` may stand before what is at `next`. Windows drops dots and blanks at the end of a
-/// name (so also `.` and `..`, with parameters behind them or without), reads `:$` as the start of a stream name and `~1` as a short name.
+/// name (so also `.` and `..`, with parameters behind them or without), reads `:$` as the start of a
+/// stream name and `~1` as a short name.
 fn is_safe_before(path: &[u8], octet: u8, next: usize) -> bool {
     let follower = octet_at(path, next).map(|(follower, _)| follower);
     match octet {

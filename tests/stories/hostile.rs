@@ -11,6 +11,7 @@ use crate::harness::{
     HandOrigin, MANAGEMENT_POINT, PATIENCE, Process, SampleOrigin, Setup, Stack, ask_admin, cmg, eventually,
     read_head,
 };
+use crate::needs;
 
 fn target(rest: &str) -> String {
     format!("/CCM_Proxy_MutualAuth/{MANAGEMENT_POINT}/{rest}")
@@ -175,11 +176,12 @@ fn no_answer_goes_astray_while_connectors_die() {
 
 #[test]
 fn a_machine_without_threads_to_give_is_told_and_no_bug() {
+    needs!("prlimit");
     let stack = Setup::new("http://127.0.0.1:9").prepare();
     for role in ["gateway", "connector"] {
         let mut said = Vec::new();
         // Somewhere between these, one thread or the other cannot be had.
-        for mib in (150..450).step_by(12) {
+        for mib in (150..450).step_by(30) {
             let mut command = Command::new("prlimit");
             command.arg(format!("--as={}", mib << 20)).arg(env!("CARGO_BIN_EXE_cmg")).arg(role);
             command.arg("--config").arg(stack.path(&format!("{role}.toml")));

@@ -262,6 +262,20 @@ fn a_client_that_leaves_in_the_middle_is_told_of() {
 }
 
 #[test]
+fn a_client_that_breaks_off_in_its_body_has_left_and_was_not_refused() {
+    let origin = HandOrigin::start(wayward);
+    let stack = loud_setup(&origin.url(), "").start();
+    let mut client = stack.client().unwrap();
+    let half = head("POST", &target("SMS_MP/silent"), "Content-Length: 100\r\n") + "half";
+    client.send(half.as_bytes());
+    eventually("the request is under way", || stack.count("active") > 0);
+    client.cut();
+    let found =
+        line("the gateway's access log", || access(&stack, "gateway"), &["SMS_MP/silent", "outcome="]);
+    assert!(found.ends_with("outcome=left") && !found.contains("reason="), "{found}");
+}
+
+#[test]
 fn the_access_log_is_renamed_when_it_is_full_and_loses_no_line() {
     let origin = SampleOrigin::start();
     let more = "format = \"json\"\naccess_log_size_mib = 1\n";
