@@ -195,7 +195,8 @@ fn a_machine_without_threads_to_give_is_told_and_no_bug() {
             said.push(process.log());
         }
         for log in &said {
-            assert!(!log.contains("failed to spawn thread"), "{log}");
+            // A shard's executor starts a thread by itself, and panics without: that ends the role as well.
+            assert!(!log.contains("thread 'main'"), "{log}");
         }
     }
 }
