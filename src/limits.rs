@@ -291,6 +291,8 @@ pub const ADMIN_HEAD_WITHIN: Duration = Duration::from_secs(10);
 pub const ADMIN_HEAD_SIZE_MAX: usize = 16 * 1024;
 /// Bytes of a command's body on the control socket: one word today.
 pub const CONTROL_BODY_SIZE_MAX: usize = 1_024;
+/// Bytes of a file with its certificates or its key; a chain has about 10,000.
+pub const ADMIN_PEM_SIZE_MAX: u64 = 1 << 20;
 /// Characters of an admin token: 32 of base64 carry 192 bits.
 pub const ADMIN_TOKEN_SIZE_MIN: usize = 32;
 /// See [`ADMIN_TOKEN_SIZE_MIN`]; it must fit a request's head.

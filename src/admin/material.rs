@@ -75,7 +75,7 @@ fn tls(files: &KeyPair, folder: &Path) -> Result<Arc<ServerConfig>, Wrong> {
     let certificates = certificates(&chain)
         .map_err(|found| Wrong::new("admin.certificate", found, "PEM with the certificate and its chain"))?;
     let key_file = folder.join(&files.key);
-    let key = PrivateKeyDer::from_pem_file(&key_file).map_err(|error| {
+    let key = read_pem(&key_file).and_then(|pem| PrivateKeyDer::from_pem_slice(&pem)).map_err(|error| {
         Wrong::new("admin.key", fault(&key_file, "private key", &error), "PEM with the certificate's key")
     })?;
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -92,12 +92,21 @@ fn tls(files: &KeyPair, folder: &Path) -> Result<Arc<ServerConfig>, Wrong> {
 
 /// The certificates in a PEM file, at least one; or what is there instead.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = CertificateDer::pem_file_iter(path).and_then(|found| found.collect::<Result<Vec<_>, _>>());
+    let read =
+        read_pem(path).and_then(|pem| CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>());
     let found = read.map_err(|error| fault(path, "certificate", &error))?;
     if found.is_empty() {
         return Err(format!("{}: no certificate", path.display()));
     }
     Ok(found)
+}
+
+/// A device named by mistake has no end.
+fn read_pem(path: &Path) -> Result<Vec<u8>, pem::Error> {
+    let mut bytes = Vec::new();
+    let read =
+        File::open(path).and_then(|file| file.take(limits::ADMIN_PEM_SIZE_MAX).read_to_end(&mut bytes));
+    read.map(|_| bytes).map_err(pem::Error::Io)
 }
 
 fn fault(path: &Path, what: &str, error: &pem::Error) -> String {

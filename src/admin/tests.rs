@@ -316,6 +316,8 @@ fn each_file_that_is_wrong_is_named_with_what_was_found() {
     fs::write(folder.path().join("junk"), "junk\n").unwrap();
     let rows = [
         (identity("missing.pem", key), "admin.certificate", "missing.pem: "),
+        (identity("/dev/zero", key), "admin.certificate", "/dev/zero: no certificate"),
+        (identity(chain, "/dev/zero"), "admin.key", "/dev/zero: no private key"),
         (identity("junk", key), "admin.certificate", "junk: no certificate"),
         (identity(key, key), "admin.certificate", "no certificate"),
         (identity(chain, "missing.key"), "admin.key", "missing.key: "),

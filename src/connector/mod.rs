@@ -63,11 +63,12 @@ pub fn run(start: ConnectorStart) -> Result<(), StartError> {
     let ended = start_shards(&plan, &board, &mesh, shard::slots_for(open_files), access_log.as_ref())?;
 
     let stopping = signals.handle();
-    let outcome = thread::spawn(move || {
+    let outcome = thread::Builder::new().name("ends".to_owned()).spawn(move || {
         let outcome = wait_for_shards(&ended);
         stopping.close();
         outcome
     });
+    let outcome = outcome.map_err(|error| start_error("a thread", &error))?;
     let mut is_draining = false;
     for signal in signals.forever() {
         if signal == SIGHUP {
@@ -121,7 +122,7 @@ fn start_shards(
         let running = shard::start(place, move |shard| serve(&shard, &plan, &board, mesh, records()))
             .map_err(|error| start_error("a shard's thread", &error))?;
         let tell = tell.clone();
-        thread::spawn(move || {
+        let waiting = thread::Builder::new().name("ends".to_owned()).spawn(move || {
             let outcome = match running.join() {
                 Ok(outcome) => outcome.map_err(|error| error.to_string()),
                 Err(_) => Err("it panicked; this is a bug of cmg".to_owned()),
@@ -129,6 +130,7 @@ fn start_shards(
             // Nobody listens any more when another shard broke first.
             let _ = tell.send((index, outcome));
         });
+        waiting.map_err(|error| start_error("a thread", &error))?;
     }
     Ok(ended)
 }

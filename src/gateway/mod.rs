@@ -222,11 +222,11 @@ impl Start {
             let thread = shard::start(place, move |shard| role.start(&shard));
             let thread = thread.map_err(|error| StartError(format!("shard {index}: {error}")))?;
             let tell = tell.clone();
-            std::thread::spawn(move || {
+            spawn("ends", move || {
                 let result = thread.join().unwrap_or_else(|_| Err(std::io::Error::other("it panicked")));
                 let result = result.map_err(|error| StartError(format!("shard {index} ended: {error}")));
                 let _ = tell.send(News::Ended(result));
-            });
+            })?;
         }
         let _serving = doors.serve(report).map_err(|error| StartError(format!("admin: {error}")))?;
         tracing::info!(
@@ -236,7 +236,7 @@ impl Start {
             listeners = ?common.settings.listeners,
             "gateway started"
         );
-        std::thread::spawn(move || {
+        spawn("signals", move || {
             for signal in signals.forever() {
                 if signal == SIGHUP {
                     tracing::warn!("SIGHUP: reloading is not built yet; settings stay as they were");
@@ -244,13 +244,19 @@ impl Start {
                 }
                 let _ = tell.send(News::Signal);
             }
-        });
+        })?;
         let outcome = supervise(&mesh, &news);
         if let Some(log) = &common.access_log {
             log.close();
         }
         outcome
     }
+}
+
+/// A machine that has no thread left is no bug of ours.
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+    let started = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    started.map(drop).map_err(|error| StartError(format!("a thread for {name}: {error}")))
 }
 
 /// What the starting thread waits for.

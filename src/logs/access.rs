@@ -3,10 +3,10 @@
 //! No shard ever waits for it: what finds a queue full, a disk full or a pipe closed is counted and lost.
 
 use std::cell::Cell;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 use jiff::Timestamp;
+use socket2::SockRef;
 
 use super::line::{Line, Value};
 use crate::limits::{ACCESS_LOG_QUEUE, LOG_TEXT_SIZE_MAX};
@@ -37,7 +38,17 @@ pub struct OpenError {
 /// # Errors
 /// The file cannot be opened for writing.
 pub fn check(settings: &LogSettings, folder: &Path) -> Result<(), OpenError> {
-    Sink::open(settings, folder).map(drop)
+    let path = match &settings.access_log {
+        Setting::File(path) => Some(folder.join(path)),
+        Setting::Off | Setting::Standard => None,
+    };
+    let was_there = path.as_ref().is_none_or(|path| fs::symlink_metadata(path).is_ok());
+    Sink::open(settings, folder)?;
+    if let Some(path) = path.filter(|_| !was_there) {
+        // Who looks may be root; a file of root's would keep the role from its log.
+        let _ = fs::remove_file(path);
+    }
+    Ok(())
 }
 
 /// A request as the access log tells of it; texts that are empty are not told.
@@ -332,6 +343,8 @@ enum Sink {
 struct Rotated {
     path: PathBuf,
     file: File,
+    /// Device and inode of `file`.
+    identity: (u64, u64),
     size: u64,
     size_max: u64,
     /// The last write broke off in a line.
@@ -368,12 +381,11 @@ impl Rotated {
     fn open(path: PathBuf, size_max: u64) -> io::Result<Rotated> {
         let file = append_to(&path)?;
         let held = file.metadata()?;
-        // A device is never renamed: it has no size, and others use it.
-        let (size, size_max) = (held.len(), if held.is_file() { size_max } else { u64::MAX });
-        Ok(Rotated { path, file, size, size_max, is_torn: false })
+        Ok(Rotated { path, file, identity: identity(&held), size: held.len(), size_max, is_torn: false })
     }
 
     fn write(&mut self, lines: &str, format: LogFormat) -> io::Result<()> {
+        self.follow()?;
         if self.size > 0 && self.size.saturating_add(lines.len() as u64) > self.size_max {
             self.rotate(format)?;
         }
@@ -381,6 +393,19 @@ impl Rotated {
             self.put(b"\n")?;
         }
         self.put(lines.as_bytes())
+    }
+
+    /// Opens the path anew when somebody removed or moved the file: lines would otherwise go where nobody
+    /// looks for them, and once the file is full nothing would be left to rename.
+    fn follow(&mut self) -> io::Result<()> {
+        let is_gone = match fs::metadata(&self.path) {
+            Ok(there) => identity(&there) != self.identity,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if is_gone {
+            *self = Rotated::open(self.path.clone(), self.size_max)?;
+        }
+        Ok(())
     }
 
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -395,23 +420,32 @@ impl Rotated {
     }
 
     fn rotate(&mut self, format: LogFormat) -> io::Result<()> {
+        // A device is never renamed: others use it.
+        if !self.file.metadata()?.is_file() {
+            self.size = 0;
+            return Ok(());
+        }
+        fs::rename(&self.path, renamed(&self.path))?;
         if format == LogFormat::CmTrace {
             // The last line as the viewers know it; without it the file is as good.
             let _ = self.put(b"<MAXIMUM LOG FILE SIZE REACHED - FILE RENAMED>\n");
         }
-        match fs::rename(&self.path, renamed(&self.path)) {
-            // Somebody else moved it away, or it was not begun anew last time: there is nothing to keep.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            outcome => outcome?,
-        }
-        self.file = append_to(&self.path)?;
-        (self.size, self.is_torn) = (0, false);
+        *self = Rotated::open(self.path.clone(), self.size_max)?;
         Ok(())
     }
 }
 
+/// Opens without waiting: a FIFO that nobody reads is an error, and no standstill.
 fn append_to(path: &Path) -> io::Result<File> {
-    File::options().append(true).create(true).mode(0o640).open(path)
+    let mut options = File::options();
+    let file = options.append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK).open(path)?;
+    // From here on its thread may wait; what does not fit the queues meanwhile is counted.
+    SockRef::from(&file).set_nonblocking(false)?;
+    Ok(file)
+}
+
+fn identity(of: &Metadata) -> (u64, u64) {
+    (of.dev(), of.ino())
 }
 
 /// Where a full file goes: as with the original, the last letter of its extension becomes an underscore.
@@ -560,6 +594,58 @@ mod tests {
         assert!(error.found.contains("no/such/folder/a.log: No such file"), "{error}");
         assert!(error.to_string().starts_with("log.access_log: found "), "{error}");
         assert!(check(&LogSettings::default(), folder.path()).is_ok());
+    }
+
+    #[test]
+    fn a_log_that_was_removed_or_moved_is_begun_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.log");
+        let mut file = Rotated::open(path.clone(), 100).expect("it opens");
+        let mut write = |line: &str| file.write(line, LogFormat::Text);
+        write("one\n").expect("it is written");
+        fs::remove_file(&path).expect("it is removed");
+        write("two\n").expect("it is written");
+        assert_eq!(fs::read_to_string(&path).expect("a file"), "two\n");
+        let moved = folder.path().join("moved");
+        fs::rename(&path, &moved).expect("it is moved");
+        write(&"x".repeat(99)).expect("it is written");
+        assert_eq!(fs::read_to_string(&moved).expect("a file"), "two\n");
+        // Also when that happens to a full one, and when something else took its place for a while.
+        fs::remove_file(&path).expect("it is removed");
+        fs::create_dir(&path).expect("a folder");
+        write("lost\n").expect_err("it is a folder");
+        fs::remove_dir(&path).expect("it is removed");
+        write("three\n").expect("it is written");
+        assert_eq!(fs::read_to_string(&path).expect("a file"), "three\n");
+    }
+
+    #[test]
+    fn a_fifo_that_nobody_reads_holds_nobody_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+        assert!(made.success());
+        let error = check(&settings("fifo"), folder.path()).expect_err("nobody reads");
+        assert!(error.found.contains("fifo: "), "{error}");
+        let reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).expect("a reader");
+        let mut file = Rotated::open(path, 10).expect("somebody reads");
+        for _ in 0..3 {
+            file.write("a line\n", LogFormat::Text).expect("it is written");
+        }
+        let mut text = String::new();
+        drop(file);
+        io::Read::read_to_string(&mut &reader, &mut text).expect("it is text");
+        assert_eq!(text, "a line\n".repeat(3));
+    }
+
+    #[test]
+    fn who_only_looks_leaves_no_file_behind() {
+        let folder = tempfile::tempdir().expect("a folder");
+        check(&settings("a.log"), folder.path()).expect("it could be opened");
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
+        fs::write(folder.path().join("a.log"), "kept").expect("it is written");
+        check(&settings("a.log"), folder.path()).expect("it can be opened");
+        assert_eq!(fs::read_to_string(folder.path().join("a.log")).expect("a file"), "kept");
     }
 
     #[test]

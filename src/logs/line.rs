@@ -132,19 +132,27 @@ fn is_hidden(letter: char) -> bool {
         || matches!(letter, '\u{61C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{FEFF}')
 }
 
-/// A target, given in parts, as logs show it: without its query, which may be a secret, and no longer
-/// than a line can bear.
+/// A target, given in parts, as logs show it: without its query and without parameters of its segments,
+/// which may be secrets (`;jsessionid=`), and no longer than a line can bear.
 pub fn path(parts: [&[u8]; 2]) -> String {
     let mut text = String::new();
+    let mut is_parameter = false;
     for octet in parts.into_iter().flatten() {
-        if *octet == b'?' {
-            break;
+        match octet {
+            b'?' => break,
+            b'/' => is_parameter = false,
+            _ if is_parameter => continue,
+            _ => {}
         }
         if text.len() >= LOG_PATH_SIZE_MAX {
             text.push('…');
             break;
         }
         match octet {
+            b';' => {
+                is_parameter = true;
+                text.push_str(";…");
+            }
             0x21..=0x7E => text.push(char::from(*octet)),
             _ => {
                 let _ = write!(text, "\\x{octet:02x}");
@@ -247,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_path_is_shown_without_its_query_and_bounded() {
-        let rows: [([&[u8]; 2], &str); 7] = [
+        let rows: [([&[u8]; 2], &str); 10] = [
             ([b"/a/b?token=secret", b""], "/a/b"),
             ([b"/prefix", b"/a?token=secret"], "/prefix/a"),
             ([b"/a?token", b"=secret"], "/a"),
@@ -255,6 +263,9 @@ mod tests {
             ([b"/a%3", b"Ftoken=secret"], "/a%3F"),
             ([b"/a\n\x1b[31m\xff", b""], "/a\\x0a\\x1b[31m\\xff"),
             ([b"", b""], ""),
+            ([b"/a;token=secret/b;x?y", b""], "/a;…/b;…"),
+            ([b"/a;token", b"=secret;more=secret"], "/a;…"),
+            ([b"/a;%3fb", b"/c"], "/a;…/c"),
         ];
         for (parts, expected) in rows {
             assert_eq!(path(parts), expected);

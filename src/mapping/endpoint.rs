@@ -175,8 +175,9 @@ impl EndpointPath {
                 _ => return Take::Nothing,
             }
         }
-        match path.get(at) {
-            Some(b';') => Take::Parameters,
+        match path::octet_at(path, at).map(|(octet, _)| octet) {
+            // Encoded, the last two: nobody's either, for a reader that decodes before it cuts.
+            Some(b';' | b'?' | b'#') => Take::Parameters,
             None | Some(b'/') if has_parameters => Take::Parameters,
             None | Some(b'/') => Take::Octets(at),
             Some(_) => Take::Nothing,
@@ -191,7 +192,8 @@ pub(super) enum Take {
     Nothing,
     /// So many octets; the next one is a slash or the end.
     Octets(usize),
-    /// Its path for a reader that strips the parameters of segments, another one for the rest: nobody's.
+    /// Its path for a reader that strips the parameters of segments, or decodes before it cuts the query
+    /// off, another one for the rest: nobody's.
     Parameters,
 }
 

@@ -77,6 +77,7 @@ fn rule(target: &[u8], at: usize) -> &'static str {
         b'.' | b' ' => "a segment that ends in a dot or a blank",
         b':' => "the name of a stream (:$)",
         b'~' => "a short name (~1)",
+        b'(' => "a session in the path ((S(x)))",
         b'%' => "an encoding within an encoding",
         0..=0x1F | 0x7F => "a control octet",
         0x80.. if is_encoded => "an encoded character that is not UTF-8 or has a twin in ASCII",
@@ -84,13 +85,20 @@ fn rule(target: &[u8], at: usize) -> &'static str {
     }
 }
 
-/// A path for a sentence, cut where some readers would see the start of a query.
+/// A path for a sentence: up to where it may hold a secret, in parameters or in what some readers take
+/// for a query.
 fn shortened(path: &[u8]) -> String {
-    let end = path.windows(3).position(|octets| octets.eq_ignore_ascii_case(b"%3f"));
-    let text = String::from_utf8_lossy(&path[..end.unwrap_or(path.len())]);
+    let sign_at = |at: usize| match path[at..] {
+        [b';', ..] => Some(at + 1),
+        [b'%', b'3', b'F' | b'f', ..] => Some(at + 3),
+        _ => None,
+    };
+    let end = (0..path.len()).find_map(sign_at).unwrap_or(path.len());
+    let text = String::from_utf8_lossy(&path[..end]);
     match text.char_indices().nth(SHOWN_SIZE) {
         None if text.is_empty() => "the role alone".to_owned(),
-        None => text.into_owned(),
+        None if end == path.len() => text.into_owned(),
+        None => format!("{text}…"),
         Some((end, _)) => format!("{}…", &text[..end]),
     }
 }
@@ -154,6 +162,8 @@ mod tests {
             ),
             (own("5/a:$b"), not_canonical("the name of a stream (:$) at octet 25")),
             (own("5/a~1"), not_canonical("a short name (~1) at octet 25")),
+            (own("5/(S(x))/a"), not_canonical("a session in the path ((S(x))) at octet 24")),
+            (own("5/a%28s%28"), not_canonical("a session in the path ((S(x))) at octet 25")),
             (own("5/;b"), not_canonical("an empty segment at octet 23")),
         ];
         for (target, expected) in rows {
@@ -162,9 +172,12 @@ mod tests {
         }
         for (target, begins) in [
             (own("5/Content/x?token=secret"), "no endpoint of role 5 takes /Content/x in the family"),
-            (own("5/Content/x%3Ftoken=secret"), "no endpoint of role 5 takes /Content/x in the family"),
+            (own("5/Content/x%3Ftoken=secret"), "no endpoint of role 5 takes /Content/x%3F… in the family"),
             (own("5"), "no endpoint of role 5 takes the role alone in the family"),
-            (own("5/Content;b"), "no endpoint of role 5 takes /Content;b in the family"),
+            (own("5/Content;b"), "no endpoint of role 5 takes /Content;… in the family"),
+            (own("5/x;token=secret/y"), "no endpoint of role 5 takes /x;… in the family"),
+            (own("5/x%3Ftoken=secret"), "no endpoint of role 5 takes /x%3F… in the family"),
+            (own("5/x;"), "no endpoint of role 5 takes /x; in the family"),
             (own(&format!("5/{}", "a".repeat(500))), "no endpoint of role 5 takes /aaaaaaa"),
         ] {
             let told = table.explain(target.as_bytes());

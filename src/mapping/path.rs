@@ -135,7 +135,8 @@ const PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
     let mut octet = 0x21;
     while octet <= 0x7E {
-        plain[octet] = !matches!(octet as u8, b'/' | b'.' | b'%' | b'?' | b'#' | b'\\' | b';' | b':' | b'~');
+        plain[octet] =
+            !matches!(octet as u8, b'/' | b'.' | b'%' | b'?' | b'#' | b'\\' | b';' | b':' | b'~' | b'(');
         octet += 1;
     }
     plain
@@ -154,7 +155,7 @@ fn scan_path(target: &[u8]) -> Result<Scan, usize> {
         let is_fine = match octet {
             b'?' => break,
             b'/' => !matches!(target.get(at + 1), Some(b'/' | b';')),
-            b'.' | b':' | b'~' => is_safe_before(target, octet, at + 1),
+            b'.' | b':' | b'~' | b'(' => is_safe_before(target, octet, at + 1),
             // Parameters of a segment (RFC 3986 3.3): some readers strip them, so they may not hide what
             // its name is. `EndpointPath::take` lets them stand below an endpoint only.
             b';' => {
@@ -185,8 +186,17 @@ fn is_safe_before(path: &[u8], octet: u8, next: usize) -> bool {
         b'.' | b' ' => !matches!(follower, None | Some(b'/' | b'?' | b';')) || path.get(next) == Some(&b'%'),
         b':' => follower != Some(b'$'),
         b'~' => !follower.is_some_and(|follower| follower.is_ascii_digit()),
+        b'(' => !starts_session(path, next),
         _ => true,
     }
+}
+
+/// Whether what follows a bracket makes it a session in the path: ASP.NET takes `(S(...))` and its like out
+/// of a path, also out of the middle of a name.
+fn starts_session(path: &[u8], at: usize) -> bool {
+    let Some((first, size)) = octet_at(path, at) else { return false };
+    let second = octet_at(path, at + size).map(|(second, _)| second);
+    first.is_ascii_alphabetic() && second == Some(b'(')
 }
 
 /// Judges the percent-encoded octet at `at`; where the next one starts. `None`: to be refused.
@@ -196,7 +206,7 @@ fn encoded(path: &[u8], at: usize) -> Option<usize> {
     let is_fine = match octet {
         0..=0x1F | 0x7F | b'/' | b'\\' | b';' => false,
         b'%' => !starts_encoding(path, next),
-        b'.' | b' ' | b':' | b'~' => is_safe_before(path, octet, next),
+        b'.' | b' ' | b':' | b'~' | b'(' => is_safe_before(path, octet, next),
         0x80.. => return encoded_character(path, at),
         _ => true,
     };

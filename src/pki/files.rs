@@ -45,7 +45,10 @@ pub(super) fn sweep(folder: &Path) {
 /// Waits until nobody else changes the folder; until the file is dropped nobody else does.
 pub(super) fn lock(folder: &Path) -> Result<File, PkiError> {
     let path = folder.join(".lock");
-    let locked = File::create(&path).and_then(|file| file.lock().map(|()| file));
+    let mut options = OpenOptions::new();
+    // Not what somebody let the name lead to, and nothing of it.
+    options.write(true).create(true).truncate(false).custom_flags(libc::O_NOFOLLOW);
+    let locked = options.open(&path).and_then(|file| file.lock().map(|()| file));
     locked.map_err(|source| PkiError::File { path, source })
 }
 

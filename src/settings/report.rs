@@ -5,6 +5,9 @@ use std::ops::Range;
 
 /// Octets of the file that a message shows at most.
 const FOUND_SIZE_MAX: usize = 60;
+/// Mistakes that are told of one file: nobody reads more, and finding the line of each costs a look at
+/// the whole text.
+const ERROR_COUNT_MAX: usize = 100;
 
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,11 +63,12 @@ pub(super) struct Report<'t> {
     file: &'t str,
     text: &'t str,
     errors: Vec<SettingsError>,
+    has_more: bool,
 }
 
 impl<'t> Report<'t> {
     pub(super) fn new(file: &'t str, text: &'t str) -> Report<'t> {
-        Report { file, text, errors: Vec::new() }
+        Report { file, text, errors: Vec::new(), has_more: false }
     }
 
     /// The value there is not what was expected.
@@ -81,6 +85,10 @@ impl<'t> Report<'t> {
         found: impl Into<String>,
         expected: impl Into<String>,
     ) {
+        if self.errors.len() == ERROR_COUNT_MAX {
+            self.has_more = true;
+            return;
+        }
         let (line, column) = position(self.text, at);
         let (file, found, expected) = (self.file.to_owned(), found.into(), expected.into());
         self.errors.push(SettingsError { file, line, column, key, found, expected });
@@ -98,6 +106,13 @@ impl<'t> Report<'t> {
             _ => {
                 debug_assert!(!self.errors.is_empty(), "settings are withheld for a reason");
                 self.errors.sort_by_key(|error| (error.line, error.column));
+                let last = self.errors.last().filter(|_| self.has_more).cloned();
+                self.errors.extend(last.map(|last| SettingsError {
+                    key: String::new(),
+                    found: "more mistakes".to_owned(),
+                    expected: "those above mended first".to_owned(),
+                    ..last
+                }));
                 Err(SettingsErrors(self.errors))
             }
         }

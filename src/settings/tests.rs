@@ -392,6 +392,15 @@ fn a_revision_takes_over_only_with_a_higher_serial_of_the_same_site() {
 }
 
 #[test]
+fn of_very_many_mistakes_the_first_are_told() {
+    let text = "[[listener]]\naddress = \"x\"\n".repeat(20_000);
+    let errors = GatewaySettings::parse(&text, "f").unwrap_err().0;
+    assert_eq!(errors.len(), 101);
+    assert_eq!(errors.last().unwrap().found, "more mistakes");
+    assert!(errors.iter().all(|error| error.line > 0));
+}
+
+#[test]
 fn seeded_files_are_read_or_refused_with_a_place() {
     crate::seeded::run("settings", 1_500, fuzz::files);
 }

@@ -9,6 +9,7 @@ mod client;
 mod curl;
 mod failures;
 mod harness;
+mod hostile;
 mod logs;
 mod metrics;
 mod pipelining;

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use cmg::limits::{ENDPOINT_COUNT_MAX, ROLE_COUNT_MAX};
 use cmg::mapping::{
     EndpointPath, Families, Family, InternalUrl, OriginAddress, RoleKind, STANDARD, Scheme, StandardEndpoint,
 };
@@ -85,6 +86,7 @@ fn in_order(routings: &[Routing]) -> Vec<u64> {
 fn understood(rows: &[Row], notes: &mut Vec<Note>) -> Vec<Routing> {
     let mut routings: Vec<Routing> = Vec::new();
     let mut seen: HashMap<(u64, Family, String), usize> = HashMap::new();
+    let mut of_role: HashMap<u64, usize> = HashMap::new();
     for row in rows {
         let routing = match understand(row) {
             Ok(routing) => routing,
@@ -109,6 +111,19 @@ fn understood(rows: &[Row], notes: &mut Vec<Note>) -> Vec<Routing> {
                 notes.push(Note::new(row.line, found, why));
             }
             None => {
+                let is_new = !of_role.contains_key(&routing.id);
+                if is_new && of_role.len() >= ROLE_COUNT_MAX {
+                    let why = format!("expected at most {ROLE_COUNT_MAX} roles of one site");
+                    notes.push(Note::new(row.line, &row.external, why));
+                    continue;
+                }
+                let count = of_role.entry(routing.id).or_default();
+                if *count >= ENDPOINT_COUNT_MAX * Family::ALL.len() {
+                    let why = format!("expected at most {ENDPOINT_COUNT_MAX} endpoints of one role");
+                    notes.push(Note::new(row.line, &row.external, why));
+                    continue;
+                }
+                *count += 1;
                 seen.insert(key, routings.len());
                 routings.push(routing);
             }
