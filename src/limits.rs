@@ -281,7 +281,8 @@ pub const SERIES_COUNT_MAX: usize = 2_048;
 
 // ── admin listeners and control socket ──────────────────────────────────────────────────────────
 
-/// Connections at once to each of them: a few scrapers and a curious operator.
+/// Connections at once to each of them: a few scrapers and a curious operator. One more, and the oldest
+/// is shown out.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Such a connection's whole life. Whoever still wants to ask then connects again.
 pub const ADMIN_CONNECTION_WITHIN: Duration = Duration::from_secs(60);

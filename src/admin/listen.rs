@@ -1,6 +1,9 @@
 //! Connections to admin listeners and to the control socket: counted, and ended in time. Neither a
-//! forgotten browser tab nor a stuck scraper nor a stranger can hold the role's descriptors.
+//! forgotten browser tab nor a stuck scraper nor a stranger can hold the role's descriptors, and when all
+//! places are taken, who has been there longest is shown out: strangers that say nothing must not keep a
+//! liveness probe waiting.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener as StdTcpListener;
 use std::os::unix::net::UnixListener as StdUnixListener;
@@ -14,7 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -60,16 +63,18 @@ impl Door {
 
     /// Answers by `router` for ever.
     pub(super) async fn serve(self, router: Router) {
-        let places = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS_MAX));
-        // The semaphore is never closed.
-        while let Ok(place) = places.clone().acquire_owned().await {
+        let mut connections: VecDeque<AbortHandle> = VecDeque::new();
+        loop {
             match self.accept().await {
                 Ok(accepted) => {
-                    let router = router.clone();
-                    tokio::spawn(async move {
-                        let _ = timeout(limits::ADMIN_CONNECTION_WITHIN, accepted.live(router)).await;
-                        drop(place);
-                    });
+                    connections.retain(|connection| !connection.is_finished());
+                    if connections.len() >= limits::ADMIN_CONNECTIONS_MAX
+                        && let Some(first) = connections.pop_front()
+                    {
+                        first.abort();
+                    }
+                    let live = timeout(limits::ADMIN_CONNECTION_WITHIN, accepted.live(router.clone()));
+                    connections.push_back(tokio::spawn(live).abort_handle());
                 }
                 Err(_) => sleep(ACCEPT_AGAIN_AFTER).await,
             }

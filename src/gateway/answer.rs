@@ -79,6 +79,10 @@ pub fn refuse(out: &mut Vec<u8>, refusal: Refusal, manner: &Manner, keep: bool) 
     if refusal.is_worth_retrying() {
         http::write_field(out, b"Retry-After", RETRY_AFTER_SECS);
     }
+    if refusal == Refusal::InvalidToken {
+        // RFC 6750 3: which kind of credential would be taken.
+        http::write_field(out, b"WWW-Authenticate", b"Bearer");
+    }
     let mut body = Vec::with_capacity(128);
     body.extend_from_slice(refusal.reason().as_bytes());
     body.extend_from_slice(b"\nrequest ");

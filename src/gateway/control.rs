@@ -59,19 +59,30 @@ impl Publications {
         self.folder.join(format!("{}.published.json", self.settings.sites[site].code))
     }
 
-    /// Judges a publication of `site` and puts it in force. The text says what is wrong.
-    fn judge(&mut self, site: usize, bytes: &[u8]) -> Result<Verdict, String> {
+    /// Judges a publication of `site` and puts it in force. The text says what is wrong, or in the way.
+    fn judge(&mut self, site: usize, bytes: &[u8]) -> Result<(Verdict, String), String> {
         let offered = PublishedSettings::from_bytes(bytes).map_err(|error| error.to_string())?;
         let revision = Revision::of(&offered, bytes);
         if offered.site != self.settings.sites[site].code {
             return Err(format!("settings of site {} from a connection point of another", offered.site));
         }
         if let Some(held) = &self.in_force.sites[site].revision {
+            let (has, brought) = (held.serial, revision.serial);
             match held.judge(&revision) {
                 Standing::Newer => {}
-                Standing::Same => return Ok(Verdict::InForce),
-                Standing::Older => return Ok(Verdict::Outdated),
-                Standing::Diverged => return Ok(Verdict::Diverged),
+                Standing::Same => return Ok((Verdict::InForce, String::new())),
+                Standing::Older => {
+                    let text = format!(
+                        "the gateway has serial {has}, {brought} is older; raise it in the site's file"
+                    );
+                    return Ok((Verdict::Outdated, text));
+                }
+                Standing::Diverged => {
+                    let text = format!(
+                        "the gateway has other settings of the same serial {has}; raise it in the site's file with each change"
+                    );
+                    return Ok((Verdict::Diverged, text));
+                }
                 Standing::Foreign => return Err("settings of another site".into()),
             }
         }
@@ -95,7 +106,7 @@ impl Publications {
         let (epoch, series) = (self.in_force.epoch + 1, self.series_of(&table));
         self.in_force = Arc::new(InForce { epoch, table, sites, series });
         self.held[site] = Some(offered);
-        Ok(Verdict::InForce)
+        Ok((Verdict::InForce, String::new()))
     }
 
     fn table_with(
@@ -142,7 +153,7 @@ impl Publications {
         }
         let code = self.settings.sites[site].code.clone();
         let (verdict, text) = match self.judge(site, &publication.bytes) {
-            Ok(verdict) => (verdict, String::new()),
+            Ok(judged) => judged,
             Err(text) => {
                 tracing::warn!(site = code, error = text, "published settings refused");
                 return (Verdict::Refused, text);

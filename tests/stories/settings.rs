@@ -6,7 +6,9 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use serde_json::Value;
 
-use crate::harness::{MANAGEMENT_POINT, OWN, SampleOrigin, Setup, Stack, cmg, free_port, outcome, text};
+use crate::harness::{
+    MANAGEMENT_POINT, OWN, SampleOrigin, Setup, Stack, ask_admin, cmg, eventually, free_port, outcome, text,
+};
 
 fn check(stack: &Stack, options: &[&str]) -> (Option<i32>, Value) {
     let files = ["gateway.toml", "connector.toml"].map(|name| stack.path(name));
@@ -103,4 +105,32 @@ fn a_second_start_beside_the_first_ends_with_2_and_harms_nobody() {
         assert!(errors.contains("admin.address: found"), "{errors}");
     }
     stack.wait_until_ready();
+}
+
+#[test]
+fn settings_that_changed_without_a_higher_serial_are_told_as_such() {
+    let mut stack = Setup::new("http://127.0.0.1:1").start();
+    let before = fs::read_to_string(stack.path("site.toml")).unwrap();
+    for (site, words) in [
+        (
+            before.replace("127.0.0.1:1", "127.0.0.1:2")
+                + "\n[[endpoint]]\nid = 72057594037927944\npath = \"x\"\nurl = \"http://127.0.0.1:1\"\n",
+            "other settings of the same serial 1; raise it",
+        ),
+        (before.replace("serial = 1", "serial = 2"), ""),
+        (before.clone(), "the gateway has serial 2, 1 is older; raise it"),
+    ] {
+        drop(stack.connector.take());
+        fs::write(stack.path("site.toml"), &site).unwrap();
+        stack.start_connector();
+        if words.is_empty() {
+            stack.wait_until_ready();
+        } else {
+            let is_told = || stack.connector().log().contains(words);
+            eventually("the connection point is told why its settings are not in force", is_told);
+            let (status, body) = ask_admin(stack.connector_admin(), "/status").unwrap();
+            assert!(status == 200 && body.contains(words), "{body}");
+            assert_eq!(ask_admin(stack.connector_admin(), "/readyz").unwrap().0, 503);
+        }
+    }
 }
