@@ -202,15 +202,32 @@ fn second_opinion<'r>(roles: &'r [MappedRole], path: &Path<'_>) -> Option<&'r Ma
     let Resource::Role(below) = path.resource else { return None };
     let role = roles.iter().find(|role| role.id == below.id)?;
     let asked = decode(below.path()).to_ascii_lowercase();
+    let asked = asked.get(1..).unwrap_or_default();
     let segments = |path: &[u8]| path.split(|octet| *octet == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>();
-    let takes = |one: &&MappedEndpoint| {
+    let is_below = |path: &[Vec<u8>], one: &MappedEndpoint| {
         let own = one.endpoint.path.as_str().to_ascii_lowercase();
-        own.is_empty() || segments(asked.get(1..).unwrap_or_default()).starts_with(&segments(own.as_bytes()))
+        own.is_empty() || path.starts_with(&segments(own.as_bytes()))
     };
+    let (exact, lenient) = (segments(asked), names(asked));
+    let takes = |one: &&MappedEndpoint| is_below(&exact, one) || is_below(&lenient, one);
     let size = |one: &MappedEndpoint| one.endpoint.path.as_str().len();
     let longest = role.endpoints.iter().filter(takes).map(size).max()?;
     let mut nearest = role.endpoints.iter().filter(takes).filter(|one| size(one) == longest);
-    nearest.find(|one| one.endpoint.families.contains(path.family))
+    // What only a lenient reader takes for an endpoint is nobody's.
+    nearest.find(|one| one.endpoint.families.contains(path.family) && is_below(&exact, one))
+}
+
+/// The segments for a reader that strips parameters, and cuts the query off after decoding.
+fn names(path: &[u8]) -> Vec<Vec<u8>> {
+    let mut names = Vec::new();
+    for segment in path.split(|octet| *octet == b'/') {
+        let end = segment.iter().position(|octet| matches!(octet, b';' | b'?' | b'#'));
+        names.push(segment[..end.unwrap_or(segment.len())].to_vec());
+        if end.is_some_and(|end| segment[end] != b';') {
+            break;
+        }
+    }
+    names
 }
 
 fn check_location(mapping: &UrlMapping, mapped: &Mapped<'_, '_>, location: &[u8]) {
