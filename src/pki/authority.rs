@@ -228,9 +228,14 @@ impl Authority {
             && leaf.subjects.iter().all(|subject| has_subject(&certificate, subject))
     }
 
-    /// Whether a certificate names this authority as the one it comes from.
+    /// Whether a certificate names this authority, and where both say so its key, as what it comes from:
+    /// authorities of two folders made in one second bear the same name.
     pub(super) fn has_signed(&self, certificate: &X509Certificate<'_>) -> bool {
-        self.certificate().is_some_and(|own| certificate.issuer().as_raw() == own.subject().as_raw())
+        self.certificate().is_some_and(|own| {
+            let keys = issuing_key(certificate).zip(own_key(&own));
+            certificate.issuer().as_raw() == own.subject().as_raw()
+                && keys.is_none_or(|(issuing, own)| issuing == own)
+        })
     }
 
     /// From now on nothing with this serial number is current.
@@ -280,6 +285,22 @@ impl Authority {
     fn certificate(&self) -> Option<X509Certificate<'_>> {
         X509Certificate::from_der(&self.der).ok().map(|(_, certificate)| certificate)
     }
+}
+
+/// Which key a certificate says it was signed with (RFC 5280 4.2.1.1).
+fn issuing_key<'c>(certificate: &'c X509Certificate<'_>) -> Option<&'c [u8]> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(found) => found.key_identifier.as_ref().map(|key| key.0),
+        _ => None,
+    })
+}
+
+/// Which key an authority says it has (RFC 5280 4.2.1.2).
+fn own_key<'c>(certificate: &'c X509Certificate<'_>) -> Option<&'c [u8]> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(found) => Some(found.0),
+        _ => None,
+    })
 }
 
 /// Whether there is anything in the folder that an authority may have signed.

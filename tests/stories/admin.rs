@@ -67,7 +67,7 @@ fn fail_a_handshake(stack: &Stack) {
 }
 
 fn debug_lines(log: &str) -> usize {
-    log.matches("handshake failed").count()
+    log.matches("handshake failed").count() + log.matches("admin connection").count()
 }
 
 // ── TLS and token ───────────────────────────────────────────────────────────────────────────────
@@ -173,7 +173,7 @@ fn a_role_does_not_start_with_files_that_do_not_protect_it() {
         ("certificate = \"token\"", &key, token, "admin.certificate", "not PEM"),
         (&chain, "key = \"missing.key\"", token, "admin.key", "missing.key"),
         (&chain, "key = \"pki/ca.key\"", token, "admin.key", "ca.key"),
-        (&chain, &key, open, "admin.token_file", "mode 0644"),
+        (&chain, &key, open, "admin.token_file", "mode 644"),
         (&chain, &key, "token_file = \"short\"", "admin.token_file", "5 characters"),
     ];
     for (chain, key, token, wrong, found) in rows {
@@ -356,16 +356,17 @@ fn start_with_deaf_log(stack: &mut Stack) -> File {
     std::os::fd::OwnedFd::from(reader).into()
 }
 
-/// More lines than pipe and queue can take.
+/// More lines than pipe and queue can take: one for each connection that speaks no HTTP. What clients of
+/// the gateway do wrong is limited in lines before it comes so far.
 fn flood(stack: &Stack) {
-    let wanted = cmg::limits::LOG_LINES_MAX as u64 + 1_000;
-    let address = stack.gateway_address();
+    let wanted = cmg::limits::LOG_LINES_MAX + 1_200;
+    let address = stack.gateway_admin();
     let flooders: Vec<_> = (0..4)
         .map(|_| {
             thread::spawn(move || {
-                for _ in 0..=wanted / 4 {
+                for _ in 0..wanted / 4 {
                     let mut stream = TcpStream::connect(address).unwrap();
-                    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+                    stream.write_all(b"\0\0\r\n\r\n").unwrap();
                     // Until it is closed, so that no more than these are open at once.
                     let _ = stream.read_to_end(&mut Vec::new());
                 }
@@ -373,7 +374,6 @@ fn flood(stack: &Stack) {
         })
         .collect();
     flooders.into_iter().for_each(|one| one.join().unwrap());
-    eventually("all have failed", || stack.count("handshake_failures") >= wanted);
 }
 
 #[test]

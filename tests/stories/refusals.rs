@@ -513,6 +513,11 @@ fn every_refusal_of_the_table_is_provoked_told_and_logged() {
         told.push((refusal, how, id, is_at_connector));
     }
 
+    // Lines are written by a thread of their own, which a kill does not wait for.
+    for (_, _, id, _) in told.iter().filter(|(.., is_at_connector)| *is_at_connector) {
+        log_line(&stack, "connector", id);
+    }
+
     // Without a connection point: as many as a client may have waiting, one more, and the end of patience.
     stack.connector.take().unwrap().kill();
     eventually("the channels are gone", || stack.count("links") == 0);
