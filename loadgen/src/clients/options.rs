@@ -2,6 +2,7 @@
 
 use super::work::{Expect, Population, Statuses};
 use crate::process::Watched;
+use crate::report::Output;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -128,9 +129,9 @@ pub struct Options {
     /// Clean failures (not connected, cut, timed out, 5xx) are counted, and do not fail the run when all work was done
     #[arg(long)]
     pub allow_failures: bool,
-    /// Write the report as JSON
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    /// What is reported, and where to
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// What is checked of an answer.
@@ -451,7 +452,8 @@ fn pairs_in(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>, String> {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+/// Reads a time in seconds.
+pub fn seconds(text: &str) -> Result<Duration, String> {
     let value: f64 = text.parse().map_err(|_| "expected seconds")?;
     Duration::try_from_secs_f64(value).map_err(|error| error.to_string())
 }

@@ -8,10 +8,10 @@ mod ending;
 use super::client::{BACKOFF_MIN, Client, State};
 use super::exchange::{Answered, PIECE_SIZE};
 use super::options::{Amount, Plan, Reading};
-use super::report::{Tally, record};
 use super::session::{Identities, Opened, Session, SessionError};
 use super::shared::{Phase, Progress, Shared};
 use super::work::{Answer, Life, Stand};
+use crate::report::Tally;
 use crate::ring::{Buffers, Completion, Flight, Operation, Ring};
 use ending::{Cause, REST};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -126,7 +126,7 @@ impl<'a> Worker<'a> {
             pool,
             next_id: shared.run.wrapping_add(u64::from(index) << 40),
             phase: Phase::Connecting,
-            tally: Tally::default(),
+            tally: Tally::new(plan.population.as_ref().map_or(1, |population| population.names().len())),
             open: 0,
             arrived: 0,
             served: 0,
@@ -186,6 +186,7 @@ impl<'a> Worker<'a> {
             }
         }
         self.publish();
+        self.progress.intervals.put(std::iter::once(self.tally.take_last()));
         self.tally.failures.timeout += if self.plan.reading == Reading::Free {
             self.clients.iter().map(|client| client.exchange.outstanding() as u64).sum()
         } else {
@@ -199,8 +200,10 @@ impl<'a> Worker<'a> {
         next.min(TURN)
     }
 
-    fn publish(&self) {
-        let Progress { answers, failures, wrong, open, arrived, served, last_answer } = self.progress;
+    fn publish(&mut self) {
+        let Progress { answers, failures, wrong, open, arrived, served, intervals, last_answer } =
+            self.progress;
+        intervals.put(self.tally.tell(self.shared.start.elapsed(), self.open));
         answers.store(self.tally.answers, Ordering::Relaxed);
         failures.store(self.tally.failures.clean(), Ordering::Relaxed);
         wrong.store(self.tally.failures.wrong(), Ordering::Relaxed);
@@ -216,6 +219,7 @@ impl<'a> Worker<'a> {
             return;
         }
         self.phase = phase;
+        self.tally.set_measuring(phase == Phase::Measuring);
         for key in 0..self.clients.len() as u32 {
             match self.clients[key as usize].state {
                 State::Waiting if phase == Phase::Ending => self.retire(key),
@@ -403,10 +407,9 @@ impl<'a> Worker<'a> {
     fn ready(&mut self, key: u32, now: Instant) {
         self.connecting -= 1;
         self.open += 1;
-        self.tally.connects += 1;
         let client = &mut self.clients[key as usize];
         client.state = State::Open;
-        record(&mut self.tally.handshake, now - client.began);
+        self.tally.connected(now - client.began);
         if client.ask_at > now {
             self.timers.push(Reverse((client.ask_at, key, client.generation, Timer::Ask)));
         }
@@ -428,11 +431,8 @@ impl<'a> Worker<'a> {
             client.rested = false;
             tell(&mut client.life, &answer, now);
             if answer.is_right {
-                self.tally.answers += 1;
+                self.tally.answered(now - self.shared.start, answer.latency, answer.name, answer.status);
                 self.last_answer = now;
-                if self.phase == Phase::Measuring {
-                    record(&mut self.tally.latency, answer.latency);
-                }
                 self.served += u64::from(!client.was_served);
                 (client.was_served, client.trying_since) = (true, None);
                 client.failures_in_row = 0;
@@ -540,7 +540,7 @@ impl<'a> Worker<'a> {
 
     fn may_ask(&mut self, key: u32, now: Instant) -> bool {
         let client = &self.clients[key as usize];
-        let may = matches!(self.phase, Phase::WarmUp | Phase::Measuring)
+        let may = matches!(self.phase, Phase::WarmUp | Phase::Measuring | Phase::Counting)
             && !client.exchange.is_closing()
             && client.exchange.outstanding() < self.plan.pipeline
             && self.plan.churn.is_none_or(|churn| client.asked_here < churn)
