@@ -7,6 +7,7 @@ mod clients;
 mod content;
 mod origin;
 mod process;
+mod random;
 mod report;
 mod ring;
 mod wire;

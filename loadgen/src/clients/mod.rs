@@ -6,6 +6,8 @@
 mod client;
 mod exchange;
 pub mod options;
+mod plan;
+mod schedule;
 mod session;
 mod shared;
 pub mod work;
@@ -13,7 +15,8 @@ mod worker;
 
 use crate::report::{Moments, Report, Snapshot, Tally};
 use indicatif::{ProgressBar, ProgressStyle};
-use options::{Amount, Options, Plan};
+use options::{Amount, Options};
+use plan::Plan;
 use session::Identities;
 use shared::{Phase, Progress, Shared};
 use std::io;
