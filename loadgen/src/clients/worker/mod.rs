@@ -187,7 +187,7 @@ impl<'a> Worker<'a> {
             }
         }
         self.publish();
-        self.progress.intervals.put(std::iter::once(self.tally.take_last()));
+        self.progress.intervals.put(self.tally.take_last());
         self.tally.failures.timeout += if self.plan.reading == Reading::Free {
             self.clients.iter().map(|client| client.exchange.outstanding() as u64).sum()
         } else {
