@@ -5,6 +5,8 @@
 
 mod client;
 mod exchange;
+mod identities;
+mod interrupt;
 pub mod options;
 mod plan;
 mod schedule;
@@ -13,11 +15,11 @@ mod shared;
 pub mod work;
 mod worker;
 
-use crate::report::{Moments, Report, Snapshot, Tally};
+use crate::report::{Drive, Moments, Report, Snapshot, Tally};
+use identities::Identities;
 use indicatif::{ProgressBar, ProgressStyle};
 use options::{Amount, Options};
 use plan::Plan;
-use session::Identities;
 use shared::{Phase, Progress, Shared};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,12 +44,28 @@ pub enum RunError {
     System(#[from] io::Error),
 }
 
-/// Runs as the flags say and prints the report. Whether all was right.
-pub fn run(options: &Options) -> Result<bool, RunError> {
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All was right.
+    Right,
+    /// An answer was wrong, or failed.
+    Failed,
+    /// All was right, and not as it was wanted.
+    Missed,
+    /// The user ended it early.
+    Interrupted,
+}
+
+/// Runs as the flags say and prints the report.
+pub fn run(options: &Options) -> Result<Outcome, RunError> {
     let plan = options.plan(crate::ring::slots_max()?).map_err(RunError::Usage)?;
     let identities = Identities::load(&plan).map_err(RunError::Usage)?;
     let shared = Shared::new(Instant::now(), run_number());
     let progress: Vec<Progress> = (0..plan.threads).map(|_| Progress::default()).collect();
+    interrupt::listen()?;
+    let mut conductor = Conductor::new(&plan, &shared, &progress);
+    conductor.begin();
     let (tally, moments) = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..plan.threads)
             .map(|index| {
@@ -56,22 +74,39 @@ pub fn run(options: &Options) -> Result<bool, RunError> {
                 scope.spawn(move || Worker::new(plan, shared, progress, identities, index)?.run())
             })
             .collect();
-        let mut conductor = Conductor::new(&plan, &shared, &progress);
         conductor.conduct(|| workers.iter().all(|worker| worker.is_finished()));
         let mut sum = Tally::default();
         for worker in workers {
             sum.add(&worker.join().map_err(|_| io::Error::other("a thread panicked"))??);
         }
-        Ok::<_, io::Error>((sum, conductor.moments))
+        Ok::<_, io::Error>((sum, std::mem::take(&mut conductor.moments)))
     })?;
-    let report =
+    let mut report =
         Report::new(&tally, &moments, &plan.watched, plan.connections, plan.threads, options.allow_failures);
+    report.drive = drive(&plan, &shared, &tally, &report);
     print!("{}", report.table());
     if let Some(file) = &options.output.json {
         let text = serde_json::to_string_pretty(&report).map_err(io::Error::from)?;
         std::fs::write(file, text + "\n")?;
     }
-    Ok(report.passed)
+    Ok(match (shared.is_interrupted(), report.passed, report.drive.kept_plan()) {
+        (true, ..) => Outcome::Interrupted,
+        (false, false, _) => Outcome::Failed,
+        (false, true, false) => Outcome::Missed,
+        (false, true, true) => Outcome::Right,
+    })
+}
+
+/// How the load was driven.
+fn drive(plan: &Plan, shared: &Shared, tally: &Tally, report: &Report) -> Drive {
+    Drive {
+        seed: plan.seed,
+        is_handshakes_only: plan.is_handshakes_only(),
+        full: tally.connects - tally.resumed,
+        resumed: tally.resumed,
+        open_loop: plan.open_loop.map(|open| tally.punctuality.report(open.rate, &report.latency)),
+        is_interrupted: shared.is_interrupted(),
+    }
 }
 
 /// A number that other runs hardly have: ids of two runs do not meet.
@@ -118,7 +153,8 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn conduct(&mut self, is_finished: impl Fn() -> bool) {
+    /// Before the first connection.
+    fn begin(&mut self) {
         self.moments.before = self.snapshot();
         if self.plan.begins_at_once() {
             self.moments.begin = self.moments.before.clone();
@@ -129,6 +165,9 @@ impl<'a> Conductor<'a> {
             };
             self.shared.set_phase(phase);
         }
+    }
+
+    fn conduct(&mut self, is_finished: impl Fn() -> bool) {
         while !is_finished() {
             std::thread::sleep(LOOK);
             self.step();
@@ -143,6 +182,13 @@ impl<'a> Conductor<'a> {
 
     fn step(&mut self) {
         let now = Instant::now();
+        if interrupt::is_wanted() && self.shared.phase() != Phase::Ending {
+            self.moments.end = self.snapshot();
+            if matches!(self.shared.phase(), Phase::Connecting | Phase::WarmUp) {
+                self.moments.begin = self.moments.end.clone();
+            }
+            self.shared.interrupt();
+        }
         match self.shared.phase() {
             Phase::Connecting
                 if self.sum(|progress| &progress.arrived) == u64::from(self.plan.connections) =>

@@ -3,6 +3,7 @@
 //! Threads count into a [`Tally`]; the main thread adds the moments it looked at processes, and draws the [`Report`].
 //! Knows no sockets and nothing of what is asked.
 
+mod drive;
 mod failures;
 mod interval;
 mod moments;
@@ -11,6 +12,7 @@ mod summary;
 mod table;
 mod tally;
 
+pub use drive::Drive;
 pub use failures::Failures;
 pub use interval::Outbox;
 pub use moments::{Moments, Snapshot};

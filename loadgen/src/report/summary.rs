@@ -1,5 +1,6 @@
 //! Everything a run tells, drawn from what was counted and what processes used.
 
+use super::drive::Drive;
 use super::failures::Failures;
 use super::moments::{Moments, Snapshot};
 use super::tally::Tally;
@@ -98,6 +99,8 @@ pub struct Report {
     pub idle_seconds: f64,
     /// The processes watched.
     pub processes: Vec<ProcessReport>,
+    /// How the load was driven; the engine fills it in.
+    pub drive: Drive,
 }
 
 impl Report {
@@ -164,6 +167,7 @@ impl Report {
             idle_seconds: idle.as_ref().map_or(0.0, |(from, to)| (to.at - from.at).as_secs_f64()),
             processes: watched.iter().enumerate().map(process).collect(),
             failures,
+            drive: Drive::default(),
         }
     }
 }

@@ -38,6 +38,9 @@ impl Report {
             row(&format!("CPU {}", process.name), process.cpu());
             row(&format!("memory {}", process.name), process.memory());
         }
+        for (name, value) in self.drive.rows() {
+            row(name, value);
+        }
         row("result", if self.passed { "all right".into() } else { "FAILED".into() });
         out
     }
@@ -87,7 +90,8 @@ impl ProcessReport {
     }
 }
 
-fn times(times: &Percentiles) -> String {
+/// Percentiles in one line.
+pub fn times(times: &Percentiles) -> String {
     let Percentiles { p50_ms, p90_ms, p99_ms, p999_ms, max_ms, .. } = times;
     format!("p50 {p50_ms:.3}  p90 {p90_ms:.3}  p99 {p99_ms:.3}  p99.9 {p999_ms:.3}  max {max_ms:.3} ms")
 }

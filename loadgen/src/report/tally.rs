@@ -3,6 +3,7 @@
 //! Recording an answer is a few array writes. A second that is over is handed to the main thread as it is, through
 //! [`Interval`]s; what it becomes there is `report/timeline.rs`'s.
 
+use super::drive::Punctuality;
 use super::failures::Failures;
 use super::interval::Interval;
 use hdrhistogram::Histogram;
@@ -41,6 +42,10 @@ pub struct Tally {
     pub latency: Histogram<u64>,
     /// From connecting to ready, in microseconds.
     pub handshake: Histogram<u64>,
+    /// Connections among `connects` that resumed a TLS session.
+    pub resumed: u64,
+    /// Of planned starts.
+    pub punctuality: Punctuality,
     /// The same as `latency` for each named step; nothing when there is only one.
     pub steps: Vec<Histogram<u32>>,
     /// Right answers by status, at the index of the status.
@@ -85,6 +90,8 @@ impl Tally {
             sent: 0,
             latency: times(),
             handshake: times(),
+            resumed: 0,
+            punctuality: Punctuality::default(),
             steps: if steps > 1 { (0..steps).map(|_| step_times()).collect() } else { Vec::new() },
             statuses: vec![0; STATUS_MAX].into(),
             is_measuring: false,
@@ -174,6 +181,8 @@ impl Tally {
         self.sent += other.sent;
         self.latency += &other.latency;
         self.handshake += &other.handshake;
+        self.resumed += other.resumed;
+        self.punctuality.add(&other.punctuality);
         for (mine, its) in self.steps.iter_mut().zip(&other.steps) {
             *mine += its;
         }
@@ -186,10 +195,12 @@ impl Tally {
     }
 }
 
-fn times<C: hdrhistogram::Counter>() -> Histogram<C> {
+/// An empty histogram of times up to an hour.
+pub fn times<C: hdrhistogram::Counter>() -> Histogram<C> {
     Histogram::new_with_max(TIME_MAX_MICROS, DIGITS).expect("three digits up to an hour are valid bounds")
 }
 
-fn micros(time: Duration) -> u64 {
+/// A time as a histogram takes it.
+pub fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
 }
