@@ -1,8 +1,8 @@
 //! `loadgen`: simulated clients, and an origin, that measure cmg or any HTTPS proxy from outside.
 //!
 //! `loadgen clients` asks and checks every answer, `loadgen origin` answers. It shares no code with the proxy. This file
-//! alone decides how the process ends: 0 all right, 1 something failed, 2 wrong usage, 3 an objective
-//! was missed.
+//! alone decides how the process ends: 0 all right, 1 something failed, 2 wrong usage, 3 right and not as wanted (an
+//! objective missed, an open loop behind its plan), 130 ended early by the user.
 
 mod clients;
 mod compare;
@@ -37,6 +37,8 @@ Examples:
   loadgen clients --up cmg-up/up.json -c 1000 -m 100
   loadgen clients --up cmg-up/up.json -c 64 --duration 10 --warmup 2 --json run.json
   loadgen clients --up cmg-up/up.json -c 19500 --source 127.0.0.2,127.0.0.3 --connect-rate 1000 --hold 60
+  loadgen clients --up cmg-up/up.json -c 6000 --rate 2000 --duration 60 --warmup 5
+  loadgen clients --up cmg-up/up.json -c 64 -m 0 --resume --duration 10
   loadgen clients --target 127.0.0.1:443 --name proxy.test --ca ca.pem --clients-dir clients -c 64 -d 10 --pids nginx=12+13
   loadgen clients --plain --target 127.0.0.1:8080 -c 10 -m 10 --body 100000 --chunked --answer 100000";
 
@@ -44,7 +46,8 @@ Examples:
 enum Command {
     /// Ask as many clients, and check every answer
     ///
-    /// Exit code: 0 all right, 1 an answer was wrong or failed, 2 wrong usage, 3 an objective was missed.
+    /// Exit code: 0 all right, 1 an answer was wrong or failed, 2 wrong usage, 3 an objective was missed or planned requests
+    /// were never sent, 130 interrupted (the report is printed all the same).
     #[command(after_help = EXAMPLES)]
     Clients(Box<clients::options::Options>),
     /// Answer any request with what it was
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
                 Ok(Outcome::Right) => ExitCode::SUCCESS,
                 Ok(Outcome::Failed) => ExitCode::from(1),
                 Ok(Outcome::Missed) => ExitCode::from(3),
+                Ok(Outcome::Interrupted) => ExitCode::from(130),
                 Err(error @ RunError::Usage(_)) => failed(&error, 2),
                 Err(error @ RunError::System(_)) => failed(&error, 1),
             }

@@ -194,6 +194,16 @@ impl Ring {
 
     /// Submits what was asked, waits for at least one completion or until `patience` ends, and hands all over.
     pub fn wait(&mut self, patience: Duration, into: &mut Vec<Completion>) -> io::Result<()> {
+        self.wait_for(patience, usize::MAX, into)
+    }
+
+    /// The same, and hands over at most `count`.
+    pub fn wait_for(
+        &mut self,
+        patience: Duration,
+        count: usize,
+        into: &mut Vec<Completion>,
+    ) -> io::Result<()> {
         into.clear();
         let limit = types::Timespec::from(patience);
         match self.uring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&limit)) {
@@ -203,7 +213,7 @@ impl Ring {
                 _ => return Err(error),
             },
         }
-        into.extend(self.uring.completion().map(|entry| Completion {
+        into.extend(self.uring.completion().take(count).map(|entry| Completion {
             tag: Tag::unpack(entry.user_data()),
             result: entry.result(),
             buffer: cqueue::buffer_select(entry.flags()),

@@ -5,6 +5,8 @@
 
 mod client;
 mod exchange;
+mod identities;
+mod interrupt;
 pub mod options;
 mod plan;
 mod schedule;
@@ -15,12 +17,13 @@ mod worker;
 
 use crate::machine::Machine;
 use crate::report::{
-    CallWindow, Flags, Live, Look, Moments, Now, Provenance, Report, Snapshot, Sources, Tally, Timeline,
+    CallWindow, Drive, Flags, Live, Look, Moments, Now, Provenance, Report, Snapshot, Sources, Tally,
+    Timeline,
 };
 use crate::syscalls::Counter;
+use identities::Identities;
 use options::{Amount, Options};
 use plan::Plan;
-use session::Identities;
 use shared::{Phase, Progress, Shared};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,15 +50,17 @@ pub enum RunError {
     System(#[from] io::Error),
 }
 
-/// What became of a run that came to a report.
+/// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// All was right, and every objective met.
+    /// All was right.
     Right,
-    /// All was right, and an objective was missed.
-    Missed,
-    /// An answer was wrong or failed.
+    /// An answer was wrong, or failed.
     Failed,
+    /// All was right, and not as it was wanted.
+    Missed,
+    /// The user ended it early.
+    Interrupted,
 }
 
 /// Runs as the flags say and prints the report; `flags` are what it says it was run with.
@@ -69,7 +74,10 @@ pub fn run(options: &Options, flags: Flags) -> Result<Outcome, RunError> {
     let identities = Identities::load(&plan).map_err(RunError::Usage)?;
     let shared = Shared::new(Instant::now(), run_number());
     let progress: Vec<Progress> = (0..plan.threads).map(|_| Progress::default()).collect();
-    let (tally, moments, timeline, calls) = std::thread::scope(|scope| {
+    interrupt::listen()?;
+    let mut conductor = Conductor::new(&plan, &shared, &progress, options.output.count_syscalls);
+    conductor.begin();
+    let tally = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..plan.threads)
             .map(|index| {
                 let (plan, shared, identities) = (&plan, &shared, identities.as_ref());
@@ -77,15 +85,14 @@ pub fn run(options: &Options, flags: Flags) -> Result<Outcome, RunError> {
                 scope.spawn(move || Worker::new(plan, shared, progress, identities, index)?.run())
             })
             .collect();
-        let mut conductor = Conductor::new(&plan, &shared, &progress, options.output.count_syscalls);
         conductor.conduct(|| workers.iter().all(|worker| worker.is_finished()));
         let mut sum = Tally::default();
         for worker in workers {
             sum.add(&worker.join().map_err(|_| io::Error::other("a thread panicked"))??);
         }
-        conductor.finish();
-        Ok::<_, io::Error>((sum, conductor.moments, conductor.timeline, conductor.calls))
+        Ok::<_, io::Error>(sum)
     })?;
+    let Conductor { moments, timeline, calls, .. } = conductor.finish();
     let names = plan.population.as_ref().map(|population| population.names()).unwrap_or_default();
     let mut report = Report::new(Sources {
         tally: &tally,
@@ -97,17 +104,31 @@ pub fn run(options: &Options, flags: Flags) -> Result<Outcome, RunError> {
         connections: plan.connections,
         threads: plan.threads,
         allows_failures: options.allow_failures,
-        run: Provenance::new(started, shared.run, flags),
+        run: Provenance::new(started, plan.seed, flags),
         machine,
     });
+    report.drive = drive(&plan, &shared, &tally, &report);
     options.output.judge(&mut report);
     print!("{}", report.table());
     options.output.write(&report, &timeline, started)?;
-    Ok(match (report.passed, report.met()) {
-        (false, _) => Outcome::Failed,
-        (true, false) => Outcome::Missed,
-        (true, true) => Outcome::Right,
+    Ok(match (shared.is_interrupted(), report.passed, report.drive.kept_plan() && report.met()) {
+        (true, ..) => Outcome::Interrupted,
+        (false, false, _) => Outcome::Failed,
+        (false, true, false) => Outcome::Missed,
+        (false, true, true) => Outcome::Right,
     })
+}
+
+/// How the load was driven.
+fn drive(plan: &Plan, shared: &Shared, tally: &Tally, report: &Report) -> Drive {
+    Drive {
+        seed: plan.seed,
+        is_handshakes_only: plan.is_handshakes_only(),
+        full: tally.connects - tally.resumed,
+        resumed: tally.resumed,
+        open_loop: plan.open_loop.map(|open| tally.punctuality.report(open.rate, &report.latency)),
+        is_interrupted: shared.is_interrupted(),
+    }
 }
 
 /// A number that other runs hardly have: ids of two runs do not meet.
@@ -163,7 +184,8 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn conduct(&mut self, is_finished: impl Fn() -> bool) {
+    /// Before the first connection.
+    fn begin(&mut self) {
         self.moments.before = self.snapshot();
         if self.plan.begins_at_once() {
             self.moments.begin = self.moments.before.clone();
@@ -174,6 +196,9 @@ impl<'a> Conductor<'a> {
             };
             self.shared.set_phase(phase);
         }
+    }
+
+    fn conduct(&mut self, is_finished: impl Fn() -> bool) {
         while !is_finished() {
             std::thread::sleep(LOOK);
             self.step();
@@ -187,14 +212,24 @@ impl<'a> Conductor<'a> {
     }
 
     /// Takes in what threads handed over at their end.
-    fn finish(&mut self) {
+    fn finish(mut self) -> Self {
         self.timeline.add(self.progress.iter().flat_map(|progress| progress.intervals.take()));
         self.timeline.finish();
         self.look();
+        self
     }
 
     fn step(&mut self) {
         let now = Instant::now();
+        if interrupt::is_wanted() && self.shared.phase() != Phase::Ending {
+            if self.shared.phase() != Phase::Counting {
+                self.moments.end = self.snapshot();
+            }
+            if matches!(self.shared.phase(), Phase::Connecting | Phase::WarmUp) {
+                self.moments.begin = self.moments.end.clone();
+            }
+            self.shared.interrupt();
+        }
         match self.shared.phase() {
             Phase::Connecting
                 if self.sum(|progress| &progress.arrived) == u64::from(self.plan.connections) =>

@@ -78,6 +78,9 @@ pub struct Expect {
     pub segment: Arc<[u8]>,
     /// Whether the script wants to read the head and the first bytes of the body.
     pub keeps: bool,
+    /// How long the answer may take without any progress, when that is another time than `--timeout`: a notification is held
+    /// for minutes. Such a request is no failure when the run ends before its answer.
+    pub patience: Option<Duration>,
 }
 
 /// What became of the request asked last.

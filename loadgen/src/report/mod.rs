@@ -3,6 +3,7 @@
 //! Threads count into a [`Tally`]; the main thread puts their seconds into a [`Timeline`], adds the moments at which it
 //! looked at processes, and draws the [`Report`]. Knows no sockets and nothing of what is asked.
 
+mod drive;
 mod failures;
 mod hdr;
 mod interval;
@@ -17,6 +18,7 @@ mod table;
 mod tally;
 mod timeline;
 
+pub use drive::Drive;
 pub use failures::Failures;
 pub use interval::Outbox;
 pub use live::{Live, Now};

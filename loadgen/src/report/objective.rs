@@ -25,6 +25,7 @@ enum Metric {
     Rate,
     Requests,
     Errors,
+    Unsent,
     Unread,
     /// Of a named process.
     Process(ProcessMetric, String),
@@ -86,6 +87,7 @@ const WHOLES: &[(&str, Metric)] = &[
     ("rate", Metric::Rate),
     ("requests", Metric::Requests),
     ("errors", Metric::Errors),
+    ("unsent", Metric::Unsent),
     ("unread", Metric::Unread),
 ];
 const PROCESSES: &[(&str, ProcessMetric)] = &[
@@ -166,7 +168,7 @@ impl Metric {
             Self::Process(ProcessMetric::Cpu | ProcessMetric::User | ProcessMetric::System, _) => MICROS,
             Self::Process(ProcessMetric::ResidentEach | ProcessMetric::ResidentPeak, _) => BYTES,
             Self::Process(ProcessMetric::Syscalls | ProcessMetric::Switches, _) => &[],
-            Self::Rate | Self::Requests | Self::Errors | Self::Unread => &[],
+            Self::Rate | Self::Requests | Self::Errors | Self::Unsent | Self::Unread => &[],
         }
     }
 
@@ -202,6 +204,7 @@ impl Metric {
             Self::Rate => Some(report.rate),
             Self::Requests => Some(report.measured_requests as f64),
             Self::Errors => Some(report.failures.all() as f64),
+            Self::Unsent => Some(report.drive.open_loop.as_ref()?.unsent as f64),
             Self::Unread => Some(report.closed_unread as f64),
             Self::Process(metric, name) => {
                 metric.of(report.processes.iter().find(|process| process.name == *name)?)
@@ -316,6 +319,8 @@ mod tests {
             ("rate>=2000", true),
             ("rate>2000", false),
             ("errors<=0", true),
+            // No request of a closed loop has a plan that it could miss.
+            ("unsent<=0", false),
             ("cpu:gateway<=12us", true),
             ("cpu:gateway<=11.9µs", false),
             ("rss:gateway<=7000", false),

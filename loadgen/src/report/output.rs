@@ -22,7 +22,7 @@ pub struct Output {
     #[arg(long, value_name = "FILE")]
     pub hdr: Option<PathBuf>,
     /// A figure and its bound, or the run ends with code 3: p99<5ms (mean, p50, p90, p99.9, p99.99, max; of a step p99:STEP,
-    /// of connecting handshake:p99), rate>=2000, requests, errors<=0, unread, and of a watched process
+    /// of connecting handshake:p99), rate>=2000, requests, errors<=0, unsent, unread, and of a watched process
     /// cpu:gateway<=12us (user, system), syscalls:gateway<0.5, switches, rss:gateway<=7000 (bytes per connection), peak.
     /// Several are allowed
     #[arg(long = "objective", value_name = "OBJECTIVE", value_parser = parse_objective)]

@@ -3,6 +3,7 @@
 //! This is what `--json` writes; `docs/loadgen-reports.md` describes each field. A field that changes its meaning, or goes,
 //! raises [`VERSION`]; one that is added does not.
 
+use super::drive::Drive;
 use super::failures::Failures;
 use super::moments::{CallWindow, Moments, Snapshot};
 use super::objective::Verdict;
@@ -196,6 +197,8 @@ pub struct Report {
     pub idle_seconds: f64,
     /// The processes watched.
     pub processes: Vec<ProcessReport>,
+    /// How the load was driven; the engine fills it in.
+    pub drive: Drive,
     /// The run over time.
     pub timeline: Vec<Point>,
     /// The watched processes over time, in their order.
@@ -269,6 +272,7 @@ impl Report {
                 .enumerate()
                 .map(|(index, watched)| process(index, watched, &sources))
                 .collect(),
+            drive: Drive::default(),
             timeline: points(timeline, moments),
             process_timeline: process_points(timeline),
             run: sources.run,

@@ -42,6 +42,9 @@ impl Report {
             row(&format!("memory {}", process.name), process.memory());
             row(&format!("kernel {}", process.name), process.kernel());
         }
+        for (name, value) in self.drive.rows() {
+            row(name, value);
+        }
         for verdict in &self.objectives {
             let met = if verdict.met { "met" } else { "MISSED" };
             row(&format!("objective {met}"), format!("{}, found {}", verdict.objective, verdict.shown()));
@@ -145,7 +148,8 @@ impl ProcessReport {
     }
 }
 
-fn times(times: &Percentiles) -> String {
+/// Percentiles in one line.
+pub fn times(times: &Percentiles) -> String {
     let Percentiles { p50_ms, p90_ms, p99_ms, p999_ms, max_ms, .. } = times;
     format!("p50 {p50_ms:.3}  p90 {p90_ms:.3}  p99 {p99_ms:.3}  p99.9 {p999_ms:.3}  max {max_ms:.3} ms")
 }

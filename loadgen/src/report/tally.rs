@@ -3,6 +3,7 @@
 //! Recording an answer is a few array writes. A second that is over is handed to the main thread as it is, through
 //! [`Interval`]s; what it becomes there is `report/timeline.rs`'s.
 
+use super::drive::Punctuality;
 use super::failures::Failures;
 use super::interval::{Events, Interval};
 use hdrhistogram::Histogram;
@@ -41,6 +42,10 @@ pub struct Tally {
     pub latency: Histogram<u64>,
     /// From connecting to ready, in microseconds.
     pub handshake: Histogram<u64>,
+    /// Connections among `connects` that resumed a TLS session.
+    pub resumed: u64,
+    /// Of planned starts.
+    pub punctuality: Punctuality,
     /// The same as `latency` for each named step; nothing when there is only one.
     pub steps: Vec<Histogram<u32>>,
     /// Right answers by status, at the index of the status.
@@ -86,6 +91,8 @@ impl Tally {
             sent: 0,
             latency: times(),
             handshake: times(),
+            resumed: 0,
+            punctuality: Punctuality::default(),
             steps: if steps > 1 { (0..steps).map(|_| step_times()).collect() } else { Vec::new() },
             statuses: vec![0; STATUS_MAX].into(),
             is_measuring: false,
@@ -193,6 +200,8 @@ impl Tally {
         self.sent += other.sent;
         self.latency += &other.latency;
         self.handshake += &other.handshake;
+        self.resumed += other.resumed;
+        self.punctuality.add(&other.punctuality);
         for (mine, its) in self.steps.iter_mut().zip(&other.steps) {
             *mine += its;
         }
@@ -205,10 +214,65 @@ impl Tally {
     }
 }
 
-fn times<C: hdrhistogram::Counter>() -> Histogram<C> {
+/// An empty histogram of times up to an hour.
+pub fn times<C: hdrhistogram::Counter>() -> Histogram<C> {
     Histogram::new_with_max(TIME_MAX_MICROS, DIGITS).expect("three digits up to an hour are valid bounds")
 }
 
-fn micros(time: Duration) -> u64 {
+/// A time as a histogram takes it.
+pub fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_count_for_their_time_their_step_and_their_status() {
+        let mut tally = Tally::new(2);
+        tally.answered(Duration::ZERO, Duration::from_micros(7), 0, 200);
+        tally.set_measuring(true);
+        tally.answered(Duration::from_millis(1), Duration::from_micros(9), 1, 206);
+        // A step or a status that nobody knows is counted as an answer, and is no reason to end.
+        tally.answered(Duration::from_millis(2), Duration::MAX, u16::MAX, u16::MAX);
+        assert_eq!((tally.answers, tally.latency.len(), tally.latency.min()), (3, 2, 9));
+        assert_eq!(tally.latency.max(), tally.latency.high());
+        assert_eq!((tally.steps[0].len(), tally.steps[1].len()), (0, 1));
+        assert_eq!(tally.right_statuses(), [(200, 1), (206, 1)].into());
+    }
+
+    #[test]
+    fn turns_of_measuring_make_no_more_than_two_intervals_a_second() {
+        let mut tally = Tally::default();
+        for turn in 0..1000u64 {
+            tally.set_measuring(turn % 2 == 1);
+            tally.answered(Duration::from_millis(turn * 2), Duration::from_micros(5), 0, 200);
+        }
+        let first: Vec<_> = tally.tell(Duration::from_secs(2), 1).collect();
+        let shown: Vec<_> =
+            first.iter().map(|one| (one.second, one.is_measured, one.latency.len())).collect();
+        assert_eq!(shown, [(0, false, 250), (0, true, 250), (1, false, 250), (1, true, 250)]);
+    }
+
+    /// Prints what recording costs; run it with `--release -- --ignored cost --nocapture`.
+    #[test]
+    #[ignore = "a measurement"]
+    fn cost_of_an_answer() {
+        let mut tally = Tally::default();
+        tally.set_measuring(true);
+        let count = 20_000_000u64;
+        let start = std::time::Instant::now();
+        for number in 0..count {
+            let micros = 200 + (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52);
+            tally.answered(Duration::from_micros(number), Duration::from_micros(micros), 0, 200);
+            if number % 1024 == 0 {
+                tally.tell(Duration::from_micros(number), 1).for_each(drop);
+            }
+        }
+        let nanos = start.elapsed().as_nanos() as f64 / count as f64;
+        println!("{nanos:.1} ns for an answer");
+        assert!(nanos < 100.0, "{nanos}");
+        assert_eq!(tally.latency.len(), count);
+    }
 }

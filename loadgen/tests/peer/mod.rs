@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_loadgen");
+/// The program.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_loadgen");
 
 /// How a run of `loadgen clients` ended.
 pub struct Outcome {
@@ -57,6 +58,11 @@ impl Origin {
         let address =
             line.split(['/', ' ']).find(|word| word.contains("127.0.0.1:")).expect("an address").to_owned();
         Self { process, address }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 }
 
