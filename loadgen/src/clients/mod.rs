@@ -214,7 +214,7 @@ impl<'a> Conductor<'a> {
     /// Takes in what threads handed over at their end.
     fn finish(mut self) -> Self {
         self.timeline.add(self.progress.iter().flat_map(|progress| progress.intervals.take()));
-        self.timeline.finish();
+        self.timeline.finish(self.shared.start.elapsed());
         self.look();
         self
     }

@@ -332,9 +332,11 @@ fn process(index: usize, watched: &Watched, sources: &Sources<'_>) -> ProcessRep
 
 fn points(timeline: &Timeline, moments: &Moments) -> Vec<Point> {
     let (begin, end) = (moments.begin.at.as_secs_f64(), moments.end.at.as_secs_f64());
+    let over = timeline.end.as_secs_f64();
     // A second in which measuring began or ended has two parts.
     let span = |second: u64, is_measured| {
-        let (from, to) = (second as f64, (second + timeline.width) as f64);
+        let from = second as f64;
+        let to = (from + timeline.width as f64).min(over).max(from + 0.001);
         let inner = if is_measured {
             (from.max(begin), to.min(end))
         } else if from < begin {

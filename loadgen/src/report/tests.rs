@@ -140,7 +140,7 @@ pub fn sample() -> (Report, Timeline) {
     }
     tally.closed_unread = 1;
     timeline.add(tally.take_last());
-    timeline.finish();
+    timeline.finish(Duration::from_millis(19_900));
     let moments = Moments {
         before: snapshot(0, 0, 0),
         connected: snapshot(1, 0, 100),
@@ -185,6 +185,8 @@ fn seconds_at_the_edges_of_the_measured_time_have_their_true_length() {
     let measured: Vec<_> = report.timeline.iter().filter(|point| point.measured).collect();
     assert_eq!((measured.len(), measured[0].at, measured[0].seconds), (10, 5.0, 1.0));
     assert!(measured.iter().all(|point| point.rate == 200.0 && point.latency.count == 200));
+    // The run was over before its last second was.
+    assert_eq!(report.timeline.last().map(|point| (point.at, point.rate.round())), Some((19.0, 222.0)));
     assert_eq!(report.timeline[7].failures, 1);
     assert_eq!(report.process_timeline.len(), 19);
     assert_eq!(report.process_timeline[0].cpu_percent.len(), 1);

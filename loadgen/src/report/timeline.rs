@@ -67,6 +67,8 @@ pub struct Look {
 pub struct Timeline {
     /// Seconds that one column stands for.
     pub width: u64,
+    /// When the run was over, since its start.
+    pub end: Duration,
     columns: Vec<Column>,
     pending: BTreeMap<(u64, bool), (Histogram<u32>, Events)>,
     looks: Vec<Look>,
@@ -79,6 +81,7 @@ impl Default for Timeline {
     fn default() -> Self {
         Self {
             width: 1,
+            end: Duration::ZERO,
             columns: Vec::new(),
             pending: BTreeMap::new(),
             looks: Vec::new(),
@@ -113,7 +116,8 @@ impl Timeline {
     }
 
     /// The run is over: nothing more is pending.
-    pub fn finish(&mut self) {
+    pub fn finish(&mut self, end: Duration) {
+        self.end = end;
         for ((second, is_measured), (latency, events)) in std::mem::take(&mut self.pending) {
             self.push(Column::new(second, is_measured, events, &latency));
         }
@@ -196,7 +200,7 @@ mod tests {
             timeline.add(tally.tell(at + Duration::from_millis(900), second));
         }
         timeline.add(tally.take_last());
-        timeline.finish();
+        timeline.finish(Duration::ZERO);
         (tally, timeline)
     }
 
@@ -255,7 +259,7 @@ mod tests {
             }
             timeline.add(tally.take_last());
         }
-        timeline.finish();
+        timeline.finish(Duration::ZERO);
         let shown: Vec<_> =
             timeline.columns().iter().map(|column| (column.answers, column.events.open)).collect();
         assert_eq!(shown, [(2, 20), (2, 20), (2, 20)]);

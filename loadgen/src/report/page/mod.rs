@@ -65,7 +65,8 @@ pub fn document(title: &str, body: &Markup) -> String {
 
 /// A table; columns but the first are numbers when they look like one.
 pub fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Markup {
-    let is_number = |text: &str| text.starts_with(|first: char| first.is_ascii_digit()) && text.len() < 16;
+    let is_number =
+        |text: &str| text == "–" || text.len() < 16 && text.starts_with(|first: char| first.is_ascii_digit());
     html! {
         div.box { table {
             thead { tr { @for (index, name) in head.iter().enumerate() { th scope="col" .n[index > 0 && head.len() > 2] { (name) } } } }
@@ -453,7 +454,7 @@ pub fn number(value: f64) -> String {
     match value {
         value if value >= 9_999_500.0 => format!("{:.1} M", value / 1e6),
         value if value >= 99_950.0 => format!("{:.0} k", value / 1e3),
-        value if value >= 9_995.0 => format!("{:.1} k", value / 1e3),
+        value if value >= 9_995.0 => format!("{:.1} k", value / 1e3).replace(".0 k", " k"),
         value if value >= 100.0 || value.fract() == 0.0 => format!("{value:.0}"),
         value if value >= 1.0 => format!("{value:.1}"),
         value => format!("{value:.2}"),
@@ -500,9 +501,14 @@ mod tests {
         ] {
             assert_eq!(time(ms), text);
         }
-        for (value, text) in
-            [(0.5, "0.50"), (2.0, "2"), (12.34, "12.3"), (1234.0, "1234"), (20_100.0, "20.1 k")]
-        {
+        for (value, text) in [
+            (0.5, "0.50"),
+            (2.0, "2"),
+            (12.34, "12.3"),
+            (1234.0, "1234"),
+            (20_100.0, "20.1 k"),
+            (50_000.0, "50 k"),
+        ] {
             assert_eq!(number(value), text);
         }
     }
