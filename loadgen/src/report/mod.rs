@@ -33,4 +33,4 @@ pub use timeline::{Look, Timeline};
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub use tests::sample;
+pub use tests::{alike, sample};

@@ -237,7 +237,7 @@ mod tests {
         // A step or a status that nobody knows is counted as an answer, and is no reason to end.
         tally.answered(Duration::from_millis(2), Duration::MAX, u16::MAX, u16::MAX);
         assert_eq!((tally.answers, tally.latency.len(), tally.latency.min()), (3, 2, 9));
-        assert_eq!(tally.latency.max(), tally.latency.high());
+        assert!(tally.latency.max() >= tally.latency.high());
         assert_eq!((tally.steps[0].len(), tally.steps[1].len()), (0, 1));
         assert_eq!(tally.right_statuses(), [(200, 1), (206, 1)].into());
     }

@@ -63,19 +63,25 @@ pub fn document(title: &str, body: &Markup) -> String {
     .into_string()
 }
 
-/// A table; columns but the first are numbers when they look like one.
+/// A table. Columns behind the first stand to the right when all that is in them is numbers.
 pub fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Markup {
+    let rows: Vec<_> = rows.collect();
     let is_number =
         |text: &str| text == "–" || text.len() < 16 && text.starts_with(|first: char| first.is_ascii_digit());
+    let is_right = |column: usize| {
+        let mut cells = rows.iter().filter_map(|row| row.get(column));
+        column > 0 && head.len() > 2 && cells.all(|cell| is_number(cell))
+    };
+    let right: Vec<_> = (0..head.len()).map(is_right).collect();
     html! {
         div.box { table {
-            thead { tr { @for (index, name) in head.iter().enumerate() { th scope="col" .n[index > 0 && head.len() > 2] { (name) } } } }
+            thead { tr { @for (name, right) in head.iter().zip(&right) { th scope="col" .n[*right] { (name) } } } }
             tbody {
-                @for row in rows {
+                @for row in &rows {
                     tr {
-                        @for (index, cell) in row.iter().enumerate() {
+                        @for (index, (cell, right)) in row.iter().zip(&right).enumerate() {
                             @if index == 0 { th scope="row" { (cell) } }
-                            @else { td .n[head.len() > 2 && is_number(cell)] { (cell) } }
+                            @else { td .n[*right] { (cell) } }
                         }
                     }
                 }
