@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::time::Duration;
 
-/// Starts that loadgen takes up so late at the 99th percentile, and later than a tenth of the latency there, were held up by
+/// Starts that loadgen takes up so late at the 99th percentile, and later than a quarter of the latency there, were held up by
 /// loadgen itself.
 const LATE_MS_MAX: f64 = 1.0;
 
@@ -58,7 +58,7 @@ impl Punctuality {
             unsent: self.unsent,
             late,
             waited: Percentiles::of(&self.waited),
-            is_loadgen_late: late.p99_ms > LATE_MS_MAX.max(latency.p99_ms / 10.0),
+            is_loadgen_late: late.p99_ms > LATE_MS_MAX.max(latency.p99_ms / 4.0),
         }
     }
 }
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn loadgen_is_late_when_its_part_of_the_latency_counts() {
-        for (late_ms, latency_ms, is_late) in [(0.9, 1.0, false), (2.0, 10.0, true), (2.0, 100.0, false)] {
+        for (late_ms, latency_ms, is_late) in [(0.9, 1.0, false), (3.0, 10.0, true), (2.0, 100.0, false)] {
             let mut punctuality = Punctuality::default();
             punctuality.took_up(Duration::from_secs_f64(late_ms / 1000.0));
             let latency = Percentiles { p99_ms: latency_ms, ..Percentiles::default() };
