@@ -5,16 +5,20 @@
 //! objective missed, an open loop behind its plan), 130 ended early by the user.
 
 mod clients;
+mod compare;
 mod content;
+mod machine;
 mod origin;
 mod process;
 mod random;
 mod report;
 mod ring;
+mod syscalls;
 mod wire;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clients::{Outcome, RunError};
+use compare::CompareError;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -51,6 +55,10 @@ enum Command {
     /// The query decides: id=ID, bytes=N (200), status=N, delay_ms=N, framing=chunked|close, cut=N (end after N bytes of the
     /// body), stall (read and answer nothing). HEAD and one Range are honoured.
     Origin(origin::Options),
+    /// Show two runs side by side
+    ///
+    /// Exit code: 0 compared, 1 the comparison could not be written, 2 wrong usage or a file that is no report.
+    Compare(compare::Options),
 }
 
 fn main() -> ExitCode {
@@ -58,17 +66,30 @@ fn main() -> ExitCode {
         eprintln!("loadgen: {error}");
         ExitCode::from(code)
     };
-    match Arguments::parse().command {
-        Command::Clients(options) => match clients::run(&options) {
-            Ok(Outcome::Right) => ExitCode::SUCCESS,
-            Ok(Outcome::Failed) => ExitCode::from(1),
-            Ok(Outcome::Missed) => ExitCode::from(3),
-            Ok(Outcome::Interrupted) => ExitCode::from(130),
-            Err(error @ RunError::Usage(_)) => failed(&error, 2),
-            Err(error @ RunError::System(_)) => failed(&error, 1),
-        },
+    let mut command = Arguments::command();
+    let matches = command.get_matches_mut();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match arguments.command {
+        Command::Clients(options) => {
+            let flags = matches
+                .subcommand()
+                .and_then(|(name, matches)| Some(report::flags_of(command.find_subcommand(name)?, matches)));
+            match clients::run(&options, flags.unwrap_or_default()) {
+                Ok(Outcome::Right) => ExitCode::SUCCESS,
+                Ok(Outcome::Failed) => ExitCode::from(1),
+                Ok(Outcome::Missed) => ExitCode::from(3),
+                Ok(Outcome::Interrupted) => ExitCode::from(130),
+                Err(error @ RunError::Usage(_)) => failed(&error, 2),
+                Err(error @ RunError::System(_)) => failed(&error, 1),
+            }
+        }
         Command::Origin(options) => {
             origin::run(&options).map_or_else(|error| failed(&error, 1), |()| ExitCode::SUCCESS)
         }
+        Command::Compare(options) => match compare::run(&options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error @ CompareError::Input(_)) => failed(&error, 2),
+            Err(error @ CompareError::Output(_)) => failed(&error, 1),
+        },
     }
 }

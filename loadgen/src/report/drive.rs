@@ -4,7 +4,7 @@ use super::summary::Percentiles;
 use super::table::times as percentiles;
 use super::tally::{micros, times};
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Starts that loadgen takes up so late at the 99th percentile, and later than a quarter of the latency there, were held up by
@@ -64,10 +64,8 @@ impl Punctuality {
 }
 
 /// How the load of a run was driven.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Drive {
-    /// What is random followed from it.
-    pub seed: u64,
     /// Whether handshakes were counted, and nothing was asked.
     pub is_handshakes_only: bool,
     /// Handshakes in full, or connections without TLS.
@@ -104,7 +102,6 @@ impl Drive {
             let bottleneck = if open.is_loadgen_late { ": LOADGEN WAS THE BOTTLENECK" } else { "" };
             rows.push(("  loadgen late by", percentiles(&open.late) + bottleneck));
         }
-        rows.push(("seed", self.seed.to_string()));
         if self.is_interrupted {
             rows.push(("interrupted", "the run was ended early".into()));
         }
@@ -113,7 +110,7 @@ impl Drive {
 }
 
 /// What a report says of an open loop.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct OpenLoopReport {
     /// Starts planned per second.
     pub rate: f64,

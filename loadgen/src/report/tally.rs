@@ -5,7 +5,7 @@
 
 use super::drive::Punctuality;
 use super::failures::Failures;
-use super::interval::Interval;
+use super::interval::{Events, Interval};
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -52,7 +52,8 @@ pub struct Tally {
     pub statuses: Box<[u64]>,
     /// Whether answers are of the measured time.
     is_measuring: bool,
-    interval: Interval,
+    /// What of this second is not measured, and what is: both may come in turns around the edges of the measured time.
+    intervals: [Interval; 2],
     finished: Vec<Interval>,
     interval_end: Duration,
     told: Told,
@@ -95,7 +96,12 @@ impl Tally {
             steps: if steps > 1 { (0..steps).map(|_| step_times()).collect() } else { Vec::new() },
             statuses: vec![0; STATUS_MAX].into(),
             is_measuring: false,
-            interval: Interval::new(0, times()),
+            intervals: [false, true].map(|is_measured| Interval {
+                second: 0,
+                is_measured,
+                latency: times(),
+                events: Events::default(),
+            }),
             finished: Vec::new(),
             interval_end: Interval::LENGTH,
             told: Told::default(),
@@ -114,7 +120,7 @@ impl Tally {
         }
         let micros = micros(latency);
         self.answers += 1;
-        self.interval.latency.saturating_record(micros);
+        self.intervals[usize::from(self.is_measuring)].latency.saturating_record(micros);
         if let Some(count) = self.statuses.get_mut(usize::from(status)) {
             *count += 1;
         }
@@ -143,24 +149,37 @@ impl Tally {
             connects: self.connects,
             closed_unread: self.closed_unread,
         };
-        self.interval.failures += now.failures - self.told.failures;
-        self.interval.connects += now.connects - self.told.connects;
-        self.interval.closed_unread += now.closed_unread - self.told.closed_unread;
-        self.interval.open = open;
+        let events = &mut self.intervals[usize::from(self.is_measuring)].events;
+        events.failures += now.failures - self.told.failures;
+        events.connects += now.connects - self.told.connects;
+        events.closed_unread += now.closed_unread - self.told.closed_unread;
+        events.open = open;
         self.told = now;
         self.finished.drain(..)
     }
 
     /// Takes the second that is not over yet; the last thing a thread does.
-    pub fn take_last(&mut self) -> Interval {
-        std::mem::replace(&mut self.interval, Interval::new(0, times()))
+    pub fn take_last(&mut self) -> impl Iterator<Item = Interval> {
+        self.roll(Duration::ZERO);
+        self.finished.drain(..)
     }
 
-    /// Begins the interval that `at` falls into.
+    /// Ends the second, and begins the one that `at` falls into.
     fn roll(&mut self, at: Duration) {
-        let next = Interval { open: self.interval.open, ..Interval::new(at.as_secs(), times()) };
         self.interval_end = Duration::from_secs(at.as_secs()) + Interval::LENGTH;
-        self.finished.push(std::mem::replace(&mut self.interval, next));
+        for interval in &mut self.intervals {
+            if interval.latency.is_empty() && interval.events == Events::default() {
+                interval.second = at.as_secs();
+                continue;
+            }
+            let next = Interval {
+                second: at.as_secs(),
+                is_measured: interval.is_measured,
+                latency: times(),
+                events: Events::default(),
+            };
+            self.finished.push(std::mem::replace(interval, next));
+        }
     }
 
     /// Right answers by status.

@@ -166,7 +166,12 @@ fn an_interrupted_run_tells_what_it_found() {
     });
     assert_eq!(outcome.code, 130, "{}", outcome.text);
     let (drive, requests) = (&outcome.report["drive"], outcome.report["requests"].as_u64());
-    assert_eq!((&drive["is_interrupted"], &drive["seed"]), (&true.into(), &77.into()), "{}", outcome.text);
+    assert_eq!(
+        (&drive["is_interrupted"], &outcome.report["run"]["seed"]),
+        (&true.into(), &77.into()),
+        "{}",
+        outcome.text
+    );
     assert!(requests > Some(20) && requests < Some(1000), "{}", outcome.text);
     assert!(outcome.text.contains("interrupted"), "{}", outcome.text);
 }

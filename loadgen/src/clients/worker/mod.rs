@@ -212,15 +212,9 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-        self.publish();
-        self.progress.intervals.put(std::iter::once(self.tally.take_last()));
         self.count_unfinished();
-        self.progress.intervals.put(std::iter::once(self.tally.take_last()));
-        self.tally.failures.timeout += if self.plan.reading == Reading::Free {
-            self.clients.iter().map(|client| client.exchange.outstanding() as u64).sum()
-        } else {
-            0
-        };
+        self.publish();
+        self.progress.intervals.put(self.tally.take_last());
         Ok(self.tally)
     }
 
