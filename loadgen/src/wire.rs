@@ -36,6 +36,8 @@ pub struct ResponseHead<'b> {
     pub keep_alive: bool,
     /// `X-Id`, when present.
     pub id: Option<&'b [u8]>,
+    /// `Content-Length`, when present, whether or not so much follows.
+    pub length: Option<u64>,
     /// Bytes of the head.
     pub size: usize,
 }
@@ -167,7 +169,7 @@ pub fn parse_response(bytes: &[u8], answers_head: bool) -> Result<Option<Respons
     let has_no_body = answers_head || status < 200 || status == 204 || status == 304;
     let framing = if has_no_body { Framing::Length(0) } else { found.framing().unwrap_or(Framing::Close) };
     let keep_alive = found.keep_alive(version) && framing != Framing::Close;
-    Ok(Some(ResponseHead { status, framing, keep_alive, id: found.id, size }))
+    Ok(Some(ResponseHead { status, framing, keep_alive, id: found.id, length: found.length, size }))
 }
 
 /// The request's head at the front of `bytes`; `None` when it is not complete.

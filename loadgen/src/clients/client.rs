@@ -4,6 +4,7 @@
 
 use super::exchange::Exchange;
 use super::session::Session;
+use super::work::Life;
 use crate::ring::{Flight, GENERATION_MASK, Operation, Ring, Tag};
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,8 @@ pub struct Client {
     pub sending: Vec<u8>,
     /// How much of `sending` went.
     pub sent: usize,
+    /// What it asks.
+    pub life: Life,
     /// Requests left, when each client has its own number.
     pub left: u64,
     /// Requests asked on this connection.
@@ -79,8 +82,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client with `left` requests to ask.
-    pub fn new(left: u64, now: Instant) -> Self {
+    /// A client with `left` requests to ask, or a script to follow.
+    pub fn new(life: Life, left: u64, now: Instant) -> Self {
         Self {
             state: State::Waiting,
             generation: 0,
@@ -92,6 +95,7 @@ impl Client {
             staged: Vec::new(),
             sending: Vec::new(),
             sent: 0,
+            life,
             left,
             asked_here: 0,
             ask_at: now,

@@ -3,10 +3,12 @@
 //! Pure: bytes and `now` in, bytes and judgements out. The counterpart that answers is `origin/exchange.rs`.
 
 use super::options::{Check, Plan};
+use super::work::{BODY_KEPT_SIZE_MAX, Expect, Request, RequestBody};
 use crate::content::{self, Hash64, ID_SIZE, Pattern};
 use crate::wire::{self, Body, Framing, Malformed};
 use std::collections::VecDeque;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Content of a request's body is made in pieces of this size; each is a chunk, when chunked.
@@ -31,21 +33,66 @@ impl From<Malformed> for Wrong {
     }
 }
 
-/// An answer that came whole; with status 200 or 206 it was checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// An answer that came whole; with an expected status it was checked.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Answered {
     /// Its status.
     pub status: u16,
-    /// From asking to the last byte.
+    /// Whether that status was expected.
+    pub is_right: bool,
+    /// From the planned start to the last byte.
     pub latency: Duration,
+    /// Which step asked.
+    pub name: u16,
+    /// Bytes of the body, or that the head announced (HEAD).
+    pub size: u64,
+    /// What a script wants to read of it.
+    pub kept: Option<Box<Kept>>,
+}
+
+/// An answer's head and the first bytes of its body.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// As it came.
+    pub head: Vec<u8>,
+    /// At most [`BODY_KEPT_SIZE_MAX`] bytes.
+    pub body: Vec<u8>,
 }
 
 #[derive(Debug)]
 struct Asked {
     id: u64,
     at: Instant,
+    planned: Instant,
     size: u64,
     hash: u64,
+    /// What a script asked; `None` is the plan's request.
+    order: Option<Box<Order>>,
+}
+
+#[derive(Debug)]
+struct Order {
+    expect: Expect,
+    name: u16,
+    bytes: Option<Arc<[u8]>>,
+}
+
+impl Asked {
+    fn new(id: u64, planned: Instant, at: Instant, order: Option<Box<Order>>) -> Self {
+        Self { id, at, planned, size: 0, hash: Hash64::default().finish(), order }
+    }
+
+    fn expect<'a>(&'a self, plan: &'a Plan) -> &'a Expect {
+        self.order.as_ref().map_or(&plan.expect, |order| &order.expect)
+    }
+
+    /// What the origin finds as id in the body.
+    fn body_id<'a>(&'a self, id: &'a [u8; ID_SIZE]) -> &'a [u8] {
+        match self.order.as_ref().and_then(|order| order.bytes.as_deref()) {
+            Some(bytes) => content::body_id(&bytes[..bytes.len().min(content::ID_SIZE_MAX + 4)]),
+            None => body_id(id, self.size),
+        }
+    }
 }
 
 /// A body on its way out.
@@ -57,17 +104,24 @@ struct Upload {
     size: u64,
     is_chunked: bool,
     hash: Hash64,
+    bytes: Option<Arc<[u8]>>,
 }
 
 /// An answer's body on its way in.
 #[derive(Debug)]
 struct Reading {
     status: u16,
+    is_right: bool,
+    has_no_body: bool,
     body: Body,
     check: Check,
+    /// Bytes of content that came.
+    size: u64,
+    /// Where in the whole content the next byte belongs.
     position: u64,
     pattern: Pattern,
     is_past_account: bool,
+    kept: Option<Box<Kept>>,
 }
 
 /// One connection's requests, in order.
@@ -106,22 +160,45 @@ impl Exchange {
         self.waiting.front().map(|asked| asked.at)
     }
 
-    /// Writes the head of a request; its body follows by [`Self::write_body`].
-    pub fn ask(&mut self, plan: &Plan, id: u64, now: Instant, out: &mut Vec<u8>) {
-        debug_assert!(self.upload.is_none(), "a request begins behind the body of the one before");
+    /// Writes the head of the plan's request; its body follows by [`Self::write_body`].
+    pub fn ask(&mut self, plan: &Plan, id: u64, planned: Instant, now: Instant, out: &mut Vec<u8>) {
         let text = content::id_text(id);
         out.extend_from_slice(&plan.before_id);
         out.extend_from_slice(&text);
         out.extend_from_slice(&plan.after_id);
-        self.waiting.push_back(Asked { id, at: now, size: 0, hash: Hash64::default().finish() });
-        self.upload = plan.body.map(|size| Upload {
-            id: text,
-            pattern: Pattern::new(&text),
-            position: 0,
-            size,
-            is_chunked: plan.is_chunked,
-            hash: Hash64::default(),
-        });
+        self.begin(Asked::new(id, planned, now, None));
+        self.upload = plan.body.map(|size| Upload::new(text, size, plan.is_chunked, None));
+    }
+
+    /// The same with a request of a script.
+    pub fn ask_order(
+        &mut self,
+        id: u64,
+        request: Request,
+        planned: Instant,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) {
+        let Request { head, body, expect, name } = request;
+        let text = content::id_text(id);
+        out.extend_from_slice(&head);
+        let (bytes, upload) = match body {
+            RequestBody::None => (None, None),
+            RequestBody::Pattern { size, is_chunked } => {
+                (None, Some(Upload::new(text, size, is_chunked, None)))
+            }
+            RequestBody::Bytes(bytes) => {
+                let upload = Upload::new(text, bytes.len() as u64, false, Some(Arc::clone(&bytes)));
+                (Some(bytes), Some(upload))
+            }
+        };
+        self.begin(Asked::new(id, planned, now, Some(Box::new(Order { expect, name, bytes }))));
+        self.upload = upload;
+    }
+
+    fn begin(&mut self, asked: Asked) {
+        debug_assert!(self.upload.is_none(), "a request begins behind the body of the one before");
+        self.waiting.push_back(asked);
     }
 
     /// Writes the next piece of the body being written.
@@ -185,7 +262,8 @@ impl Exchange {
             self.kept.extend_from_slice(bytes);
             &self.kept
         };
-        let Some(head) = wire::parse_response(source, plan.is_head)? else {
+        let expect = asked.expect(plan);
+        let Some(head) = wire::parse_response(source, expect.is_head)? else {
             if held == 0 {
                 self.kept.extend_from_slice(bytes);
             }
@@ -194,21 +272,25 @@ impl Exchange {
         let used = head.size.saturating_sub(held);
         if head.status >= 200 {
             let id = content::id_text(asked.id);
-            let is_checked = matches!(head.status, 200 | 206);
-            let check = if is_checked { plan.check } else { Check::Off };
+            let is_right = expect.statuses.contains(head.status);
+            let check = if is_right { expect.check } else { Check::Off };
             if check == Check::Full && head.id != Some(&id) {
                 return Err(Wrong::Id);
             }
-            let body = Body::new(head.framing);
             self.is_closing |= !head.keep_alive || head.framing == Framing::Close;
-            let pattern = if check == Check::Full { Pattern::new(&id) } else { Pattern::new(b"") };
             self.reading = Some(Reading {
                 status: head.status,
-                body,
+                is_right,
+                has_no_body: expect.is_head || matches!(head.status, 204 | 304),
+                body: Body::new(head.framing),
                 check,
-                position: 0,
-                pattern,
-                is_past_account: false,
+                size: if expect.is_head { head.length.unwrap_or(0) } else { 0 },
+                position: expect.offset,
+                pattern: if check == Check::Full { Pattern::new(&id) } else { Pattern::new(b"") },
+                is_past_account: expect.offset > 0,
+                kept: expect
+                    .keeps
+                    .then(|| Box::new(Kept { head: source[..head.size].to_vec(), body: Vec::new() })),
             });
         }
         self.kept.clear();
@@ -217,6 +299,11 @@ impl Exchange {
 
     fn take_content(&mut self, plan: &Plan, reading: &mut Reading, content: &[u8]) -> Result<(), Wrong> {
         let mut rest = content;
+        reading.size += content.len() as u64;
+        if let Some(kept) = &mut reading.kept {
+            let room = BODY_KEPT_SIZE_MAX - kept.body.len();
+            kept.body.extend_from_slice(&content[..content.len().min(room)]);
+        }
         match reading.check {
             Check::Off => rest = &[],
             Check::Contains => {
@@ -229,10 +316,10 @@ impl Exchange {
                 Some(end) => {
                     let asked = self.waiting.front().ok_or(Wrong::Malformed)?;
                     if self.kept.is_empty() {
-                        check_account(&content[..end], asked, plan)?;
+                        check_account(&content[..end], asked, &asked.expect(plan).segment)?;
                     } else {
                         self.kept.extend_from_slice(&content[..end]);
-                        check_account(&self.kept, asked, plan)?;
+                        check_account(&self.kept, asked, &asked.expect(plan).segment)?;
                         self.kept.clear();
                     }
                     reading.is_past_account = true;
@@ -258,25 +345,36 @@ impl Exchange {
         let (Some(reading), Some(asked)) = (self.reading.take(), self.waiting.front()) else {
             return Err(Wrong::Malformed);
         };
+        let expect = asked.expect(plan);
         let id = content::id_text(asked.id);
-        match reading.check {
-            Check::Contains if !plan.is_head && !self.kept.windows(ID_SIZE).any(|window| window == id) => {
-                return Err(Wrong::Id);
-            }
-            Check::Full if !plan.is_head => {
-                if reading.position != plan.answer {
-                    return Err(Wrong::Content);
-                }
-                let mut start = b"id=".to_vec();
-                start.extend_from_slice(&id);
-                let shown = self.kept.len().min(start.len());
-                if !reading.is_past_account && self.kept[..shown] != start[..shown] {
+        if !reading.has_no_body {
+            match reading.check {
+                Check::Contains if !self.kept.windows(ID_SIZE).any(|window| window == id) => {
                     return Err(Wrong::Id);
                 }
+                Check::Full if !reading.is_past_account => {
+                    let mut start = b"id=".to_vec();
+                    start.extend_from_slice(&id);
+                    let shown = self.kept.len().min(start.len());
+                    if self.kept[..shown] != start[..shown] {
+                        return Err(Wrong::Id);
+                    }
+                }
+                Check::Full | Check::Contains | Check::Off => {}
             }
-            Check::Full | Check::Contains | Check::Off => {}
         }
-        answered.push(Answered { status: reading.status, latency: now.saturating_duration_since(asked.at) });
+        let has_size = !reading.has_no_body || expect.is_head;
+        if reading.is_right && has_size && expect.size.is_some_and(|size| size != reading.size) {
+            return Err(Wrong::Content);
+        }
+        answered.push(Answered {
+            status: reading.status,
+            is_right: reading.is_right,
+            latency: now.saturating_duration_since(asked.planned),
+            name: asked.order.as_ref().map_or(0, |order| order.name),
+            size: reading.size,
+            kept: reading.kept,
+        });
         // An answer before the whole request: the connection cannot carry another one.
         self.is_closing |= self.waiting.len() == 1 && self.upload.is_some();
         self.waiting.pop_front();
@@ -289,11 +387,35 @@ impl Exchange {
 }
 
 impl Upload {
+    fn new(id: [u8; ID_SIZE], size: u64, is_chunked: bool, bytes: Option<Arc<[u8]>>) -> Self {
+        let pattern = Pattern::new(&id);
+        Self { id, pattern, position: 0, size, is_chunked, hash: Hash64::default(), bytes }
+    }
+
     fn write(&mut self, out: &mut Vec<u8>) {
         let size = usize::try_from(self.size - self.position).unwrap_or(usize::MAX).min(PIECE_SIZE);
         if self.is_chunked && size > 0 {
             let _ = write!(out, "{size:x}\r\n");
         }
+        let start = out.len();
+        match &self.bytes {
+            Some(bytes) => out.extend_from_slice(&bytes[self.position as usize..][..size]),
+            None => self.write_pattern(size, out),
+        }
+        self.hash.update(&out[start..]);
+        self.position += size as u64;
+        if self.is_chunked && size > 0 {
+            out.extend_from_slice(b"\r\n");
+        }
+        if self.is_chunked && self.position == self.size {
+            out.extend_from_slice(b"0\r\n\r\n");
+        }
+    }
+}
+
+impl Upload {
+    /// Writes the next `size` letters; the first line of a body names its id.
+    fn write_pattern(&self, size: usize, out: &mut Vec<u8>) {
         let start = out.len();
         out.resize(start + size, 0);
         let piece = &mut out[start..];
@@ -306,30 +428,22 @@ impl Upload {
             let shown = size.min(line.len());
             piece[..shown].copy_from_slice(&line[..shown]);
         }
-        self.hash.update(piece);
-        self.position += size as u64;
-        if self.is_chunked && size > 0 {
-            out.extend_from_slice(b"\r\n");
-        }
-        if self.is_chunked && self.position == self.size {
-            out.extend_from_slice(b"0\r\n\r\n");
-        }
     }
 }
 
 /// Compares what the origin says with what was asked.
-fn check_account(account: &[u8], asked: &Asked, plan: &Plan) -> Result<(), Wrong> {
+fn check_account(account: &[u8], asked: &Asked, last_segment: &[u8]) -> Result<(), Wrong> {
     let id = content::id_text(asked.id);
     let rest = account.strip_prefix(b"id=").and_then(|rest| rest.strip_prefix(&id)).ok_or(Wrong::Id)?;
     let rest = rest.strip_prefix(b" path=").ok_or(Wrong::Content)?;
     let end = rest.iter().position(|byte| *byte == b' ').ok_or(Wrong::Content)?;
     let segment = rest[..end].rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    if segment != plan.last_segment {
+    if segment != last_segment {
         return Err(Wrong::Content);
     }
     let rest = rest[end..].strip_prefix(b" body=").ok_or(Wrong::Content)?;
     let rest =
-        rest.strip_prefix(body_id(&id, asked.size)).filter(|rest| rest.starts_with(b" ")).ok_or(Wrong::Id)?;
+        rest.strip_prefix(asked.body_id(&id)).filter(|rest| rest.starts_with(b" ")).ok_or(Wrong::Id)?;
     let mut expected = [0; 64];
     let mut room = &mut expected[..];
     let _ = write!(room, " len={} hash={:016x}", asked.size, asked.hash);

@@ -40,7 +40,8 @@ fn answer(id: &[u8; ID_SIZE], body: &[u8], request: &[u8], size: usize) -> Vec<u
 fn asked(plan: &Plan, ids: &[u64]) -> (Exchange, Vec<u8>) {
     let (mut exchange, mut out) = (Exchange::default(), Vec::new());
     for id in ids {
-        exchange.ask(plan, *id, Instant::now(), &mut out);
+        let now = Instant::now();
+        exchange.ask(plan, *id, now, now, &mut out);
         while exchange.is_uploading() {
             exchange.write_body(&mut out);
         }

@@ -9,6 +9,7 @@ pub mod options;
 mod report;
 mod session;
 mod shared;
+pub mod work;
 mod worker;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -115,9 +116,14 @@ impl<'a> Conductor<'a> {
 
     fn conduct(&mut self, is_finished: impl Fn() -> bool) {
         self.moments.before = self.snapshot();
-        if self.plan.every.is_some() {
+        if self.plan.begins_at_once() {
             self.moments.begin = self.moments.before.clone();
-            self.shared.set_phase(Phase::Measuring);
+            let phase = if self.plan.every.is_some() || self.plan.warmup.is_zero() {
+                Phase::Measuring
+            } else {
+                Phase::WarmUp
+            };
+            self.shared.set_phase(phase);
         }
         while !is_finished() {
             std::thread::sleep(LOOK);

@@ -1,10 +1,12 @@
 //! The flags of `loadgen clients`, and the plan they make together with `up.json`.
 
+use super::work::{Expect, Population, Statuses};
 use crate::process::Watched;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The flags of `loadgen clients`.
@@ -162,6 +164,8 @@ pub enum Amount {
     Total(u64),
     /// Until the time is over.
     Lasting(Duration),
+    /// Until every script has ended.
+    Lives,
 }
 
 /// What to do, free of contradictions.
@@ -175,18 +179,14 @@ pub struct Plan {
     pub before_id: Vec<u8>,
     /// Everything of a request's head behind the id.
     pub after_id: Vec<u8>,
-    /// The last segment of the path asked for, as the origin escapes it.
-    pub last_segment: Vec<u8>,
-    /// Whether the method is HEAD.
-    pub is_head: bool,
+    /// What must come back to the plan's request.
+    pub expect: Expect,
+    /// Who the clients are, when they follow scripts.
+    pub population: Option<Arc<dyn Population>>,
     /// Bytes of a request's body.
     pub body: Option<u64>,
     /// Whether bodies go in chunks.
     pub is_chunked: bool,
-    /// Bytes of an answer.
-    pub answer: u64,
-    /// What is checked.
-    pub check: Check,
     /// How much is asked.
     pub amount: Amount,
     /// Requests of one connection before it is made anew.
@@ -219,6 +219,13 @@ pub struct Plan {
     pub timeout: Duration,
     /// SO_RCVBUF.
     pub receive_buffer: Option<usize>,
+}
+
+impl Plan {
+    /// Whether clients ask as they connect, rather than all together when all are there.
+    pub fn begins_at_once(&self) -> bool {
+        self.every.is_some() || self.population.is_some()
+    }
 }
 
 /// Certificates and trust as files.
@@ -282,12 +289,10 @@ impl Options {
             name,
             before_id,
             after_id,
-            last_segment: last_segment(&path),
-            is_head: method == "HEAD",
+            expect: self.expect(&method, &path),
+            population: None,
             body: self.body,
             is_chunked: self.chunked,
-            answer: self.answer.unwrap_or(crate::content::ANSWER_SIZE),
-            check: self.ids,
             amount: self.amount()?,
             churn: self.requests_per_connection.filter(|_| self.total.is_some() || self.duration.is_some()),
             pipeline: self.pipeline as usize,
@@ -326,6 +331,21 @@ impl Options {
             (_, _, Some(each)) => Amount::Each(each),
             _ => Amount::Each(1),
         })
+    }
+
+    /// What must come back to the one request of the flags.
+    fn expect(&self, method: &str, path: &str) -> Expect {
+        let is_head = method == "HEAD";
+        let size = self.answer.unwrap_or(crate::content::ANSWER_SIZE);
+        Expect {
+            statuses: Statuses::of(&[200, 206]),
+            check: self.ids,
+            size: Some(size).filter(|_| self.ids == Check::Full && !is_head),
+            offset: 0,
+            is_head,
+            segment: last_segment(path).into(),
+            keeps: false,
+        }
     }
 
     /// The bytes of a request before and behind its id.
@@ -468,7 +488,7 @@ mod tests {
             plan.after_id,
             b"&bytes=9 HTTP/1.1\r\nHost: h\r\nx-a: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
         );
-        assert_eq!(plan.last_segment, b"b%3Bc");
+        assert_eq!(&plan.expect.segment[..], b"b%3Bc");
     }
 
     #[test]

@@ -5,8 +5,8 @@ use super::super::exchange::{Exchange, Wrong};
 use super::super::options::{Amount, Reading};
 use super::super::session::Session;
 use super::super::shared::Phase;
-use super::{SPARES_MAX, Timer, Worker};
-use std::cmp::Reverse;
+use super::super::work::Stand;
+use super::{SPARES_MAX, Worker};
 use std::time::{Duration, Instant};
 
 /// A connection without traffic for so long is at rest: that its server closes it just now is nobody's fault.
@@ -95,6 +95,11 @@ impl Worker<'_> {
             Cause::Ended | Cause::Failed => failures.cut += outstanding as u64,
         }
         self.put_back(key, lost);
+        if outstanding > 0
+            && let Some(script) = self.clients[key as usize].life.script()
+        {
+            script.lost(now);
+        }
         if outstanding > 0 || matches!(cause, Cause::Tls | Cause::Wrong(_)) {
             self.has_failed(key, now);
         }
@@ -153,10 +158,14 @@ impl Worker<'_> {
         if !self.has_work(key) && self.phase != Phase::Connecting || self.clients[key as usize].has_given_up {
             return self.retire(key);
         }
-        let client = &self.clients[key as usize];
-        match client.backoff(key) {
+        let client = &mut self.clients[key as usize];
+        let rest = match client.life.script().map(|script| script.stand()) {
+            Some(Stand::Until(at) | Stand::Away(at)) => at.saturating_duration_since(now),
+            Some(Stand::Ready | Stand::Done) | None => Duration::ZERO,
+        };
+        match client.backoff(key).max(rest) {
             Duration::ZERO => self.to_connect.push_back(key),
-            wait => self.timers.push(Reverse((now + wait, key, client.generation, Timer::Start))),
+            wait => self.start_at(key, now + wait),
         }
     }
 

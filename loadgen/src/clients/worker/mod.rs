@@ -11,6 +11,7 @@ use super::options::{Amount, Plan, Reading};
 use super::report::{Tally, record};
 use super::session::{Identities, Opened, Session, SessionError};
 use super::shared::{Phase, Progress, Shared};
+use super::work::{Answer, Life, Stand};
 use crate::ring::{Buffers, Completion, Flight, Operation, Ring};
 use ending::{Cause, REST};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -97,10 +98,17 @@ impl<'a> Worker<'a> {
         let buffers = Buffers::new(&ring, buffer_count, BUFFER_SIZE)?;
         let (pool, left) = match plan.amount {
             Amount::Each(each) => (None, each),
+            Amount::Lives => (None, 0),
             Amount::Total(total) => (Some(share(total)), 0),
             Amount::Lasting(_) => (Some(u64::MAX), 0),
         };
         let now = Instant::now();
+        let life = |key: u32| match &plan.population {
+            None => Life::Fixed,
+            Some(population) => {
+                Life::scripted(population.script(key * u32::from(plan.threads) + u32::from(index), now))
+            }
+        };
         let mut worker = Self {
             plan,
             shared,
@@ -110,7 +118,7 @@ impl<'a> Worker<'a> {
             ring,
             buffers,
             target: plan.target.into(),
-            clients: (0..count).map(|_| Client::new(left, now)).collect(),
+            clients: (0..count).map(|key| Client::new(life(key), left, now)).collect(),
             slots: (0..plan.slots).rev().collect(),
             to_connect: VecDeque::new(),
             connecting: 0,
@@ -249,15 +257,16 @@ impl<'a> Worker<'a> {
         if !self.has_work(key) {
             return self.retire(key);
         }
+        if let Some(script) = self.clients[key as usize].life.script() {
+            match script.look(&mut self.next_id, now) {
+                Stand::Ready => {}
+                Stand::Until(at) | Stand::Away(at) => return self.start_at(key, at),
+                Stand::Done => return self.retire(key),
+            }
+        }
         let Some(slot) = self.slots.pop() else {
             // Every client has a slot of its own and some are spare, so that one is always back soon.
-            self.timers.push(Reverse((
-                now + BACKOFF_MIN,
-                key,
-                self.clients[key as usize].generation,
-                Timer::Start,
-            )));
-            return;
+            return self.start_at(key, now + BACKOFF_MIN);
         };
         let number = key as usize * usize::from(self.plan.threads) + usize::from(self.index);
         let client = &mut self.clients[key as usize];
@@ -283,6 +292,11 @@ impl<'a> Worker<'a> {
                 self.lose(key, Cause::Tls, now);
             }
         }
+    }
+
+    /// Connects the client at `at`.
+    fn start_at(&mut self, key: u32, at: Instant) {
+        self.timers.push(Reverse((at, key, self.clients[key as usize].generation, Timer::Start)));
     }
 
     fn socket(&self, number: usize) -> io::Result<Socket> {
@@ -412,7 +426,8 @@ impl<'a> Worker<'a> {
         for answer in answered.drain(..) {
             let client = &mut self.clients[key as usize];
             client.rested = false;
-            if matches!(answer.status, 200 | 206) {
+            tell(&mut client.life, &answer, now);
+            if answer.is_right {
                 self.tally.answers += 1;
                 self.last_answer = now;
                 if self.phase == Phase::Measuring {
@@ -450,12 +465,29 @@ impl<'a> Worker<'a> {
             let client = &self.clients[key as usize];
             let is_used_up = client.exchange.is_closing()
                 || self.plan.churn.is_some_and(|churn| client.asked_here >= churn);
+            let is_used_up = self.follow_script(key) || is_used_up;
+            let client = &self.clients[key as usize];
             let may_end = self.phase != Phase::Connecting && client.exchange.outstanding() == 0;
             if may_end && (is_used_up || !self.has_work(key)) {
                 return self.close(key, true);
             }
         }
         self.settle(key);
+    }
+
+    /// Sets the timer a script waits for. Whether it needs no connection meanwhile.
+    fn follow_script(&mut self, key: u32) -> bool {
+        let client = &mut self.clients[key as usize];
+        let generation = client.generation;
+        match client.life.script().map(|script| script.stand()) {
+            Some(Stand::Until(at)) if at > client.ask_at => {
+                client.ask_at = at;
+                self.timers.push(Reverse((at, key, generation, Timer::Ask)));
+                false
+            }
+            Some(Stand::Away(_)) => true,
+            Some(Stand::Until(_) | Stand::Ready | Stand::Done) | None => false,
+        }
     }
 
     /// Stages requests and pieces of bodies.
@@ -488,9 +520,17 @@ impl<'a> Worker<'a> {
                     client.last_traffic = now;
                 }
                 client.asked_here += 1;
-                client.exchange.ask(self.plan, self.next_id, now, &mut self.plain);
-                self.next_id += 1;
-                self.take_work(key);
+                match client.life.script().map(|script| script.take()) {
+                    None => {
+                        client.exchange.ask(self.plan, self.next_id, now, now, &mut self.plain);
+                        self.next_id += 1;
+                        self.take_work(key);
+                    }
+                    Some(None) => return false,
+                    Some(Some((id, request))) => {
+                        client.exchange.ask_order(id, *request, now, now, &mut self.plain);
+                    }
+                }
             } else {
                 return false;
             }
@@ -498,26 +538,41 @@ impl<'a> Worker<'a> {
         true
     }
 
-    fn may_ask(&self, key: u32, now: Instant) -> bool {
+    fn may_ask(&mut self, key: u32, now: Instant) -> bool {
         let client = &self.clients[key as usize];
-        matches!(self.phase, Phase::WarmUp | Phase::Measuring)
+        let may = matches!(self.phase, Phase::WarmUp | Phase::Measuring)
             && !client.exchange.is_closing()
             && client.exchange.outstanding() < self.plan.pipeline
             && self.plan.churn.is_none_or(|churn| client.asked_here < churn)
             && now >= client.ask_at
-            && self.has_work(key)
+            && self.has_work(key);
+        let client = &mut self.clients[key as usize];
+        match client.life.script() {
+            Some(script) if may => {
+                client.exchange.outstanding() == 0 && script.look(&mut self.next_id, now) == Stand::Ready
+            }
+            Some(_) | None => may,
+        }
     }
 
     fn has_work(&self, key: u32) -> bool {
         let client = &self.clients[key as usize];
-        self.phase != Phase::Ending && !client.has_given_up && self.pool.unwrap_or(client.left) > 0
+        let has_more = match &client.life {
+            Life::Fixed => self.pool.unwrap_or(client.left) > 0,
+            Life::Scripted(script) => script.stand() != Stand::Done,
+        };
+        self.phase != Phase::Ending && !client.has_given_up && has_more
     }
 
     fn take_work(&mut self, key: u32) {
         *self.pool.as_mut().unwrap_or(&mut self.clients[key as usize].left) -= 1;
     }
 
+    /// Requests of the plan that must be asked again. A script was told what became of its request, and says so itself.
     fn put_back(&mut self, key: u32, requests: usize) {
+        if matches!(self.clients[key as usize].life, Life::Scripted(_)) {
+            return;
+        }
         *self.pool.as_mut().unwrap_or(&mut self.clients[key as usize].left) += requests as u64;
     }
 
@@ -630,6 +685,14 @@ impl<'a> Worker<'a> {
             }
         }
     }
+}
+
+/// Tells a script what came of its request.
+fn tell(life: &mut Life, answered: &Answered, now: Instant) {
+    let Life::Scripted(script) = life else { return };
+    let (head, body) = answered.kept.as_ref().map_or((&[][..], &[][..]), |kept| (&kept.head, &kept.body));
+    let Answered { status, size, latency, .. } = *answered;
+    script.answered(&Answer { status, size, elapsed: latency, head, body }, now);
 }
 
 fn take_spare(spares: &mut Vec<Vec<u8>>, buffer: &mut Vec<u8>) {
