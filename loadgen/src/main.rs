@@ -6,6 +6,7 @@
 mod clients;
 mod content;
 mod origin;
+mod population;
 mod process;
 mod ring;
 mod wire;
@@ -59,8 +60,11 @@ fn main() -> ExitCode {
             Err(error @ RunError::Usage(_)) => failed(&error, 2),
             Err(error @ RunError::System(_)) => failed(&error, 1),
         },
-        Command::Origin(options) => {
-            origin::run(&options).map_or_else(|error| failed(&error, 1), |()| ExitCode::SUCCESS)
-        }
+        Command::Origin(options) => match options.rules() {
+            Ok(rules) => {
+                origin::run(&options, rules).map_or_else(|error| failed(&error, 1), |()| ExitCode::SUCCESS)
+            }
+            Err(error) => failed(&error, 2),
+        },
     }
 }

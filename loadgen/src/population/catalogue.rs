@@ -120,7 +120,8 @@ fn soap(size: u64) -> Row {
 /// Two parts: the message in UTF-16, and its payload, which begins as zlib does.
 fn message(size: u64) -> Row {
     static LEAD: LazyLock<Vec<u8>> = LazyLock::new(|| {
-        let envelope = "<Msg SchemaVersion=\"1.1\"><Body Type=\"ByteRange\" Offset=\"0\"/><Priority>0</Priority></Msg>";
+        let envelope =
+            "<Msg SchemaVersion=\"1.1\"><Body Type=\"ByteRange\" Offset=\"0\"/><Priority>0</Priority></Msg>";
         let mut lead = part_head("text/plain; charset=UTF-16");
         lead.extend_from_slice(&utf16(envelope));
         lead.extend_from_slice(b"\r\n");
@@ -230,14 +231,18 @@ pub fn find(path: &[u8], query: &[u8]) -> Option<Service> {
 
 fn cut_end<'t>(text: &'t str, end: &str) -> Option<&'t str> {
     let at = text.len().checked_sub(end.len())?;
-    text.is_char_boundary(at).then(|| text.split_at(at)).filter(|(_, last)| last.eq_ignore_ascii_case(end)).map(|(first, _)| first)
+    text.is_char_boundary(at)
+        .then(|| text.split_at(at))
+        .filter(|(_, last)| last.eq_ignore_ascii_case(end))
+        .map(|(first, _)| first)
 }
 
 /// The path as a site system sees it, without its first slash.
 fn inner(path: &str) -> &str {
     let path = path.strip_prefix('/').unwrap_or(path);
     let Some((family, rest)) = path.split_once('/') else { return path };
-    if !["CCM_Proxy_MutualAuth", "CCM_Proxy_ServerAuth"].iter().any(|name| family.eq_ignore_ascii_case(name)) {
+    if !["CCM_Proxy_MutualAuth", "CCM_Proxy_ServerAuth"].iter().any(|name| family.eq_ignore_ascii_case(name))
+    {
         return path;
     }
     match rest.split_once('/') {
@@ -321,8 +326,14 @@ mod tests {
     fn endpoints_are_found_with_and_without_what_a_gateway_strips() {
         for (target, found) in [
             ("/SMS_MP/.sms_aut?MPLIST", Some(Service::Plain(Reply::PointList))),
-            ("/CCM_Proxy_MutualAuth/72057594037927941/SMS_MP/.sms_aut?MPLIST1&ABC", Some(Service::Plain(Reply::PointList))),
-            ("/sms_mp_tokenauth/.sms_pol?{0f1e2d3c-0002-4a5b-8c6d-7e8f90a1b202}.7.00", Some(Service::Plain(Reply::Policy(1)))),
+            (
+                "/CCM_Proxy_MutualAuth/72057594037927941/SMS_MP/.sms_aut?MPLIST1&ABC",
+                Some(Service::Plain(Reply::PointList)),
+            ),
+            (
+                "/sms_mp_tokenauth/.sms_pol?{0f1e2d3c-0002-4a5b-8c6d-7e8f90a1b202}.7.00",
+                Some(Service::Plain(Reply::Policy(1))),
+            ),
             ("/SMS_MP/.sms_pol?{other}.1.00", Some(Service::Missing)),
             ("/CCM_Proxy_ServerAuth/9/ccm_system_tokenauth/request", Some(Service::Messaging)),
             ("/CCM_System/else", Some(Service::Missing)),
@@ -344,7 +355,9 @@ mod tests {
 
     #[test]
     fn front_and_end_of_every_body_fit() {
-        for reply in [Reply::Location, Reply::Token, Reply::Push, Reply::Updates, Reply::Listing, Reply::Gateway] {
+        for reply in
+            [Reply::Location, Reply::Token, Reply::Push, Reply::Updates, Reply::Listing, Reply::Gateway]
+        {
             let shape = reply.row().shape;
             assert!(shape.size >= (shape.lead.len() + shape.tail.len()) as u64 + 16, "{reply:?}");
         }

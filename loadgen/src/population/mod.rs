@@ -1,0 +1,3 @@
+//! A population of real clients.
+
+pub mod catalogue;
