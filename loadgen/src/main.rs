@@ -8,6 +8,8 @@ mod content;
 mod origin;
 mod population;
 mod process;
+mod random;
+mod report;
 mod ring;
 mod wire;
 

@@ -2,7 +2,8 @@
 //!
 //! Pure: bytes and `now` in, bytes and judgements out. The counterpart that answers is `origin/exchange.rs`.
 
-use super::options::{Check, Plan};
+use super::options::Check;
+use super::plan::Plan;
 use super::work::{BODY_KEPT_SIZE_MAX, Expect, Request, RequestBody};
 use crate::content::{self, Hash64, ID_SIZE, Pattern};
 use crate::wire::{self, Body, Framing, Malformed};

@@ -6,15 +6,17 @@
 mod client;
 mod exchange;
 pub mod options;
-mod report;
+mod plan;
+mod schedule;
 mod session;
 mod shared;
 pub mod work;
 mod worker;
 
+use crate::report::{Moments, Report, Snapshot, Tally};
 use indicatif::{ProgressBar, ProgressStyle};
-use options::{Amount, Options, Plan};
-use report::{Moments, Report, Snapshot, Tally};
+use options::{Amount, Options};
+use plan::Plan;
 use session::Identities;
 use shared::{Phase, Progress, Shared};
 use std::io;
@@ -65,7 +67,7 @@ pub fn run(options: &Options) -> Result<bool, RunError> {
     let report =
         Report::new(&tally, &moments, &plan.watched, plan.connections, plan.threads, options.allow_failures);
     print!("{}", report.table());
-    if let Some(file) = &options.json {
+    if let Some(file) = &options.output.json {
         let text = serde_json::to_string_pretty(&report).map_err(io::Error::from)?;
         std::fs::write(file, text + "\n")?;
     }
@@ -92,6 +94,7 @@ struct Conductor<'a> {
     quiet_since: Option<Instant>,
     next_show: Instant,
     shown_answers: u64,
+    shown_p99: u64,
 }
 
 impl<'a> Conductor<'a> {
@@ -111,6 +114,7 @@ impl<'a> Conductor<'a> {
             quiet_since: None,
             next_show: now + SHOW,
             shown_answers: 0,
+            shown_p99: 0,
         }
     }
 
@@ -157,7 +161,7 @@ impl<'a> Conductor<'a> {
                     self.shared.set_phase(Phase::Ending);
                 }
             }
-            Phase::Connecting | Phase::WarmUp | Phase::Ending => {}
+            Phase::Connecting | Phase::WarmUp | Phase::Counting | Phase::Ending => {}
         }
         if now >= self.next_show {
             self.next_show = now + SHOW;
@@ -225,10 +229,23 @@ impl<'a> Conductor<'a> {
         let answers = self.sum(|progress| &progress.answers);
         let rate = (answers - self.shown_answers) as f64 / SHOW.as_secs_f64();
         self.shown_answers = answers;
+        let finished: Vec<_> = self
+            .progress
+            .iter()
+            .flat_map(|progress| progress.intervals.take())
+            .map(|one| one.latency)
+            .collect();
+        if let Some(sum) = finished.into_iter().reduce(|mut sum, one| {
+            sum += one;
+            sum
+        }) {
+            self.shown_p99 = sum.value_at_quantile(0.99);
+        }
         self.bar.set_message(format!(
-            "{} of {} connected, {answers} right, {rate:.0}/s, {} failed, {} wrong",
+            "{} of {} connected, {answers} right, {rate:.0}/s, p99 {} µs, {} failed, {} wrong",
             self.sum(|progress| &progress.open),
             self.plan.connections,
+            self.shown_p99,
             self.sum(|progress| &progress.failures),
             self.sum(|progress| &progress.wrong),
         ));

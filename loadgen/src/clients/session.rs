@@ -3,7 +3,7 @@
 //! Knows no sockets. TLS is rustls's unbuffered API: records are decrypted where they lie in the lent receive buffer; only the
 //! tail of an incomplete record is kept.
 
-use super::options::{Plan, TlsFiles};
+use super::plan::{Plan, TlsFiles};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::crypto::CryptoProvider;

@@ -1,5 +1,6 @@
 //! What threads share: the phase they follow, and counters each writes for itself.
 
+use crate::report::Outbox;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -13,6 +14,8 @@ pub enum Phase {
     WarmUp,
     /// Requests are asked and measured.
     Measuring,
+    /// Requests are asked on and no longer measured, while system calls are counted.
+    Counting,
     /// Nothing more is asked.
     Ending,
 }
@@ -38,6 +41,7 @@ impl Shared {
             0 => Phase::Connecting,
             1 => Phase::WarmUp,
             2 => Phase::Measuring,
+            3 => Phase::Counting,
             _ => Phase::Ending,
         }
     }
@@ -64,6 +68,8 @@ pub struct Progress {
     pub arrived: AtomicU64,
     /// Clients that had a right answer at least once.
     pub served: AtomicU64,
+    /// Seconds that are over.
+    pub intervals: Outbox,
     /// When the last right answer came, in microseconds since the start.
     pub last_answer: AtomicU64,
 }

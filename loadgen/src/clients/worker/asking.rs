@@ -1,0 +1,173 @@
+//! What is asked and when, and what answers mean.
+
+use super::super::client::State;
+use super::super::exchange::{Answered, PIECE_SIZE};
+use super::super::shared::Phase;
+use super::super::work::{Answer, Life, Stand};
+use super::ending::{Cause, REST};
+use super::{BUSY_WAIT, STAGED_SIZE_MAX, Timer, Worker, take_spare};
+use std::cmp::Reverse;
+use std::time::Instant;
+
+impl Worker<'_> {
+    /// Counts the answers that just came.
+    pub fn judge(&mut self, key: u32, now: Instant) {
+        let mut answered = std::mem::take(&mut self.answered);
+        for answer in answered.drain(..) {
+            let client = &mut self.clients[key as usize];
+            client.rested = false;
+            tell(&mut client.life, &answer, now);
+            if answer.is_right {
+                self.tally.answered(now - self.shared.start, answer.latency, answer.name, answer.status);
+                self.last_answer = now;
+                self.served += u64::from(!client.was_served);
+                (client.was_served, client.trying_since) = (true, None);
+                client.failures_in_row = 0;
+                if let Some(every) = self.plan.every {
+                    client.ask_at = now + every;
+                    self.timers.push(Reverse((client.ask_at, key, client.generation, Timer::Ask)));
+                }
+                continue;
+            }
+            *self.tally.failures.status.entry(answer.status).or_default() += 1;
+            if answer.status >= 500 || answer.status == 429 {
+                client.ask_at = now + BUSY_WAIT;
+                self.timers.push(Reverse((client.ask_at, key, client.generation, Timer::Ask)));
+                self.put_back(key, 1);
+                self.has_failed(key, now);
+            }
+        }
+        self.answered = answered;
+    }
+
+    /// Asks what may be asked, sends what is staged, closes what is finished.
+    pub fn advance(&mut self, key: u32, now: Instant) {
+        if self.clients[key as usize].state == State::Open {
+            if self.clients[key as usize].has_given_up {
+                return self.close(key, true);
+            }
+            if self.write(key, now).is_err() {
+                return self.lose(key, Cause::Tls, now);
+            }
+            let client = &self.clients[key as usize];
+            let is_used_up = client.exchange.is_closing()
+                || self.plan.churn.is_some_and(|churn| client.asked_here >= churn);
+            let is_used_up = self.follow_script(key) || is_used_up;
+            let client = &self.clients[key as usize];
+            let may_end = self.phase != Phase::Connecting && client.exchange.outstanding() == 0;
+            if may_end && (is_used_up || !self.has_work(key)) {
+                return self.close(key, true);
+            }
+        }
+        self.settle(key);
+    }
+
+    /// Sets the timer a script waits for. Whether it needs no connection meanwhile.
+    pub fn follow_script(&mut self, key: u32) -> bool {
+        let client = &mut self.clients[key as usize];
+        let generation = client.generation;
+        match client.life.script().map(|script| script.stand()) {
+            Some(Stand::Until(at)) if at > client.ask_at => {
+                client.ask_at = at;
+                self.timers.push(Reverse((at, key, generation, Timer::Ask)));
+                false
+            }
+            Some(Stand::Away(_)) => true,
+            Some(Stand::Until(_) | Stand::Ready | Stand::Done) | None => false,
+        }
+    }
+
+    /// Stages requests and pieces of bodies.
+    pub fn write(&mut self, key: u32, now: Instant) -> Result<(), rustls::Error> {
+        while self.clients[key as usize].staged.len() < STAGED_SIZE_MAX {
+            self.plain.clear();
+            let is_more = self.write_plain(key, now);
+            if !self.plain.is_empty() {
+                let client = &mut self.clients[key as usize];
+                take_spare(&mut self.spares, &mut client.staged);
+                client.session.seal(&self.plain, &mut client.staged)?;
+            }
+            if !is_more {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes up to about one record of requests. Whether there may be more.
+    pub fn write_plain(&mut self, key: u32, now: Instant) -> bool {
+        while self.plain.len() < PIECE_SIZE {
+            let client = &mut self.clients[key as usize];
+            if client.exchange.is_uploading() && !client.exchange.is_closing() {
+                client.exchange.write_body(&mut self.plain);
+            } else if self.may_ask(key, now) {
+                let client = &mut self.clients[key as usize];
+                if client.exchange.outstanding() == 0 {
+                    client.rested = client.asked_here > 0 && now - client.last_traffic >= REST;
+                    client.last_traffic = now;
+                }
+                client.asked_here += 1;
+                match client.life.script().map(|script| script.take()) {
+                    None => {
+                        client.exchange.ask(self.plan, self.next_id, now, now, &mut self.plain);
+                        self.next_id += 1;
+                        self.take_work(key);
+                    }
+                    Some(None) => return false,
+                    Some(Some((id, request))) => {
+                        client.exchange.ask_order(id, *request, now, now, &mut self.plain);
+                    }
+                }
+            } else {
+                return false;
+            }
+        }
+        true
+    }
+
+    pub fn may_ask(&mut self, key: u32, now: Instant) -> bool {
+        let client = &self.clients[key as usize];
+        let may = matches!(self.phase, Phase::WarmUp | Phase::Measuring | Phase::Counting)
+            && !client.exchange.is_closing()
+            && client.exchange.outstanding() < self.plan.pipeline
+            && self.plan.churn.is_none_or(|churn| client.asked_here < churn)
+            && now >= client.ask_at
+            && self.has_work(key);
+        let client = &mut self.clients[key as usize];
+        match client.life.script() {
+            Some(script) if may => {
+                client.exchange.outstanding() == 0 && script.look(&mut self.next_id, now) == Stand::Ready
+            }
+            Some(_) | None => may,
+        }
+    }
+
+    pub fn has_work(&self, key: u32) -> bool {
+        let client = &self.clients[key as usize];
+        let has_more = match &client.life {
+            Life::Fixed => self.pool.unwrap_or(client.left) > 0,
+            Life::Scripted(script) => script.stand() != Stand::Done,
+        };
+        self.phase != Phase::Ending && !client.has_given_up && has_more
+    }
+
+    pub fn take_work(&mut self, key: u32) {
+        *self.pool.as_mut().unwrap_or(&mut self.clients[key as usize].left) -= 1;
+    }
+
+    /// Requests of the plan that must be asked again. A script was told what became of its request, and says so itself.
+    pub fn put_back(&mut self, key: u32, requests: usize) {
+        if matches!(self.clients[key as usize].life, Life::Scripted(_)) {
+            return;
+        }
+        *self.pool.as_mut().unwrap_or(&mut self.clients[key as usize].left) += requests as u64;
+    }
+}
+
+/// Tells a script what came of its request.
+fn tell(life: &mut Life, answered: &Answered, now: Instant) {
+    let Life::Scripted(script) = life else { return };
+    let (head, body) = answered.kept.as_ref().map_or((&[][..], &[][..]), |kept| (&kept.head, &kept.body));
+    let Answered { status, size, latency, .. } = *answered;
+    script.answered(&Answer { status, size, elapsed: latency, head, body }, now);
+}

@@ -1,0 +1,195 @@
+//! What one thread counts while it works: sums for the whole run, and a histogram for each second of it.
+//!
+//! Recording an answer is a few array writes. A second that is over is handed to the main thread as it is, through
+//! [`Interval`]s; what it becomes there is `report/timeline.rs`'s.
+
+use super::failures::Failures;
+use super::interval::Interval;
+use hdrhistogram::Histogram;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Longest time a histogram tells apart, in microseconds.
+pub const TIME_MAX_MICROS: u64 = 3_600_000_000;
+/// Significant digits of the histograms of the whole run and of its seconds.
+const DIGITS: u8 = 3;
+/// Significant digits of the histogram of one named step: there may be a hundred of them in every thread.
+const STEP_DIGITS: u8 = 2;
+/// Statuses are three digits.
+const STATUS_MAX: usize = 1000;
+
+/// What one thread counted.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    /// Right answers.
+    pub answers: u64,
+    /// Connections made, TLS included.
+    pub connects: u64,
+    /// What failed.
+    pub failures: Failures,
+    /// What the first failure said.
+    pub first_failure: Option<String>,
+    /// Connections the server closed with nothing asked.
+    pub closed_idle: u64,
+    /// Requests the server closed unread: asked on a connection at rest that ended at once without a byte.
+    pub closed_unread: u64,
+    /// Bytes received, as on the wire.
+    pub received: u64,
+    /// Bytes sent, as on the wire.
+    pub sent: u64,
+    /// From asking to the last byte, of measured requests, in microseconds.
+    pub latency: Histogram<u64>,
+    /// From connecting to ready, in microseconds.
+    pub handshake: Histogram<u64>,
+    /// The same as `latency` for each named step; nothing when there is only one.
+    pub steps: Vec<Histogram<u32>>,
+    /// Right answers by status, at the index of the status.
+    pub statuses: Box<[u64]>,
+    /// Whether answers are of the measured time.
+    is_measuring: bool,
+    interval: Interval,
+    finished: Vec<Interval>,
+    interval_end: Duration,
+    told: Told,
+}
+
+/// What of the sums is already in an interval.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    failures: u64,
+    connects: u64,
+    closed_unread: u64,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self::new(1)
+    }
+}
+
+impl Tally {
+    /// Nothing counted yet, of requests with so many named steps.
+    pub fn new(steps: usize) -> Self {
+        let step_times = || {
+            Histogram::new_with_max(TIME_MAX_MICROS, STEP_DIGITS)
+                .expect("two digits up to an hour are valid bounds")
+        };
+        Self {
+            answers: 0,
+            connects: 0,
+            failures: Failures::default(),
+            first_failure: None,
+            closed_idle: 0,
+            closed_unread: 0,
+            received: 0,
+            sent: 0,
+            latency: times(),
+            handshake: times(),
+            steps: if steps > 1 { (0..steps).map(|_| step_times()).collect() } else { Vec::new() },
+            statuses: vec![0; STATUS_MAX].into(),
+            is_measuring: false,
+            interval: Interval::new(0, times()),
+            finished: Vec::new(),
+            interval_end: Interval::LENGTH,
+            told: Told::default(),
+        }
+    }
+
+    /// From now on answers are of the measured time, or no longer.
+    pub fn set_measuring(&mut self, is_measuring: bool) {
+        self.is_measuring = is_measuring;
+    }
+
+    /// A right answer came `at` that time since the start of the run, `latency` after it was asked or planned.
+    pub fn answered(&mut self, at: Duration, latency: Duration, step: u16, status: u16) {
+        if at >= self.interval_end {
+            self.roll(at);
+        }
+        let micros = micros(latency);
+        self.answers += 1;
+        self.interval.latency.saturating_record(micros);
+        if let Some(count) = self.statuses.get_mut(usize::from(status)) {
+            *count += 1;
+        }
+        if self.is_measuring {
+            self.latency.saturating_record(micros);
+            if let Some(times) = self.steps.get_mut(usize::from(step)) {
+                times.saturating_record(micros);
+            }
+        }
+    }
+
+    /// A connection is ready, `time` after it was begun.
+    pub fn connected(&mut self, time: Duration) {
+        self.connects += 1;
+        self.handshake.saturating_record(micros(time));
+    }
+
+    /// Says what else happened until `at`, with so many connections open, and takes the seconds that are over. To be
+    /// called about once in each turn of the thread.
+    pub fn tell(&mut self, at: Duration, open: u64) -> impl Iterator<Item = Interval> {
+        if at >= self.interval_end {
+            self.roll(at);
+        }
+        let now = Told {
+            failures: self.failures.all(),
+            connects: self.connects,
+            closed_unread: self.closed_unread,
+        };
+        self.interval.failures += now.failures - self.told.failures;
+        self.interval.connects += now.connects - self.told.connects;
+        self.interval.closed_unread += now.closed_unread - self.told.closed_unread;
+        self.interval.open = open;
+        self.told = now;
+        self.finished.drain(..)
+    }
+
+    /// Takes the second that is not over yet; the last thing a thread does.
+    pub fn take_last(&mut self) -> Interval {
+        std::mem::replace(&mut self.interval, Interval::new(0, times()))
+    }
+
+    /// Begins the interval that `at` falls into.
+    fn roll(&mut self, at: Duration) {
+        let next = Interval { open: self.interval.open, ..Interval::new(at.as_secs(), times()) };
+        self.interval_end = Duration::from_secs(at.as_secs()) + Interval::LENGTH;
+        self.finished.push(std::mem::replace(&mut self.interval, next));
+    }
+
+    /// Right answers by status.
+    pub fn right_statuses(&self) -> BTreeMap<u16, u64> {
+        let counts = (0u16..).zip(self.statuses.iter().copied());
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Takes in what another thread counted; intervals go their own way.
+    pub fn add(&mut self, other: &Self) {
+        self.answers += other.answers;
+        self.connects += other.connects;
+        self.failures.add(&other.failures);
+        self.first_failure = self.first_failure.take().or_else(|| other.first_failure.clone());
+        self.closed_idle += other.closed_idle;
+        self.closed_unread += other.closed_unread;
+        self.received += other.received;
+        self.sent += other.sent;
+        self.latency += &other.latency;
+        self.handshake += &other.handshake;
+        for (mine, its) in self.steps.iter_mut().zip(&other.steps) {
+            *mine += its;
+        }
+        for its in other.steps.iter().skip(self.steps.len()) {
+            self.steps.push(its.clone());
+        }
+        for (mine, its) in self.statuses.iter_mut().zip(&other.statuses) {
+            *mine += its;
+        }
+    }
+}
+
+fn times<C: hdrhistogram::Counter>() -> Histogram<C> {
+    Histogram::new_with_max(TIME_MAX_MICROS, DIGITS).expect("three digits up to an hour are valid bounds")
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
+}
