@@ -49,6 +49,8 @@ pub struct Answered {
     pub size: u64,
     /// What a script wants to read of it.
     pub kept: Option<Box<Kept>>,
+    /// Where the body differs from its shape.
+    pub differs_at: Option<u64>,
 }
 
 /// An answer's head and the first bytes of its body.
@@ -123,6 +125,7 @@ struct Reading {
     pattern: Pattern,
     is_past_account: bool,
     kept: Option<Box<Kept>>,
+    differs_at: Option<u64>,
 }
 
 /// One connection's requests, in order.
@@ -154,6 +157,17 @@ impl Exchange {
     /// Whether no byte came of the answer to the oldest request.
     pub fn is_unanswered(&self) -> bool {
         self.reading.is_none() && self.kept.is_empty()
+    }
+
+    /// How long the server may hold the oldest outstanding request.
+    pub fn held(&self) -> Duration {
+        let order = self.waiting.front().and_then(|asked| asked.order.as_ref());
+        order.map_or(Duration::ZERO, |order| order.expect.held)
+    }
+
+    /// Whether the only request without an answer is one that the server may hold.
+    pub fn is_held(&self) -> bool {
+        self.waiting.len() == 1 && !self.held().is_zero()
     }
 
     /// When the oldest outstanding request was asked.
@@ -292,6 +306,7 @@ impl Exchange {
                 kept: expect
                     .keeps
                     .then(|| Box::new(Kept { head: source[..head.size].to_vec(), body: Vec::new() })),
+                differs_at: None,
             });
         }
         self.kept.clear();
@@ -300,6 +315,15 @@ impl Exchange {
 
     fn take_content(&mut self, plan: &Plan, reading: &mut Reading, content: &[u8]) -> Result<(), Wrong> {
         let mut rest = content;
+        if reading.is_right
+            && reading.differs_at.is_none()
+            && let Some(asked) = self.waiting.front()
+            && let Some(shape) = asked.expect(plan).shape
+        {
+            let place = asked.expect(plan).offset + reading.size;
+            let is_it = shape.matches(&content::id_text(asked.id), place, content);
+            reading.differs_at = (!is_it).then_some(place);
+        }
         reading.size += content.len() as u64;
         if let Some(kept) = &mut reading.kept {
             let room = BODY_KEPT_SIZE_MAX - kept.body.len();
@@ -375,6 +399,7 @@ impl Exchange {
             name: asked.order.as_ref().map_or(0, |order| order.name),
             size: reading.size,
             kept: reading.kept,
+            differs_at: reading.differs_at,
         });
         // An answer before the whole request: the connection cannot carry another one.
         self.is_closing |= self.waiting.len() == 1 && self.upload.is_some();

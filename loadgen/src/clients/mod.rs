@@ -71,7 +71,9 @@ pub fn run(options: &Options) -> Result<bool, RunError> {
         let text = serde_json::to_string_pretty(&report).map_err(io::Error::from)?;
         std::fs::write(file, text + "\n")?;
     }
-    Ok(report.passed)
+    let (text, passed) = plan.population.as_ref().map_or_else(Default::default, |all| all.conclude());
+    print!("{text}");
+    Ok(report.passed && (passed || plan.population.is_none()))
 }
 
 /// A number that other runs hardly have: ids of two runs do not meet.

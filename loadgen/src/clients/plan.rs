@@ -187,6 +187,8 @@ impl Options {
             is_head,
             segment: last_segment(path).into(),
             keeps: false,
+            shape: None,
+            held: Duration::ZERO,
         }
     }
 

@@ -189,7 +189,8 @@ impl<'a> Worker<'a> {
         self.publish();
         self.progress.intervals.put(std::iter::once(self.tally.take_last()));
         self.tally.failures.timeout += if self.plan.reading == Reading::Free {
-            self.clients.iter().map(|client| client.exchange.outstanding() as u64).sum()
+            let unheld = self.clients.iter().filter(|client| !client.exchange.is_held());
+            unheld.map(|client| client.exchange.outstanding() as u64).sum()
         } else {
             0
         };
@@ -225,6 +226,9 @@ impl<'a> Worker<'a> {
             match self.clients[key as usize].state {
                 State::Waiting if phase == Phase::Ending => self.retire(key),
                 State::Connecting | State::Shaking if phase == Phase::Ending => self.close(key, false),
+                State::Open if phase == Phase::Ending && self.clients[key as usize].exchange.is_held() => {
+                    self.close(key, false);
+                }
                 _ => self.advance(key, now),
             }
         }
