@@ -6,8 +6,9 @@
 use super::bits::Sessions;
 use super::named::{self, Said};
 use super::request::{Range, Request, parse_range};
-use super::rules::{Chance, Fault, Rules};
+use super::rules::{Fault, Rules};
 use crate::content::{self, Account, Pattern};
+use crate::random::Random;
 use crate::wire::{self, Body, Framing, Malformed};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -77,7 +78,7 @@ pub struct Exchange {
     request: Request,
     lead: Vec<u8>,
     common: Arc<Common>,
-    chance: Chance,
+    chance: Random,
 }
 
 impl Exchange {
@@ -88,7 +89,7 @@ impl Exchange {
             request: Request::default(),
             lead: Vec::new(),
             common: Arc::clone(common),
-            chance: Chance::new(common.rules.seed, number),
+            chance: Random::new(common.rules.seed, number),
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Chance comes from a seed, one stream for each connection: the same run makes the same faults.
 
+use crate::random::Random;
 use std::time::Duration;
 
 /// What goes wrong with one answer.
@@ -80,11 +81,11 @@ impl Span {
         }
     }
 
-    fn choose(self, chance: &mut Chance) -> Duration {
+    fn choose(self, chance: &mut Random) -> Duration {
         if self.least == self.most {
             return self.least;
         }
-        self.least + (self.most - self.least).mul_f64(chance.part())
+        self.least + (self.most - self.least).mul_f64(chance.unit())
     }
 }
 
@@ -103,21 +104,21 @@ pub struct Rules {
 
 impl Rules {
     /// How long an answer waits.
-    pub fn delay(&self, chance: &mut Chance) -> Duration {
+    pub fn delay(&self, chance: &mut Random) -> Duration {
         self.delay.choose(chance)
     }
 
     /// How long a notification request is held.
-    pub fn hold(&self, chance: &mut Chance) -> Duration {
+    pub fn hold(&self, chance: &mut Random) -> Duration {
         self.hold.choose(chance)
     }
 
     /// What goes wrong with this answer.
-    pub fn fault(&self, chance: &mut Chance) -> Option<Fault> {
+    pub fn fault(&self, chance: &mut Random) -> Option<Fault> {
         if self.faults.is_empty() {
             return None;
         }
-        let mut part = chance.part();
+        let mut part = chance.unit();
         for likely in &self.faults {
             if part < likely.probability {
                 return Some(likely.fault);
@@ -131,31 +132,6 @@ impl Rules {
     pub fn check(&self) -> Result<(), String> {
         let sum: f64 = self.faults.iter().map(|likely| likely.probability).sum();
         if sum <= 1.0 { Ok(()) } else { Err(format!("the probabilities of --fault are {sum} together")) }
-    }
-}
-
-/// Numbers that look like chance and are the same for the same seed (SplitMix64).
-#[derive(Clone, Copy, Debug)]
-pub struct Chance(u64);
-
-impl Chance {
-    /// The stream with number `stream` of `seed`.
-    pub fn new(seed: u64, stream: u64) -> Self {
-        let mut first = Self(seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95));
-        Self(first.next())
-    }
-
-    /// Any number.
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    /// Any number from 0 to below 1.
-    pub fn part(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 
@@ -185,12 +161,12 @@ mod tests {
             faults: vec![Likely::parse("reset=0.1").unwrap(), Likely::parse("garbage=0.2").unwrap()],
             ..Rules::default()
         };
-        let mut chance = Chance::new(7, 1);
+        let mut chance = Random::new(7, 1);
         let drawn: Vec<_> = (0..10_000).map(|_| rules.fault(&mut chance)).collect();
         let count = |fault| drawn.iter().filter(|found| **found == fault).count();
         assert!((900..1100).contains(&count(Some(Fault::Reset))), "{}", count(Some(Fault::Reset)));
         assert!((1850..2150).contains(&count(Some(Fault::Garbage))), "{}", count(Some(Fault::Garbage)));
-        let mut again = Chance::new(7, 1);
+        let mut again = Random::new(7, 1);
         assert!(
             drawn.iter().all(|found| *found == rules.fault(&mut again)),
             "the same seed, the same faults"
@@ -209,7 +185,7 @@ mod tests {
     #[test]
     fn a_span_is_used_from_end_to_end() {
         let span = Span::parse("10..20").unwrap();
-        let mut chance = Chance::new(1, 1);
+        let mut chance = Random::new(1, 1);
         let drawn: Vec<_> = (0..1000).map(|_| span.choose(&mut chance).as_micros()).collect();
         assert!(drawn.iter().all(|micros| (10_000..20_000).contains(micros)));
         assert!(drawn.iter().min() < Some(&10_200) && drawn.iter().max() > Some(&19_800));
