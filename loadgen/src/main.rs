@@ -56,6 +56,10 @@ fn main() -> ExitCode {
         ExitCode::from(code)
     };
     match Arguments::parse().command {
+        Command::Clients(options) if options.population.list_features => {
+            print!("{}", population::list());
+            ExitCode::SUCCESS
+        }
         Command::Clients(options) => match clients::run(&options) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::from(1),
