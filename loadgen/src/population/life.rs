@@ -26,7 +26,7 @@ const PUSHES_PER_HOLD: f64 = 15.0 / (24.0 * 60.0);
 /// What notifications ask for.
 const PUSHED: [&str; 3] = ["scripts", "cmpivot", "endpoint-protection"];
 /// Within what time a working day begins, and how long an outage's clients take to come back.
-const START_OF_DAY: Duration = Duration::from_secs(60 * 60);
+const START_OF_DAY: Duration = Duration::from_secs(30 * 60);
 const AFTER_OUTAGE: Duration = Duration::from_secs(2 * 60);
 /// What a client asks at once when it starts, or finds its way again: feature, and how many of its steps.
 const CATCH_UP: [(&str, usize); 4] =
@@ -128,7 +128,7 @@ pub enum Schedule {
 /// What happens at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Burst {
-    /// All start within an hour, most in its middle, and ask for everything.
+    /// All start within half an hour, most in its middle, and ask for everything.
     StartOfDay,
     /// All come back within two minutes, most at once, sign in and ask for everything.
     AfterOutage,

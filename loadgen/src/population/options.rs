@@ -20,6 +20,7 @@ pub enum Profile {
 /// The flags of profiles.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Profiles")]
+#[group(skip)]
 pub struct Options {
     /// Clients that live like managed devices, instead of one request again and again. Every client has two connections, the
     /// second for its held notification: -c 200 is 100 clients
