@@ -112,7 +112,10 @@ pub fn run(options: &Options, flags: Flags) -> Result<Outcome, RunError> {
     options.output.judge(&mut report);
     print!("{}", report.table());
     options.output.write(&report, &timeline, started)?;
-    Ok(match (shared.is_interrupted(), report.passed, report.met()) {
+    let (text, all_features_passed) =
+        plan.population.as_ref().map_or((String::new(), true), |population| population.conclude());
+    print!("{text}");
+    Ok(match (shared.is_interrupted(), report.passed && all_features_passed, report.met()) {
         (true, ..) => Outcome::Interrupted,
         (false, false, _) => Outcome::Failed,
         (false, true, false) => Outcome::Missed,

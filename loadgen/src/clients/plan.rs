@@ -117,6 +117,7 @@ struct Up {
     client_cert: Option<PathBuf>,
     client_key: Option<PathBuf>,
     clients_dir: Option<PathBuf>,
+    software_update_point: Option<u64>,
     #[serde(default)]
     pids: BTreeMap<String, u32>,
 }
@@ -151,13 +152,18 @@ impl Options {
                 watched.push(Watched { name: name.clone(), pids: vec![*pid] });
             }
         }
+        let population = self.population.is_asked_for().then(|| {
+            let people =
+                self.population.people(&name, up.url.as_deref(), up.software_update_point, self.connections);
+            Arc::new(people) as Arc<dyn Population>
+        });
         Ok(Plan {
             target: address.ok_or_else(|| format!("--target {target}: no address"))?,
             name,
             before_id,
             after_id,
             expect: self.expect(&method, &path),
-            population: None,
+            population,
             body: self.body,
             is_chunked: self.chunked,
             amount: self.amount()?,
@@ -208,6 +214,9 @@ impl Options {
             let rounds = (hold.as_secs_f64() / every.as_secs_f64()).floor() as u64;
             return Ok(Amount::Each(1 + rounds));
         }
+        if self.population.ends() {
+            return Ok(Amount::Lives);
+        }
         Ok(match (self.total, self.duration, self.requests_per_connection) {
             (Some(total), _, _) => Amount::Total(total),
             (_, Some(duration), _) => Amount::Lasting(duration),
@@ -228,7 +237,8 @@ impl Options {
             is_head,
             segment: last_segment(path).into(),
             keeps: false,
-            patience: None,
+            shape: None,
+            held: Duration::ZERO,
         }
     }
 

@@ -19,7 +19,8 @@ mod tally;
 mod timeline;
 
 pub use drive::Drive;
-pub use failures::Failures;
+#[cfg(test)]
+use failures::Failures;
 pub use interval::Outbox;
 pub use live::{Live, Now};
 pub use moments::{CallWindow, Moments, Snapshot};
