@@ -130,6 +130,49 @@ impl Hash64 {
     }
 }
 
+/// A body with a fixed front and a fixed end, and letters between them: what a real answer looks like, in every byte known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Its first bytes.
+    pub lead: &'static [u8],
+    /// Its last bytes.
+    pub tail: &'static [u8],
+    /// All of them; no less than lead and tail together.
+    pub size: u64,
+    /// Whose letters: of this file, so that they are the same for everybody, or of the request.
+    pub file: Option<&'static str>,
+}
+
+impl Shape {
+    /// Whether `bytes` stand at `position` of the body that answers the request `id`.
+    pub fn matches(&self, id: &[u8], position: u64, bytes: &[u8]) -> bool {
+        let end = position.saturating_add(bytes.len() as u64);
+        if end > self.size {
+            return false;
+        }
+        let at = |place: u64| usize::try_from(place.clamp(position, end) - position).unwrap_or(bytes.len());
+        let (lead_size, tail_start) = (self.lead.len() as u64, self.size - self.tail.len() as u64);
+        let (letters_from, letters_to) = (at(lead_size), at(tail_start));
+        let is_part = |whole: &[u8], from: u64, part: &[u8]| {
+            let rest = usize::try_from(from).ok().and_then(|from| whole.get(from..));
+            part.is_empty() || rest.is_some_and(|rest| rest.starts_with(part))
+        };
+        is_part(self.lead, position, &bytes[..letters_from])
+            && self.pattern(id).matches(position + letters_from as u64, &bytes[letters_from..letters_to])
+            && is_part(self.tail, position.saturating_sub(tail_start), &bytes[letters_to..])
+    }
+
+    /// Its letters, when the request `id` asks for it.
+    pub fn pattern(&self, id: &[u8]) -> Pattern {
+        Pattern::new(self.file.map_or(id, str::as_bytes))
+    }
+}
+
+/// Appends what the origin says, in `X-Load-Account`, of a body it took.
+pub fn write_receipt(size: u64, hash: u64, out: &mut Vec<u8>) {
+    let _ = write!(out, "len={size} hash={hash:016x}");
+}
+
 /// What the origin says about a request, at the front of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account<'a> {
@@ -229,6 +272,29 @@ mod tests {
             pieces.update(rest);
             prop_assert_eq!(whole.finish(), pieces.finish());
         }
+    }
+
+    #[test]
+    fn a_shape_is_recognised_in_any_pieces_and_no_byte_of_it_may_differ() {
+        let shape = Shape { lead: b"<lead>", tail: b"</end>", size: 64, file: None };
+        let mut whole = vec![0; 64];
+        shape.pattern(b"x").fill(0, &mut whole);
+        whole[..6].copy_from_slice(shape.lead);
+        whole[58..].copy_from_slice(shape.tail);
+        for from in 0..=64 {
+            for to in from..=64 {
+                assert!(shape.matches(b"x", from as u64, &whole[from..to]), "{from}..{to}");
+            }
+        }
+        for index in 0..64 {
+            whole[index] ^= 1;
+            assert!(!shape.matches(b"x", 0, &whole), "{index}");
+            assert!(!shape.matches(b"x", index as u64, &whole[index..=index]), "{index}");
+            whole[index] ^= 1;
+        }
+        assert!(!shape.matches(b"y", 0, &whole));
+        whole.push(b'a');
+        assert!(!shape.matches(b"x", 0, &whole));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod compare;
 mod content;
 mod machine;
 mod origin;
+mod population;
 mod process;
 mod random;
 mod report;
@@ -70,6 +71,10 @@ fn main() -> ExitCode {
     let matches = command.get_matches_mut();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match arguments.command {
+        Command::Clients(options) if options.population.list_features => {
+            print!("{}", population::list());
+            ExitCode::SUCCESS
+        }
         Command::Clients(options) => {
             let flags = matches
                 .subcommand()
@@ -83,9 +88,12 @@ fn main() -> ExitCode {
                 Err(error @ RunError::System(_)) => failed(&error, 1),
             }
         }
-        Command::Origin(options) => {
-            origin::run(&options).map_or_else(|error| failed(&error, 1), |()| ExitCode::SUCCESS)
-        }
+        Command::Origin(options) => match options.rules() {
+            Ok(rules) => {
+                origin::run(&options, rules).map_or_else(|error| failed(&error, 1), |()| ExitCode::SUCCESS)
+            }
+            Err(error) => failed(&error, 2),
+        },
         Command::Compare(options) => match compare::run(&options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error @ CompareError::Input(_)) => failed(&error, 2),

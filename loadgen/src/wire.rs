@@ -42,6 +42,25 @@ pub struct ResponseHead<'b> {
     pub size: usize,
 }
 
+/// Fields of a request that only the named endpoints of the origin look at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signs<'b> {
+    /// `BITS-Packet-Type`.
+    pub bits_packet: Option<&'b [u8]>,
+    /// `BITS-Session-Id`.
+    pub bits_session: Option<&'b [u8]>,
+    /// `BITS-Supported-Protocols`.
+    pub bits_protocols: Option<&'b [u8]>,
+    /// `Content-Range`.
+    pub content_range: Option<&'b [u8]>,
+    /// `SOAPAction`.
+    pub soap_action: Option<&'b [u8]>,
+    /// `X-Load-Id`: the id, where the target has no room for it.
+    pub load_id: Option<&'b [u8]>,
+    /// `X-Load`: what else would stand in the query.
+    pub wishes: Option<&'b [u8]>,
+}
+
 /// The head of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RequestHead<'b> {
@@ -59,6 +78,8 @@ pub struct RequestHead<'b> {
     pub expects_continue: bool,
     /// `Range`, when present.
     pub range: Option<&'b [u8]>,
+    /// What named endpoints look at.
+    pub signs: Signs<'b>,
     /// Bytes of the head.
     pub size: usize,
 }
@@ -73,6 +94,7 @@ struct Fields<'b> {
     expects_continue: bool,
     id: Option<&'b [u8]>,
     range: Option<&'b [u8]>,
+    signs: Signs<'b>,
 }
 
 impl<'b> Fields<'b> {
@@ -93,12 +115,19 @@ impl<'b> Fields<'b> {
             4 if is("x-id") => self.id = Some(value),
             5 if is("range") => self.range = Some(value),
             6 if is("expect") => self.expects_continue = value.eq_ignore_ascii_case(b"100-continue"),
+            6 if is("x-load") => self.signs.wishes = Some(value),
+            9 if is("x-load-id") => self.signs.load_id = Some(value),
+            10 if is("soapaction") => self.signs.soap_action = Some(value),
             10 if is("connection") => {
                 for token in value.split(|byte| *byte == b',') {
                     self.closes |= token.trim_ascii().eq_ignore_ascii_case(b"close");
                     self.keeps |= token.trim_ascii().eq_ignore_ascii_case(b"keep-alive");
                 }
             }
+            13 if is("content-range") => self.signs.content_range = Some(value),
+            15 if is("bits-session-id") => self.signs.bits_session = Some(value),
+            16 if is("bits-packet-type") => self.signs.bits_packet = Some(value),
+            24 if is("bits-supported-protocols") => self.signs.bits_protocols = Some(value),
             14 if is("content-length") => {
                 let length = number(value).ok_or(Malformed("Content-Length is no number"))?;
                 if self.length.replace(length).is_some() {
@@ -168,6 +197,7 @@ pub fn parse_request(bytes: &[u8]) -> Result<Option<RequestHead<'_>>, Malformed>
         keep_alive: found.keep_alive(version),
         expects_continue: found.expects_continue,
         range: found.range,
+        signs: found.signs,
         size,
     }))
 }

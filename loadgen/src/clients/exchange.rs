@@ -51,6 +51,8 @@ pub struct Answered {
     pub size: u64,
     /// What a script wants to read of it.
     pub kept: Option<Box<Kept>>,
+    /// Where the body differs from its shape.
+    pub differs_at: Option<u64>,
 }
 
 /// An answer's head and the first bytes of its body.
@@ -125,6 +127,7 @@ struct Reading {
     pattern: Pattern,
     is_past_account: bool,
     kept: Option<Box<Kept>>,
+    differs_at: Option<u64>,
 }
 
 /// One connection's requests, in order.
@@ -158,6 +161,17 @@ impl Exchange {
         self.reading.is_none() && self.kept.is_empty()
     }
 
+    /// How long the server may hold the oldest outstanding request.
+    pub fn held(&self) -> Duration {
+        let order = self.waiting.front().and_then(|asked| asked.order.as_ref());
+        order.map_or(Duration::ZERO, |order| order.expect.held)
+    }
+
+    /// Whether the only request without an answer is one that the server may hold.
+    pub fn is_held(&self) -> bool {
+        self.waiting.len() == 1 && !self.held().is_zero()
+    }
+
     /// When the oldest outstanding request was asked.
     pub fn asked_at(&self) -> Option<Instant> {
         self.waiting.front().map(|asked| asked.at)
@@ -166,11 +180,6 @@ impl Exchange {
     /// When the outstanding requests were to start, the last one first.
     pub fn planned_backwards(&self) -> impl Iterator<Item = Instant> {
         self.waiting.iter().rev().map(|asked| asked.planned)
-    }
-
-    /// How long the oldest outstanding request may take without any progress, when it says so itself.
-    pub fn patience(&self) -> Option<Duration> {
-        self.waiting.front()?.order.as_ref()?.expect.patience
     }
 
     /// Writes the head of the plan's request; its body follows by [`Self::write_body`].
@@ -304,6 +313,7 @@ impl Exchange {
                 kept: expect
                     .keeps
                     .then(|| Box::new(Kept { head: source[..head.size].to_vec(), body: Vec::new() })),
+                differs_at: None,
             });
         }
         self.kept.clear();
@@ -312,6 +322,15 @@ impl Exchange {
 
     fn take_content(&mut self, plan: &Plan, reading: &mut Reading, content: &[u8]) -> Result<(), Wrong> {
         let mut rest = content;
+        if reading.is_right
+            && reading.differs_at.is_none()
+            && let Some(asked) = self.waiting.front()
+            && let Some(shape) = asked.expect(plan).shape
+        {
+            let place = asked.expect(plan).offset + reading.size;
+            let is_it = shape.matches(&content::id_text(asked.id), place, content);
+            reading.differs_at = (!is_it).then_some(place);
+        }
         reading.size += content.len() as u64;
         if let Some(kept) = &mut reading.kept {
             let room = BODY_KEPT_SIZE_MAX - kept.body.len();
@@ -388,6 +407,7 @@ impl Exchange {
             name: asked.order.as_ref().map_or(0, |order| order.name),
             size: reading.size,
             kept: reading.kept,
+            differs_at: reading.differs_at,
         });
         // An answer before the whole request: the connection cannot carry another one.
         self.is_closing |= self.waiting.len() == 1 && self.upload.is_some();

@@ -50,15 +50,15 @@ pub enum RunError {
     System(#[from] io::Error),
 }
 
-/// How a run ended.
+/// What became of a run that came to a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// All was right.
+    /// All was right, and every objective met.
     Right,
-    /// An answer was wrong, or failed.
-    Failed,
-    /// All was right, and not as it was wanted.
+    /// All was right, and an objective was missed, or planned requests were never sent.
     Missed,
+    /// An answer was wrong or failed.
+    Failed,
     /// The user ended it early.
     Interrupted,
 }
@@ -111,7 +111,10 @@ pub fn run(options: &Options, flags: Flags) -> Result<Outcome, RunError> {
     options.output.judge(&mut report);
     print!("{}", report.table());
     options.output.write(&report, &timeline, started)?;
-    Ok(match (shared.is_interrupted(), report.passed, report.drive.kept_plan() && report.met()) {
+    let (text, all_features_passed) =
+        plan.population.as_ref().map_or((String::new(), true), |population| population.conclude());
+    print!("{text}");
+    Ok(match (shared.is_interrupted(), report.passed && all_features_passed, report.met()) {
         (true, ..) => Outcome::Interrupted,
         (false, false, _) => Outcome::Failed,
         (false, true, false) => Outcome::Missed,
@@ -122,7 +125,6 @@ pub fn run(options: &Options, flags: Flags) -> Result<Outcome, RunError> {
 /// How the load was driven.
 fn drive(plan: &Plan, shared: &Shared, tally: &Tally, report: &Report) -> Drive {
     Drive {
-        seed: plan.seed,
         is_handshakes_only: plan.is_handshakes_only(),
         full: tally.connects - tally.resumed,
         resumed: tally.resumed,

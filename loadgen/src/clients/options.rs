@@ -19,7 +19,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub up: Option<PathBuf>,
     /// Where to connect
-    #[arg(long, value_name = "HOST:PORT", required_unless_present = "up")]
+    #[arg(long, value_name = "HOST:PORT", required_unless_present_any = ["up", "list_features"])]
     pub target: Option<String>,
     /// Name for SNI, for the check of the certificate, and for Host
     #[arg(long, value_name = "NAME")]
@@ -149,6 +149,8 @@ pub struct Options {
     #[arg(long)]
     pub allow_failures: bool,
     /// What is reported, and where to
+    #[command(flatten)]
+    pub population: crate::population::Options,
     #[command(flatten)]
     pub output: Output,
 }

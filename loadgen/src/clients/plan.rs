@@ -117,6 +117,7 @@ struct Up {
     client_cert: Option<PathBuf>,
     client_key: Option<PathBuf>,
     clients_dir: Option<PathBuf>,
+    software_update_point: Option<u64>,
     #[serde(default)]
     pids: BTreeMap<String, u32>,
 }
@@ -140,23 +141,29 @@ impl Options {
         let threads = self.threads.map_or(least, u32::from).min(self.connections);
         if threads < least {
             return Err(format!(
-                "{} connections need at least {least} threads of {slots} slots",
+                "{} connections need at least {least} threads: the open-file limit leaves each {slots} connections",
                 self.connections
             ));
         }
+        check_ports(self.connections, self.source.len(), ephemeral_ports())?;
         let mut watched = self.pids.clone();
         for (name, pid) in &up.pids {
             if watched.iter().all(|given| given.name != *name) {
                 watched.push(Watched { name: name.clone(), pids: vec![*pid] });
             }
         }
+        let population = self.population.is_asked_for().then(|| {
+            let people =
+                self.population.people(&name, up.url.as_deref(), up.software_update_point, self.connections);
+            Arc::new(people) as Arc<dyn Population>
+        });
         Ok(Plan {
             target: address.ok_or_else(|| format!("--target {target}: no address"))?,
             name,
             before_id,
             after_id,
             expect: self.expect(&method, &path),
-            population: None,
+            population,
             body: self.body,
             is_chunked: self.chunked,
             amount: self.amount()?,
@@ -207,6 +214,9 @@ impl Options {
             let rounds = (hold.as_secs_f64() / every.as_secs_f64()).floor() as u64;
             return Ok(Amount::Each(1 + rounds));
         }
+        if self.population.ends() {
+            return Ok(Amount::Lives);
+        }
         Ok(match (self.total, self.duration, self.requests_per_connection) {
             (Some(total), _, _) => Amount::Total(total),
             (_, Some(duration), _) => Amount::Lasting(duration),
@@ -227,7 +237,8 @@ impl Options {
             is_head,
             segment: last_segment(path).into(),
             keeps: false,
-            patience: None,
+            shape: None,
+            held: Duration::ZERO,
         }
     }
 
@@ -281,6 +292,29 @@ impl Options {
         };
         Ok(TlsFiles { ca, pairs, version: self.tls.clone(), resumes: self.resume })
     }
+}
+
+/// Source ports that the kernel gives one address, towards one target.
+fn ephemeral_ports() -> u32 {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ends = text.split_ascii_whitespace().filter_map(|end| end.parse::<u32>().ok());
+    match (ends.next(), ends.next()) {
+        (Some(first), Some(last)) if last >= first => last - first + 1,
+        _ => 28_232,
+    }
+}
+
+/// Refuses what would end in connections that cannot be made.
+fn check_ports(connections: u32, sources: usize, ports: u32) -> Result<(), String> {
+    let addresses = u32::try_from(sources.max(1)).unwrap_or(u32::MAX);
+    if connections <= ports.saturating_mul(addresses) {
+        return Ok(());
+    }
+    let needed = connections.div_ceil(ports.max(1));
+    Err(format!(
+        "{connections} connections to one target need {needed} source addresses of {ports} ports each: give them with \
+         --source (on loopback 127.0.0.2,127.0.0.3 and so on), or widen net.ipv4.ip_local_port_range"
+    ))
 }
 
 /// A seed that no other run has.
@@ -391,6 +425,39 @@ mod tests {
         assert_eq!(plan("--plain -c 19000").expect("valid").threads, 1);
         assert_eq!(plan("--plain -c 19500").expect("valid").threads, 2);
         assert!(plan("--plain -c 19500 --threads 1").is_err());
+    }
+
+    #[test]
+    fn connections_beyond_the_ports_of_their_sources_are_refused() {
+        for (connections, sources, is_fit) in
+            [(28_000, 0, true), (28_001, 0, false), (28_001, 1, false), (56_000, 2, true), (56_001, 2, false)]
+        {
+            assert_eq!(check_ports(connections, sources, 28_000).is_ok(), is_fit, "{connections} {sources}");
+        }
+        let text = check_ports(60_000, 0, 28_000).expect_err("too many");
+        assert!(text.contains("need 3 source addresses"), "{text}");
+    }
+
+    #[test]
+    fn an_open_loop_knows_its_rate_and_its_end() {
+        let found = plan("--plain --rate 2000 -d 5 --arrivals poisson --backlog 7 --seed 3").expect("valid");
+        let open = OpenLoop { rate: 2000.0, arrivals: Arrivals::Poisson, backlog: 7 };
+        assert_eq!((found.open_loop, found.seed), (Some(open), 3));
+        for flags in
+            ["--rate 5", "--rate 0 -d 1", "--backlog 5 -d 1", "--rate 5 -m 0 -d 1", "--rate 5 --hold 2"]
+        {
+            assert!(plan(&format!("--plain {flags}")).is_err(), "{flags}");
+        }
+    }
+
+    #[test]
+    fn a_folder_gives_its_whole_pairs_in_order() {
+        let folder = tempfile::tempdir().expect("folder");
+        for name in ["b.pem", "b.key", "a.pem", "a.key", "lone.pem", "lonely.key", "c.txt"] {
+            std::fs::write(folder.path().join(name), "").expect("written");
+        }
+        let names: Vec<_> = pairs_in(folder.path()).expect("pairs").into_iter().map(|pair| pair.0).collect();
+        assert_eq!(names, ["a.pem", "b.pem"].map(|name| folder.path().join(name)));
     }
 
     #[test]

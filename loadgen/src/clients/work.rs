@@ -5,6 +5,7 @@
 //! what came of each. `worker/` asks, `exchange.rs` writes and checks.
 
 use super::options::Check;
+use crate::content::Shape;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,9 +79,12 @@ pub struct Expect {
     pub segment: Arc<[u8]>,
     /// Whether the script wants to read the head and the first bytes of the body.
     pub keeps: bool,
-    /// How long the answer may take without any progress, when that is another time than `--timeout`: a notification is held
-    /// for minutes. Such a request is no failure when the run ends before its answer.
-    pub patience: Option<Duration>,
+    /// What the body is, byte by byte, when it does not begin with an account; from [`Self::offset`] on. The script hears
+    /// where it differs.
+    pub shape: Option<Shape>,
+    /// How long the server may hold the request before it answers, besides the time any request may take. That a held
+    /// request is outstanding when the run ends is no failure.
+    pub held: Duration,
 }
 
 /// What became of the request asked last.
@@ -96,6 +100,8 @@ pub struct Answer<'a> {
     pub head: &'a [u8],
     /// The first bytes of the body, at most [`BODY_KEPT_SIZE_MAX`]; empty unless [`Expect::keeps`].
     pub body: &'a [u8],
+    /// In the piece from here on the body differs from [`Expect::shape`].
+    pub differs_at: Option<u64>,
 }
 
 impl<'a> Answer<'a> {
@@ -127,11 +133,12 @@ pub enum Next {
 pub trait Script: Send {
     /// What comes next. `id` is new and of this client alone: a request that is asked carries it.
     fn next(&mut self, id: u64, now: Instant) -> Next;
-    /// The request asked last was answered, rightly or with a status that was not expected.
-    fn answered(&mut self, answer: &Answer<'_>, now: Instant);
-    /// The request asked last will not be answered: its connection ended. The engine connects anew; the script says what
-    /// is asked then.
-    fn lost(&mut self, now: Instant);
+    /// The request asked last was answered, rightly or with a status that was not expected. Whether the script finds all
+    /// of it right; when it does not, and the status was expected, it counts as a wrong answer.
+    fn answered(&mut self, answer: &Answer<'_>, now: Instant) -> bool;
+    /// The request asked last will not be answered: its connection ended, and `why` says how. The engine connects anew;
+    /// the script says what is asked then.
+    fn lost(&mut self, why: &'static str, now: Instant);
 }
 
 /// All clients of a run that follow scripts.
@@ -140,6 +147,8 @@ pub trait Population: Send + Sync + fmt::Debug {
     fn script(&self, number: u32, now: Instant) -> Box<dyn Script>;
     /// What steps are called in reports, by [`Request::name`].
     fn names(&self) -> Vec<String>;
+    /// What is to be said when the run is over, and whether all that was to happen did.
+    fn conclude(&self) -> (String, bool);
 }
 
 /// What one client does: the plan's request, or a script.
@@ -220,13 +229,13 @@ impl Scripted {
     }
 
     /// The request asked last was answered.
-    pub fn answered(&mut self, answer: &Answer<'_>, now: Instant) {
-        self.script.answered(answer, now);
+    pub fn answered(&mut self, answer: &Answer<'_>, now: Instant) -> bool {
+        self.script.answered(answer, now)
     }
 
     /// The request asked last will not be answered.
-    pub fn lost(&mut self, now: Instant) {
-        self.script.lost(now);
+    pub fn lost(&mut self, why: &'static str, now: Instant) {
+        self.script.lost(why, now);
     }
 }
 
@@ -237,7 +246,8 @@ mod tests {
     #[test]
     fn fields_of_a_kept_head_are_found_by_name() {
         let head = b"HTTP/1.1 200 OK\r\nBITS-Session-Id: {1}\r\nETag:\"x\"\r\n\r\n";
-        let answer = Answer { status: 200, size: 0, elapsed: Duration::ZERO, head, body: b"" };
+        let answer =
+            Answer { status: 200, size: 0, elapsed: Duration::ZERO, head, body: b"", differs_at: None };
         assert_eq!(answer.field("bits-session-id"), Some(&b"{1}"[..]));
         assert_eq!(answer.field("etag"), Some(&b"\"x\""[..]));
         assert_eq!(answer.field("HTTP/1.1 200 OK"), None);

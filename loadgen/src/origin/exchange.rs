@@ -1,10 +1,17 @@
 //! What the origin does with bytes: requests in, answers out.
 //!
-//! Pure: no ring, no clock. The shell in `origin/mod.rs` passes bytes on, sends what is staged, and keeps delays.
+//! Pure: no ring, no clock. The shell in `origin/mod.rs` passes bytes on, sends what is staged, and keeps delays. What a
+//! request is and wishes is in `origin/request.rs`, what named endpoints say in `origin/named.rs`.
 
-use crate::content::{self, ANSWER_SIZE, Account, Hash64, ID_SIZE_MAX, Pattern};
-use crate::wire::{self, Body, Framing, Malformed, RequestHead};
+use super::bits::Sessions;
+use super::named::{self, Said};
+use super::request::{Range, Request, parse_range};
+use super::rules::{Fault, Rules};
+use crate::content::{self, Account, Pattern};
+use crate::random::Random;
+use crate::wire::{self, Body, Framing, Malformed};
 use std::io::Write;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Answers are staged up to this size; more is made when it was sent.
@@ -12,6 +19,8 @@ const STAGED_SIZE_MAX: usize = 64 * 1024;
 const CHUNK_SIZE: usize = 16 * 1024;
 /// Input is held up to this size while an answer is made or waits; then reading pauses.
 pub const HELD_SIZE_MAX: usize = 64 * 1024;
+/// What no reader of HTTP takes for an answer.
+const GARBAGE: &[u8] = b"\x00\xffHTPT/1,1 2OO\n\r\x16\x03\x01garbage on demand\r\r\n";
 
 /// What the shell does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +35,11 @@ pub enum Next {
     Stall,
     /// Send what is staged, then close.
     Close,
+    /// Reset the connection; what is staged is lost.
+    Reset,
 }
 
-/// Head ─▶ Content ─▶ (Delayed ─▶) Answer ─▶ Head …      Head ─▶ Stalled;  any ── close ──▶ Ended
+/// Head ─▶ Content ─▶ (Delayed ─▶) Answer ─▶ Head …      Head ─▶ Stalled;  any ── close ──▶ Ended;  Content ── fault ──▶ Broken
 #[derive(Clone, Copy, Debug)]
 enum State {
     Head,
@@ -37,65 +48,27 @@ enum State {
     Answer(Answer),
     Stalled,
     Ended,
+    Broken,
 }
 
-/// An answer's body on its way out.
+/// An answer's body on its way out: `Exchange::lead`, letters, and this tail at its place.
 #[derive(Clone, Copy, Debug)]
 struct Answer {
     position: u64,
     end: u64,
     framing: Framing,
     pattern: Pattern,
+    tail: &'static [u8],
+    tail_at: u64,
 }
 
-/// What is known of the request being read; its vectors are used again.
+/// What all connections of an origin share.
 #[derive(Debug, Default)]
-struct Request {
-    id: Vec<u8>,
-    path: Vec<u8>,
-    range: Option<Vec<u8>>,
-    start: Vec<u8>,
-    hash: Hash64,
-    is_head: bool,
-    keep_alive: bool,
-    wish: Wish,
-}
-
-/// What the query asks for.
-#[derive(Clone, Copy, Debug)]
-struct Wish {
-    size: u64,
-    status: u16,
-    delay: Duration,
-    framing: Framing,
-    cut: Option<u64>,
-}
-
-impl Default for Wish {
-    fn default() -> Self {
-        Self { size: ANSWER_SIZE, status: 200, delay: Duration::ZERO, framing: Framing::Length(0), cut: None }
-    }
-}
-
-impl Wish {
-    fn read(query: &[u8], delay: Duration) -> Self {
-        let value = |name: &str| content::query_value(query, name.as_bytes());
-        let count = |name: &str| value(name).and_then(content::number);
-        Self {
-            size: count("bytes").unwrap_or(ANSWER_SIZE),
-            status: count("status")
-                .and_then(|status| u16::try_from(status).ok())
-                .filter(|status| (200..600).contains(status))
-                .unwrap_or(200),
-            delay: count("delay_ms").map_or(delay, Duration::from_millis),
-            framing: match value("framing") {
-                Some(b"chunked") => Framing::Chunked,
-                Some(b"close") => Framing::Close,
-                _ => Framing::Length(0),
-            },
-            cut: count("cut"),
-        }
-    }
+pub struct Common {
+    /// What the flags say.
+    pub rules: Rules,
+    /// Uploads under way.
+    pub sessions: Mutex<Sessions>,
 }
 
 /// One connection's exchanges.
@@ -103,14 +76,21 @@ impl Wish {
 pub struct Exchange {
     state: State,
     request: Request,
-    account: Vec<u8>,
-    delay: Duration,
+    lead: Vec<u8>,
+    common: Arc<Common>,
+    chance: Random,
 }
 
 impl Exchange {
-    /// A fresh connection; answers wait `delay` unless the query says otherwise.
-    pub fn new(delay: Duration) -> Self {
-        Self { state: State::Head, request: Request::default(), account: Vec::new(), delay }
+    /// A fresh connection, the `number`th.
+    pub fn new(common: &Arc<Common>, number: u64) -> Self {
+        Self {
+            state: State::Head,
+            request: Request::default(),
+            lead: Vec::new(),
+            common: Arc::clone(common),
+            chance: Random::new(common.rules.seed, number),
+        }
     }
 
     /// Reads from the front of `bytes` and stages answers: how many bytes were used, and what to do next.
@@ -125,6 +105,7 @@ impl Exchange {
                 State::Delayed => Ok((0, Some(Next::Read))),
                 State::Stalled => Ok((0, Some(Next::Stall))),
                 State::Ended => return (bytes.len(), Next::Close),
+                State::Broken => return (bytes.len(), Next::Reset),
             };
             match step {
                 Ok((size, None)) => used += size,
@@ -151,8 +132,8 @@ impl Exchange {
             return Ok((0, Some(Next::Read)));
         }
         let Some(head) = wire::parse_request(bytes)? else { return Ok((0, Some(Next::Read))) };
-        self.request.take(&head, self.delay);
-        if content::query_value(head.query, b"stall").is_some() {
+        self.request.take(&head);
+        if self.request.wish.stalls {
             self.state = State::Stalled;
             return Ok((head.size, None));
         }
@@ -176,7 +157,7 @@ impl Exchange {
         if !body.is_done() {
             return Ok((used, (used == 0).then_some(Next::Read)));
         }
-        let delay = self.request.wish.delay;
+        let delay = self.delay();
         if delay.is_zero() {
             self.begin_answer(staged);
             return Ok((used, None));
@@ -185,10 +166,43 @@ impl Exchange {
         Ok((used, Some(Next::Wait(delay))))
     }
 
-    /// Stages the head of the answer; its body follows in pieces.
+    fn delay(&mut self) -> Duration {
+        let rules = &self.common.rules;
+        match self.request.wish.delay {
+            Some(delay) => delay,
+            None if self.request.is_held() => rules.hold(&mut self.chance),
+            None => rules.delay(&mut self.chance),
+        }
+    }
+
+    /// Stages the head of the answer, or does what is to go wrong; the body follows in pieces.
     fn begin_answer(&mut self, staged: &mut Vec<u8>) {
+        let fault = self.request.wish.fault.or_else(|| self.common.rules.fault(&mut self.chance));
+        match fault {
+            None => {}
+            Some(Fault::Cut) => self.request.wish.is_halved = true,
+            Some(Fault::Reset) => return self.state = State::Broken,
+            Some(Fault::Stall) => return self.state = State::Stalled,
+            Some(Fault::Close) => return self.state = State::Ended,
+            Some(Fault::Garbage) => {
+                staged.extend_from_slice(GARBAGE);
+                return self.state = State::Ended;
+            }
+        }
+        match self.request.named.take() {
+            None => self.begin_plain(staged),
+            Some(named) => {
+                let said = named::say(&named, &self.request, &self.common.sessions);
+                self.begin_named(&said, staged);
+                self.request.named = Some(named);
+            }
+        }
+    }
+
+    /// The answer that says what the request was.
+    fn begin_plain(&mut self, staged: &mut Vec<u8>) {
         let request = &self.request;
-        self.account.clear();
+        self.lead.clear();
         let account = Account {
             id: &request.id,
             path: &request.path,
@@ -196,21 +210,60 @@ impl Exchange {
             size: request.hash.size(),
             hash: request.hash.finish(),
         };
-        account.write(&mut self.account);
-        let wish = request.wish;
-        let range = match &request.range {
-            Some(range) if wish.status == 200 => parse_range(range, wish.size),
-            _ => Range::Whole,
+        account.write(&mut self.lead);
+        let (status, size) = (request.wish.status.unwrap_or(200), request.wish.size);
+        let range = request.range.as_deref().filter(|_| status == 200);
+        let range = range.map_or(Range::Whole, |range| parse_range(range, size));
+        let pattern = Pattern::new(&request.id);
+        let body = Answer {
+            position: 0,
+            end: size,
+            framing: request.wish.framing,
+            pattern,
+            tail: b"",
+            tail_at: size,
         };
+        self.write_head(staged, status, range, body, "text/plain", b"");
+    }
+
+    /// The answer of a named endpoint.
+    fn begin_named(&mut self, said: &Said, staged: &mut Vec<u8>) {
+        let request = &self.request;
+        let shape = said.shape;
+        self.lead.clear();
+        self.lead.extend_from_slice(shape.lead);
+        let range = request.range.as_deref().filter(|_| said.status == 200 && shape.file.is_some());
+        let range = range.map_or(Range::Whole, |range| parse_range(range, shape.size));
+        let body = Answer {
+            position: 0,
+            end: shape.size,
+            framing: request.wish.framing,
+            pattern: shape.pattern(&request.id),
+            tail: shape.tail,
+            tail_at: shape.size - shape.tail.len() as u64,
+        };
+        self.write_head(staged, said.status, range, body, said.kind, &said.fields);
+    }
+
+    fn write_head(
+        &mut self,
+        staged: &mut Vec<u8>,
+        status: u16,
+        range: Range,
+        body: Answer,
+        kind: &str,
+        fields: &[u8],
+    ) {
+        let whole = body.end;
         let (status, position, end) = match range {
-            Range::Whole => (wish.status, 0, wish.size),
+            Range::Whole => (status, 0, whole),
             Range::Part(first, last) => (206, first, last + 1),
             Range::Outside => (416, 0, 0),
         };
         let has_no_body = matches!(status, 204 | 304);
         let framing =
-            if wish.framing == Framing::Length(0) { Framing::Length(end - position) } else { wish.framing };
-        let keep_alive = request.keep_alive && framing != Framing::Close;
+            if body.framing == Framing::Length(0) { Framing::Length(end - position) } else { body.framing };
+        let keep_alive = self.request.keep_alive && framing != Framing::Close;
         let _ = write!(staged, "HTTP/1.1 {status} {}\r\n", reason(status));
         match framing {
             _ if has_no_body => {}
@@ -219,18 +272,22 @@ impl Exchange {
             Framing::Close => {}
         }
         if let Range::Part(first, last) = range {
-            let _ = write!(staged, "Content-Range: bytes {first}-{last}/{}\r\n", wish.size);
+            let _ = write!(staged, "Content-Range: bytes {first}-{last}/{whole}\r\n");
         }
-        staged.extend_from_slice(b"Content-Type: text/plain\r\nX-Id: ");
-        staged.extend_from_slice(&request.id);
+        staged.extend_from_slice(fields);
+        staged.extend_from_slice(b"Content-Type: ");
+        staged.extend_from_slice(kind.as_bytes());
+        staged.extend_from_slice(b"\r\nX-Id: ");
+        staged.extend_from_slice(&self.request.id);
         staged.extend_from_slice(if keep_alive { b"\r\n\r\n" } else { b"\r\nConnection: close\r\n\r\n" });
-        let is_bare = request.is_head || has_no_body;
         self.request.keep_alive = keep_alive;
-        let pattern = Pattern::new(&self.request.id);
-        self.state = if is_bare {
+        if self.request.wish.is_halved {
+            self.request.wish.cut = Some(position + (end - position) / 2);
+        }
+        self.state = if self.request.is_head || has_no_body {
             self.after_answer()
         } else {
-            State::Answer(Answer { position, end, framing, pattern })
+            State::Answer(Answer { position, end, framing, ..body })
         };
     }
 
@@ -252,13 +309,7 @@ impl Exchange {
         }
         let start = staged.len();
         staged.resize(start + size, 0);
-        answer.pattern.fill(answer.position, &mut staged[start..]);
-        if let Some(account) =
-            usize::try_from(answer.position).ok().and_then(|position| self.account.get(position..))
-        {
-            let shown = account.len().min(size);
-            staged[start..start + shown].copy_from_slice(&account[..shown]);
-        }
+        answer.fill(&self.lead, &mut staged[start..]);
         answer.position += size as u64;
         if is_chunked && size > 0 {
             staged.extend_from_slice(b"\r\n");
@@ -278,48 +329,21 @@ impl Exchange {
     }
 }
 
-impl Request {
-    fn take(&mut self, head: &RequestHead<'_>, delay: Duration) {
-        let id = content::query_value(head.query, b"id").filter(|id| !id.is_empty()).unwrap_or(b"-");
-        self.id.clear();
-        self.id.extend_from_slice(&id[..id.len().min(ID_SIZE_MAX)]);
-        self.path.clear();
-        self.path.extend_from_slice(head.path);
-        self.range = head.range.map(<[u8]>::to_vec);
-        self.start.clear();
-        self.hash = Hash64::default();
-        self.is_head = head.method == b"HEAD";
-        self.keep_alive = head.keep_alive;
-        self.wish = Wish::read(head.query, delay);
-    }
-
-    fn take_content(&mut self, content: &[u8]) {
-        let wanted = (ID_SIZE_MAX + 4).saturating_sub(self.start.len()).min(content.len());
-        self.start.extend_from_slice(&content[..wanted]);
-        self.hash.update(content);
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Range {
-    Whole,
-    Part(u64, u64),
-    Outside,
-}
-
-/// One byte range; several, or anything else, is answered with the whole.
-fn parse_range(value: &[u8], size: u64) -> Range {
-    let Some(spec) = value.strip_prefix(b"bytes=") else { return Range::Whole };
-    let Some(dash) = spec.iter().position(|byte| *byte == b'-') else { return Range::Whole };
-    let (first, last) = (&spec[..dash], &spec[dash + 1..]);
-    match (first, content::number(first), last, content::number(last)) {
-        (_, Some(first), b"", _) if first < size => Range::Part(first, size - 1),
-        (_, Some(first), _, Some(last)) if first <= last && first < size => {
-            Range::Part(first, last.min(size - 1))
+impl Answer {
+    /// Writes the bytes of its position onwards.
+    fn fill(&self, lead: &[u8], out: &mut [u8]) {
+        self.pattern.fill(self.position, out);
+        if let Some(lead) = usize::try_from(self.position).ok().and_then(|position| lead.get(position..)) {
+            let shown = lead.len().min(out.len());
+            out[..shown].copy_from_slice(&lead[..shown]);
         }
-        (b"", _, _, Some(count)) if count > 0 && size > 0 => Range::Part(size - count.min(size), size - 1),
-        (_, Some(first), _, _) if first >= size => Range::Outside,
-        _ => Range::Whole,
+        if self.position + out.len() as u64 > self.tail_at {
+            // Both fit: the overlap is no longer than `out` or the tail.
+            let from = self.tail_at.saturating_sub(self.position) as usize;
+            let skipped = self.position.saturating_sub(self.tail_at) as usize;
+            let shown = (self.tail.len() - skipped).min(out.len() - from);
+            out[from..from + shown].copy_from_slice(&self.tail[skipped..skipped + shown]);
+        }
     }
 }
 
@@ -328,10 +352,13 @@ fn reason(status: u16) -> &'static str {
         200 => "OK",
         204 => "No Content",
         206 => "Partial Content",
+        207 => "Multi-Status",
         304 => "Not Modified",
+        400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
+        405 => "Method Not Allowed",
         416 => "Range Not Satisfiable",
         500 => "Internal Server Error",
         503 => "Service Unavailable",
@@ -340,100 +367,5 @@ fn reason(status: u16) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ask(exchange: &mut Exchange, wire: &[u8]) -> (String, Next) {
-        let mut staged = Vec::new();
-        let (used, next) = exchange.handle_bytes(wire, &mut staged);
-        assert_eq!(used, wire.len());
-        (String::from_utf8(staged).expect("text"), next)
-    }
-
-    #[test]
-    fn an_answer_says_who_asked_and_has_the_size_asked_for() {
-        let mut exchange = Exchange::new(Duration::ZERO);
-        let (answer, next) = ask(
-            &mut exchange,
-            b"POST /p;q/r?id=ab&bytes=150 HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nid=cd\nxyz",
-        );
-        let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
-        assert!(head.contains("X-Id: ab") && head.contains("Content-Length: 150"), "{head}");
-        assert!(body.starts_with("id=ab path=/p%3Bq/r body=cd len=9 hash="), "{body}");
-        let end = body.find(';').expect("account") + 1;
-        assert_eq!((body.len(), next), (150, Next::Read));
-        assert!(Pattern::new(b"ab").matches(end as u64, &body.as_bytes()[end..]));
-    }
-
-    #[test]
-    fn pipelined_requests_in_any_pieces_are_answered_in_order() {
-        let wire: Vec<u8> =
-            (0..5).flat_map(|id| format!("GET /?id={id} HTTP/1.1\r\nHost: h\r\n\r\n").into_bytes()).collect();
-        let mut whole = Vec::new();
-        let mut exchange = Exchange::new(Duration::ZERO);
-        assert_eq!(exchange.handle_bytes(&wire, &mut whole), (wire.len(), Next::Read));
-        for cut in 1..wire.len() {
-            let (mut exchange, mut staged) = (Exchange::new(Duration::ZERO), Vec::new());
-            let (used, _) = exchange.handle_bytes(&wire[..cut], &mut staged);
-            exchange.handle_bytes(&wire[used..], &mut staged);
-            assert_eq!(staged, whole, "{cut}");
-        }
-    }
-
-    #[test]
-    fn a_large_answer_is_staged_in_bounded_pieces() {
-        let mut exchange = Exchange::new(Duration::ZERO);
-        let mut staged = Vec::new();
-        let wire = b"GET /?bytes=10000000&id=x HTTP/1.1\r\nHost: h\r\n\r\n";
-        let (mut used, mut next) = exchange.handle_bytes(wire, &mut staged);
-        let mut size = 0;
-        while next == Next::Send {
-            assert!(staged.len() < STAGED_SIZE_MAX + 2 * CHUNK_SIZE);
-            size += staged.len();
-            staged.clear();
-            (used, next) = exchange.handle_bytes(&wire[used.min(wire.len())..][..0], &mut staged);
-        }
-        let head = 82;
-        assert!((10_000_000..10_000_000 + 2 * head).contains(&(size + staged.len())), "{size}");
-    }
-
-    #[test]
-    fn what_the_query_wishes_is_done() {
-        for (query, expected, next) in [
-            ("stall", "", Next::Stall),
-            ("delay_ms=20", "", Next::Wait(Duration::from_millis(20))),
-            ("status=503", "HTTP/1.1 503 Service Unavailable", Next::Read),
-            ("framing=chunked&bytes=3", "\r\n\r\n3\r\nid=\r\n0\r\n\r\n", Next::Read),
-            ("framing=close&bytes=3", "Connection: close\r\n\r\nid=", Next::Close),
-            ("bytes=100&cut=3", "Content-Length: 100", Next::Close),
-        ] {
-            let wire = format!("GET /?{query} HTTP/1.1\r\nHost: h\r\n\r\n");
-            let (answer, found) = ask(&mut Exchange::new(Duration::ZERO), wire.as_bytes());
-            assert!(answer.contains(expected), "{query}: {answer}");
-            assert_eq!(found, next, "{query}");
-        }
-    }
-
-    #[test]
-    fn a_range_is_a_part_of_the_same_body() {
-        for (value, range) in [
-            ("bytes=0-9", Range::Part(0, 9)),
-            ("bytes=90-", Range::Part(90, 99)),
-            ("bytes=-10", Range::Part(90, 99)),
-            ("bytes=90-200", Range::Part(90, 99)),
-            ("bytes=100-", Range::Outside),
-            ("bytes=5-4", Range::Whole),
-            ("bytes=0-1,4-5", Range::Whole),
-            ("lines=0-1", Range::Whole),
-        ] {
-            assert_eq!(parse_range(value.as_bytes(), 100), range, "{value}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_http_is_refused_and_the_connection_ends() {
-        let (answer, next) = ask(&mut Exchange::new(Duration::ZERO), b"\x16\x03\x01\x02\x00\x01");
-        assert!(answer.starts_with("HTTP/1.1 400"));
-        assert_eq!(next, Next::Close);
-    }
-}
+#[path = "exchange_tests.rs"]
+mod tests;

@@ -2,16 +2,22 @@
 //!
 //! One thread and one ring per shard, all on one port. What is answered is decided in `origin/exchange.rs`.
 
+mod bits;
 mod exchange;
+mod named;
+mod request;
+pub mod rules;
 
 use crate::ring::{self, Buffers, Completion, Flight, GENERATION_MASK, Operation, Ring, Tag};
-use exchange::{Exchange, HELD_SIZE_MAX, Next};
-use socket2::{Domain, Protocol, Socket, Type};
+use exchange::{Common, Exchange, HELD_SIZE_MAX, Next};
+use rules::{Likely, Rules, Span};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Accepts armed at once, per shard.
@@ -32,13 +38,31 @@ pub struct Options {
     /// Threads, each with its own ring and listener
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub shards: u16,
-    /// Delay of every answer, in milliseconds; `?delay_ms=` overrides it
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub delay_ms: u64,
+    /// Delay of every answer in milliseconds, one or any between two; `delay_ms=` in a request overrides it
+    #[arg(long, alias = "delay-ms", default_value = "0", value_name = "MS[..MS]", value_parser = Span::parse)]
+    pub delay: Span,
+    /// How long a notification request is held, in milliseconds; `delay_ms=` in a request overrides it
+    #[arg(long, default_value = "10000", value_name = "MS[..MS]", value_parser = Span::parse)]
+    pub hold: Span,
+    /// What goes wrong, and how often: reset, stall, close (each before the answer), cut (in the middle of its body), garbage
+    /// (no HTTP, then closed). reset=0.01,cut=0.002; `fault=KIND` in a request asks for one
+    #[arg(long, value_name = "KIND=PROBABILITY", value_delimiter = ',', value_parser = Likely::parse)]
+    pub fault: Vec<Likely>,
+    /// Where the chance of delays and faults begins: the same seed and connections, the same faults
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+}
+
+impl Options {
+    /// What the flags say about every answer. Errors: a text for the user.
+    pub fn rules(&self) -> Result<Rules, String> {
+        let rules = Rules { delay: self.delay, hold: self.hold, faults: self.fault.clone(), seed: self.seed };
+        rules.check().map(|()| rules)
+    }
 }
 
 /// Serves until the process ends.
-pub fn run(options: &Options) -> io::Result<()> {
+pub fn run(options: &Options, rules: Rules) -> io::Result<()> {
     let slots = ring::slots_max()?;
     let first = listen(options.listen)?;
     let address = first.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
@@ -47,11 +71,15 @@ pub fn run(options: &Options) -> io::Result<()> {
         listeners.push(listen(address)?);
     }
     println!("origin on http://{address} with {} shard(s)", options.shards);
-    let delay = Duration::from_millis(options.delay_ms);
+    let common = Arc::new(Common { rules, ..Common::default() });
     std::thread::scope(|scope| {
         let shards: Vec<_> = listeners
             .into_iter()
-            .map(|listener| scope.spawn(move || Shard::new(listener, slots, delay)?.serve()))
+            .enumerate()
+            .map(|(index, listener)| {
+                let common = Arc::clone(&common);
+                scope.spawn(move || Shard::new(listener, slots, common, index as u64)?.serve())
+            })
             .collect();
         shards
             .into_iter()
@@ -67,6 +95,12 @@ fn listen(address: SocketAddr) -> io::Result<Socket> {
     socket.bind(&address.into())?;
     socket.listen(4096)?;
     Ok(socket)
+}
+
+/// Connecting a socket to no family disconnects it, which a peer sees as a reset; closing it would be an end.
+fn nowhere() -> SockAddr {
+    // SAFETY: a storage of zeros is initialised and names no family (0), and the size is that of an IPv4 address within it.
+    unsafe { SockAddr::new(SockAddrStorage::zeroed(), size_of::<libc::sockaddr_in>() as libc::socklen_t) }
 }
 
 /// Open ── answered with close ──▶ Lingering ── end heard ──▶ Closing      (Open ── end heard ──▶ Closing)
@@ -99,7 +133,11 @@ struct Shard {
     armed: usize,
     /// Slots in use.
     open: usize,
-    delay: Duration,
+    common: Arc<Common>,
+    /// Number of the next connection: this shard's in the upper half, its own in the lower.
+    next_number: u64,
+    /// An address of no family: connecting to it resets a connection.
+    nowhere: SockAddr,
     /// By slot: the kernel chooses slots, so a slot is a key.
     connections: Vec<Option<Box<Connection>>>,
     generations: Vec<u32>,
@@ -108,7 +146,7 @@ struct Shard {
 }
 
 impl Shard {
-    fn new(listener: Socket, slots: u32, delay: Duration) -> io::Result<Self> {
+    fn new(listener: Socket, slots: u32, common: Arc<Common>, index: u64) -> io::Result<Self> {
         let ring = Ring::new(slots)?;
         let buffers = Buffers::new(&ring, BUFFER_COUNT, BUFFER_SIZE)?;
         let connections = (0..slots).map(|_| None).collect();
@@ -118,7 +156,9 @@ impl Shard {
             listener,
             armed: 0,
             open: 0,
-            delay,
+            common,
+            next_number: index << 32,
+            nowhere: nowhere(),
             connections,
             generations: vec![0; slots as usize],
             timers: BinaryHeap::new(),
@@ -187,12 +227,13 @@ impl Shard {
         self.open += 1;
         let generation = self.generations[slot as usize].wrapping_add(1) & GENERATION_MASK;
         self.generations[slot as usize] = generation;
+        self.next_number += 1;
         self.connections[slot as usize] = Some(Box::new(Connection {
             generation,
             state: State::Open,
             receive: Flight::Idle,
             send: Flight::Idle,
-            exchange: Exchange::new(self.delay),
+            exchange: Exchange::new(&self.common, self.next_number),
             wants_input: true,
             is_stalled: false,
             held: Vec::new(),
@@ -260,6 +301,12 @@ impl Shard {
             Next::Close => {
                 connection.state = State::Lingering;
                 self.timers.push(Reverse((Instant::now() + LINGER, slot, connection.generation)));
+            }
+            Next::Reset => {
+                let tag =
+                    Tag { operation: Operation::Unwatched, generation: connection.generation, key: slot };
+                self.ring.connect(slot, &self.nowhere, tag);
+                connection.state = State::Closing;
             }
         }
         used

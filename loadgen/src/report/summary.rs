@@ -198,6 +198,7 @@ pub struct Report {
     /// The processes watched.
     pub processes: Vec<ProcessReport>,
     /// How the load was driven; the engine fills it in.
+    #[serde(default)]
     pub drive: Drive,
     /// The run over time.
     pub timeline: Vec<Point>,

@@ -45,6 +45,7 @@ impl Report {
         for (name, value) in self.drive.rows() {
             row(name, value);
         }
+        row("seed", self.run.seed.to_string());
         for verdict in &self.objectives {
             let met = if verdict.met { "met" } else { "MISSED" };
             row(&format!("objective {met}"), format!("{}, found {}", verdict.objective, verdict.shown()));
@@ -54,15 +55,16 @@ impl Report {
         out
     }
 
-    /// Whether no objective was missed.
+    /// Whether no objective was missed; that all that was planned is sent is one that nobody needs to state.
     pub fn met(&self) -> bool {
-        self.objectives.iter().all(|verdict| verdict.met)
+        self.drive.kept_plan() && self.objectives.iter().all(|verdict| verdict.met)
     }
 
     /// What became of the run, in a few words.
     pub fn result(&self) -> &'static str {
         match (self.passed, self.met()) {
             (false, _) => "FAILED",
+            (true, false) if !self.drive.kept_plan() => "all right, but planned requests were NEVER SENT",
             (true, false) => "all right, but an objective was MISSED",
             (true, true) => "all right",
         }

@@ -17,7 +17,11 @@ impl Worker<'_> {
             let is_measured = self.is_measured(answer.planned);
             let client = &mut self.clients[key as usize];
             client.rested = false;
-            tell(&mut client.life, &answer, now);
+            let is_content = tell(&mut client.life, &answer, now);
+            if answer.is_right && !is_content {
+                self.tally.failures.wrong_body += 1;
+                continue;
+            }
             if answer.is_right {
                 self.tally.set_measuring(is_measured);
                 self.tally.answered(now - self.shared.start, answer.latency, answer.name, answer.status);
@@ -192,10 +196,10 @@ impl Worker<'_> {
     }
 }
 
-/// Tells a script what came of its request.
-fn tell(life: &mut Life, answered: &Answered, now: Instant) {
-    let Life::Scripted(script) = life else { return };
+/// Tells a script what came of its request. Whether it finds that right.
+fn tell(life: &mut Life, answered: &Answered, now: Instant) -> bool {
+    let Life::Scripted(script) = life else { return true };
     let (head, body) = answered.kept.as_ref().map_or((&[][..], &[][..]), |kept| (&kept.head, &kept.body));
-    let Answered { status, size, latency, .. } = *answered;
-    script.answered(&Answer { status, size, elapsed: latency, head, body }, now);
+    let Answered { status, size, latency, differs_at, .. } = *answered;
+    script.answered(&Answer { status, size, elapsed: latency, head, body, differs_at }, now)
 }

@@ -27,6 +27,21 @@ pub enum Cause {
     Wrong(Wrong),
 }
 
+impl Cause {
+    /// As a script tells it.
+    fn text(self) -> &'static str {
+        match self {
+            Self::Ended => "the connection ended before the answer",
+            Self::Failed => "the connection broke before the answer",
+            Self::Tls => "TLS failed",
+            Self::Timeout => "no answer in time",
+            Self::Wrong(Wrong::Id) => "an answer to another request",
+            Self::Wrong(Wrong::Content) => "an answer with other content",
+            Self::Wrong(Wrong::Malformed) => "bytes that are no HTTP answer",
+        }
+    }
+}
+
 impl Worker<'_> {
     /// The connection ended, or must end, without our wish: counts what that means.
     pub fn lose(&mut self, key: u32, cause: Cause, now: Instant) {
@@ -108,7 +123,7 @@ impl Worker<'_> {
         if outstanding > 0
             && let Some(script) = self.clients[key as usize].life.script()
         {
-            script.lost(now);
+            script.lost(cause.text(), now);
         }
         if outstanding > 0 || matches!(cause, Cause::Tls | Cause::Wrong(_)) {
             self.has_failed(key, now);
@@ -223,7 +238,7 @@ impl Worker<'_> {
     pub fn look_for_timeouts(&mut self, now: Instant) {
         for key in 0..self.clients.len() as u32 {
             let client = &self.clients[key as usize];
-            let patience = client.exchange.patience().unwrap_or(self.plan.timeout);
+            let patience = self.plan.timeout + client.exchange.held();
             let is_late = now.saturating_duration_since(client.last_traffic) >= patience;
             let expects = match client.state {
                 State::Connecting | State::Shaking => true,

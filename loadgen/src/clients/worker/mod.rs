@@ -212,7 +212,6 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-        self.publish();
         self.count_unfinished();
         self.publish();
         self.progress.intervals.put(self.tally.take_last());
@@ -225,7 +224,7 @@ impl<'a> Worker<'a> {
             self.drop_due(key);
         }
         if self.plan.reading == Reading::Free && !self.shared.is_interrupted() {
-            let unfinished = self.clients.iter().filter(|client| client.exchange.patience().is_none());
+            let unfinished = self.clients.iter().filter(|client| !client.exchange.is_held());
             self.tally.failures.timeout +=
                 unfinished.map(|client| client.exchange.outstanding() as u64).sum::<u64>();
         }
@@ -282,6 +281,9 @@ impl<'a> Worker<'a> {
                 State::Waiting if phase == Phase::Ending && !self.has_work(key) => self.retire(key),
                 State::Connecting | State::Shaking if phase == Phase::Ending && !self.has_work(key) => {
                     self.close(key, false)
+                }
+                State::Open if phase == Phase::Ending && self.clients[key as usize].exchange.is_held() => {
+                    self.close(key, false);
                 }
                 _ => self.advance(key, now),
             }
