@@ -88,7 +88,7 @@ pub struct Options {
     /// Connections made anew per second, each when it has its answers
     #[arg(long, value_name = "N/s", value_parser = rate, conflicts_with_all = ["hold", "no_read"])]
     pub churn: Option<f64>,
-    /// What is random comes again with the same number [default: another one for every run; it is in the report]
+    /// What is random (starts of --arrivals poisson, timers of a population) comes again with the same number [default: another one for every run; it is in the report]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// Seconds at the start that are not measured
