@@ -1,20 +1,25 @@
 //! `loadgen`: simulated clients, and an origin, that measure cmg or any HTTPS proxy from outside.
 //!
 //! `loadgen clients` asks and checks every answer, `loadgen origin` answers. It shares no code with the proxy. This file
-//! alone decides how the process ends: 0 all right, 1 something failed, 2 wrong usage.
+//! alone decides how the process ends: 0 all right, 1 something failed, 2 wrong usage, 3 right and not as wanted (an
+//! objective missed, an open loop behind its plan), 130 ended early by the user.
 
 mod clients;
+mod compare;
 mod content;
+mod machine;
 mod origin;
 mod population;
 mod process;
 mod random;
 mod report;
 mod ring;
+mod syscalls;
 mod wire;
 
-use clap::{Parser, Subcommand};
-use clients::RunError;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clients::{Outcome, RunError};
+use compare::CompareError;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -33,6 +38,8 @@ Examples:
   loadgen clients --up cmg-up/up.json -c 1000 -m 100
   loadgen clients --up cmg-up/up.json -c 64 --duration 10 --warmup 2 --json run.json
   loadgen clients --up cmg-up/up.json -c 19500 --source 127.0.0.2,127.0.0.3 --connect-rate 1000 --hold 60
+  loadgen clients --up cmg-up/up.json -c 6000 --rate 2000 --duration 60 --warmup 5
+  loadgen clients --up cmg-up/up.json -c 64 -m 0 --resume --duration 10
   loadgen clients --target 127.0.0.1:443 --name proxy.test --ca ca.pem --clients-dir clients -c 64 -d 10 --pids nginx=12+13
   loadgen clients --plain --target 127.0.0.1:8080 -c 10 -m 10 --body 100000 --chunked --answer 100000
   loadgen clients --up cmg-up/up.json -c 10 --feature policy,inventory
@@ -50,7 +57,8 @@ Examples:
 enum Command {
     /// Ask as many clients, and check every answer
     ///
-    /// Exit code: 0 all right, 1 an answer was wrong or failed, 2 wrong usage.
+    /// Exit code: 0 all right, 1 an answer was wrong or failed, 2 wrong usage, 3 an objective was missed or planned requests
+    /// were never sent, 130 interrupted (the report is printed all the same).
     #[command(after_help = EXAMPLES)]
     Clients(Box<clients::options::Options>),
     /// Be the management point and the software update point behind a proxy
@@ -65,6 +73,10 @@ enum Command {
     /// The id is then taken from X-Load-Id, and what else a query could ask for from X-Load.
     #[command(after_help = ORIGIN_EXAMPLES)]
     Origin(origin::Options),
+    /// Show two runs side by side
+    ///
+    /// Exit code: 0 compared, 1 the comparison could not be written, 2 wrong usage or a file that is no report.
+    Compare(compare::Options),
 }
 
 fn main() -> ExitCode {
@@ -72,22 +84,37 @@ fn main() -> ExitCode {
         eprintln!("loadgen: {error}");
         ExitCode::from(code)
     };
-    match Arguments::parse().command {
+    let mut command = Arguments::command();
+    let matches = command.get_matches_mut();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match arguments.command {
         Command::Clients(options) if options.population.list_features => {
             print!("{}", population::list());
             ExitCode::SUCCESS
         }
-        Command::Clients(options) => match clients::run(&options) {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::from(1),
-            Err(error @ RunError::Usage(_)) => failed(&error, 2),
-            Err(error @ RunError::System(_)) => failed(&error, 1),
-        },
+        Command::Clients(options) => {
+            let flags = matches
+                .subcommand()
+                .and_then(|(name, matches)| Some(report::flags_of(command.find_subcommand(name)?, matches)));
+            match clients::run(&options, flags.unwrap_or_default()) {
+                Ok(Outcome::Right) => ExitCode::SUCCESS,
+                Ok(Outcome::Failed) => ExitCode::from(1),
+                Ok(Outcome::Missed) => ExitCode::from(3),
+                Ok(Outcome::Interrupted) => ExitCode::from(130),
+                Err(error @ RunError::Usage(_)) => failed(&error, 2),
+                Err(error @ RunError::System(_)) => failed(&error, 1),
+            }
+        }
         Command::Origin(options) => match options.rules() {
             Ok(rules) => {
                 origin::run(&options, rules).map_or_else(|error| failed(&error, 1), |()| ExitCode::SUCCESS)
             }
             Err(error) => failed(&error, 2),
+        },
+        Command::Compare(options) => match compare::run(&options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error @ CompareError::Input(_)) => failed(&error, 2),
+            Err(error @ CompareError::Output(_)) => failed(&error, 1),
         },
     }
 }

@@ -194,6 +194,16 @@ impl Ring {
 
     /// Submits what was asked, waits for at least one completion or until `patience` ends, and hands all over.
     pub fn wait(&mut self, patience: Duration, into: &mut Vec<Completion>) -> io::Result<()> {
+        self.wait_for(patience, usize::MAX, into)
+    }
+
+    /// The same, and hands over at most `count`.
+    pub fn wait_for(
+        &mut self,
+        patience: Duration,
+        count: usize,
+        into: &mut Vec<Completion>,
+    ) -> io::Result<()> {
         into.clear();
         let limit = types::Timespec::from(patience);
         match self.uring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&limit)) {
@@ -203,7 +213,7 @@ impl Ring {
                 _ => return Err(error),
             },
         }
-        into.extend(self.uring.completion().map(|entry| Completion {
+        into.extend(self.uring.completion().take(count).map(|entry| Completion {
             tag: Tag::unpack(entry.user_data()),
             result: entry.result(),
             buffer: cqueue::buffer_select(entry.flags()),
@@ -280,6 +290,11 @@ impl Drop for Buffers {
     }
 }
 
+/// Open files that are no slots: certificates while they are read, sockets on their way into a slot, rings, `/proc`.
+const FILES_KEPT: u32 = 500;
+/// Slots of one ring: the kernel takes ten times as many, but one thread serves no more well.
+const SLOTS_MAX: u32 = 100_000;
+
 /// Raises the soft limit of open files to the hard one and tells how many slots a ring may have.
 pub fn slots_max() -> io::Result<u32> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -294,7 +309,7 @@ pub fn slots_max() -> io::Result<u32> {
         }
     }
     let hard = u32::try_from(limit.rlim_max).unwrap_or(u32::MAX);
-    Ok(hard.saturating_sub(500).clamp(64, 19_000))
+    Ok(hard.saturating_sub(FILES_KEPT).clamp(64, SLOTS_MAX))
 }
 
 #[cfg(test)]

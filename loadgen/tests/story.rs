@@ -1,6 +1,7 @@
 //! The real binary against itself, and against peers that do wrong on purpose.
 
 mod peer;
+mod rates;
 
 use peer::{Origin, Relay, TlsFiles, clients};
 

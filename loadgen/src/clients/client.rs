@@ -6,6 +6,9 @@ use super::exchange::Exchange;
 use super::session::Session;
 use super::work::Life;
 use crate::ring::{Flight, GENERATION_MASK, Operation, Ring, Tag};
+use rustls::ClientConfig;
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The shortest wait before another try.
@@ -53,10 +56,18 @@ pub struct Client {
     pub sending: Vec<u8>,
     /// How much of `sending` went.
     pub sent: usize,
+    /// The TLS sessions it may resume, as a configuration of its own.
+    pub memory: Option<Arc<ClientConfig>>,
     /// What it asks.
     pub life: Life,
     /// Requests left, when each client has its own number.
     pub left: u64,
+    /// Planned starts that wait for this connection (open loop).
+    pub due: VecDeque<Instant>,
+    /// This connection ends when it has its answers, and is made anew.
+    pub is_renewing: bool,
+    /// All was said on this connection; the server is to end it too (`-m 0`).
+    pub is_leaving: bool,
     /// Requests asked on this connection.
     pub asked_here: u64,
     /// Nothing is asked before.
@@ -95,8 +106,12 @@ impl Client {
             staged: Vec::new(),
             sending: Vec::new(),
             sent: 0,
+            memory: None,
             life,
             left,
+            due: VecDeque::new(),
+            is_renewing: false,
+            is_leaving: false,
             asked_here: 0,
             ask_at: now,
             began: now,
@@ -119,6 +134,7 @@ impl Client {
         (self.receive, self.send) = (Flight::Idle, Flight::Idle);
         self.asked_here = 0;
         (self.rested, self.cannot_send) = (false, false);
+        (self.is_renewing, self.is_leaving) = (false, false);
         (self.began, self.last_traffic) = (now, now);
     }
 

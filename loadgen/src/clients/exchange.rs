@@ -41,6 +41,8 @@ pub struct Answered {
     pub status: u16,
     /// Whether that status was expected.
     pub is_right: bool,
+    /// When it was to start.
+    pub planned: Instant,
     /// From the planned start to the last byte.
     pub latency: Duration,
     /// Which step asked.
@@ -173,6 +175,11 @@ impl Exchange {
     /// When the oldest outstanding request was asked.
     pub fn asked_at(&self) -> Option<Instant> {
         self.waiting.front().map(|asked| asked.at)
+    }
+
+    /// When the outstanding requests were to start, the last one first.
+    pub fn planned_backwards(&self) -> impl Iterator<Item = Instant> {
+        self.waiting.iter().rev().map(|asked| asked.planned)
     }
 
     /// Writes the head of the plan's request; its body follows by [`Self::write_body`].
@@ -395,6 +402,7 @@ impl Exchange {
         answered.push(Answered {
             status: reading.status,
             is_right: reading.is_right,
+            planned: asked.planned,
             latency: now.saturating_duration_since(asked.planned),
             name: asked.order.as_ref().map_or(0, |order| order.name),
             size: reading.size,

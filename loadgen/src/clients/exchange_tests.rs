@@ -167,3 +167,78 @@ fn an_answer_without_a_length_ends_with_its_connection() {
     assert_eq!(exchange.handle_end(&plan, Instant::now(), &mut answered), Ok(true));
     assert_eq!(answered.len(), 1);
 }
+
+/// Asks what a script would, and reads `wire`.
+fn order(change: impl FnOnce(&mut Request), wire: &[u8]) -> Result<Vec<Answered>, Wrong> {
+    let plan = plan("");
+    let expect = Expect { keeps: true, size: None, ..plan.expect.clone() };
+    let mut request =
+        Request { head: b"GET /a/b HTTP/1.1\r\n\r\n".to_vec(), body: RequestBody::None, expect, name: 3 };
+    change(&mut request);
+    let (mut exchange, mut out, now) = (Exchange::default(), Vec::new(), Instant::now());
+    exchange.ask_order(1, request, now, now, &mut out);
+    while exchange.is_uploading() {
+        exchange.write_body(&mut out);
+    }
+    let mut answered = Vec::new();
+    exchange.read(&plan, wire, now, &mut answered)?;
+    Ok(answered)
+}
+
+#[test]
+fn a_script_reads_what_it_wants_to_keep() {
+    let wire = answer(&content::id_text(1), b"-", b"", 5000);
+    let found = order(|_| {}, &wire).expect("right");
+    let kept = found[0].kept.as_ref().expect("kept");
+    assert!(kept.head.starts_with(b"HTTP/1.1 200 OK\r\n") && kept.head.ends_with(b"\r\n\r\n"));
+    assert_eq!(kept.body, wire[wire.len() - 5000..][..BODY_KEPT_SIZE_MAX]);
+    assert_eq!((found[0].name, found[0].size, found[0].is_right), (3, 5000, true));
+}
+
+#[test]
+fn a_script_says_which_statuses_are_right() {
+    let wire = b"HTTP/1.1 404 No\r\nX-Id: 0000000000000001\r\nContent-Length: 0\r\n\r\n";
+    for (expected, is_right) in [(&[404, 200][..], true), (&[200], false)] {
+        let change = |request: &mut Request| {
+            request.expect.statuses = crate::clients::work::Statuses::of(expected);
+            request.expect.check = Check::Off;
+        };
+        assert_eq!(order(change, wire).expect("an answer")[0].is_right, is_right);
+    }
+}
+
+#[test]
+fn the_body_a_script_gives_is_hashed_too() {
+    let body = b"id=abc\nmore";
+    let give = |request: &mut Request| request.body = RequestBody::Bytes(body.as_slice().into());
+    let right = answer(&content::id_text(1), b"abc", body, 200);
+    assert_eq!(order(give, &right).expect("right").len(), 1);
+    let wrong = answer(&content::id_text(1), b"abc", b"id=abc\nmole", 200);
+    assert_eq!(order(give, &wrong), Err(Wrong::Content));
+}
+
+#[test]
+fn the_length_a_head_announces_is_compared() {
+    let wire = b"HTTP/1.1 200 OK\r\nX-Id: 0000000000000001\r\nContent-Length: 77\r\n\r\n";
+    for (size, is_right) in [(77, true), (78, false)] {
+        let change = |request: &mut Request| {
+            (request.expect.is_head, request.expect.size) = (true, Some(size));
+        };
+        let found = order(change, wire);
+        assert_eq!(found.is_ok(), is_right);
+        assert!(found.is_err() || found.expect("right")[0].size == 77);
+    }
+}
+
+#[test]
+fn a_part_of_the_content_is_compared_from_its_place_on() {
+    let mut content = vec![0; 300];
+    Pattern::new(&content::id_text(1)).fill(10_000, &mut content);
+    let wire = |content: &[u8]| {
+        let head = b"HTTP/1.1 206 Part\r\nX-Id: 0000000000000001\r\nContent-Length: 300\r\n\r\n";
+        [&head[..], content].concat()
+    };
+    let at = |offset| move |request: &mut Request| request.expect.offset = offset;
+    assert_eq!(order(at(10_000), &wire(&content)).expect("right")[0].size, 300);
+    assert_eq!(order(at(10_001), &wire(&content)), Err(Wrong::Content));
+}

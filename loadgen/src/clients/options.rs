@@ -1,10 +1,16 @@
 //! The flags of `loadgen clients`; what they come to is `plan.rs`'s.
 
+use super::schedule::Arrivals;
 use crate::process::Watched;
 use crate::report::Output;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Planned requests that wait for their connections, when no other number is given: ten seconds of 10,000/s.
+const BACKLOG: u64 = 100_000;
+/// The same, at most: 16 bytes each.
+const BACKLOG_MAX: u64 = 10_000_000;
 
 /// The flags of `loadgen clients`.
 #[derive(Debug, clap::Args)]
@@ -59,8 +65,9 @@ pub struct Options {
     /// Connections held at once
     #[arg(long, short = 'c', default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections: u32,
-    /// Requests of each connection; with --total or --duration the connection is then made anew (churn)
-    #[arg(long, short = 'm', value_name = "M", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Requests of each connection; with --total or --duration the connection is then made anew (churn). 0: connect, shake
+    /// hands, close; handshakes are then what is counted
+    #[arg(long, short = 'm', value_name = "M", conflicts_with_all = ["hold"])]
     pub requests_per_connection: Option<u64>,
     /// Requests of all connections together
     #[arg(long, value_name = "N", conflicts_with_all = ["duration", "hold"], value_parser = clap::value_parser!(u64).range(1..))]
@@ -68,6 +75,22 @@ pub struct Options {
     /// Seconds to ask, counted from when all are connected
     #[arg(long, short = 'd', value_name = "SECONDS", conflicts_with = "hold", value_parser = seconds)]
     pub duration: Option<Duration>,
+    /// Requests started per second by all connections together, whether or not answers come (open loop); latency counts from
+    /// the planned start [default: each connection asks when it has its answer]
+    #[arg(long, value_name = "N/s", value_parser = rate, conflicts_with_all = ["hold", "no_read"])]
+    pub rate: Option<f64>,
+    /// How planned starts follow one another
+    #[arg(long, value_name = "KIND", default_value = "constant", requires = "rate")]
+    pub arrivals: Arrivals,
+    /// Planned requests that may wait for their connection, all together; more are not sent, and fail the run
+    #[arg(long, value_name = "N", default_value_t = BACKLOG, requires = "rate", value_parser = clap::value_parser!(u64).range(1..=BACKLOG_MAX))]
+    pub backlog: u64,
+    /// Connections made anew per second, each when it has its answers
+    #[arg(long, value_name = "N/s", value_parser = rate, conflicts_with_all = ["hold", "no_read"])]
+    pub churn: Option<f64>,
+    /// What is random comes again with the same number [default: another one for every run; it is in the report]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
     /// Seconds at the start that are not measured
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
     pub warmup: Duration,

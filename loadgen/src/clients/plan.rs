@@ -1,10 +1,12 @@
 //! What a run does: the flags of `loadgen clients` and `up.json`, free of contradictions.
 
 use super::options::{Amount, Check, Options, Reading};
+use super::schedule::Arrivals;
 use super::work::{Expect, Population, Statuses};
 use crate::process::Watched;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,8 +33,14 @@ pub struct Plan {
     pub is_chunked: bool,
     /// How much is asked.
     pub amount: Amount,
-    /// Requests of one connection before it is made anew.
+    /// Requests of one connection before it is made anew; 0 for handshakes alone.
     pub churn: Option<u64>,
+    /// Requests start when they are planned, not when answers come.
+    pub open_loop: Option<OpenLoop>,
+    /// Connections made anew per second.
+    pub renew_rate: Option<f64>,
+    /// What is random follows from it.
+    pub seed: u64,
     /// Requests in flight on a connection.
     pub pipeline: usize,
     /// Time between two requests of a connection, when it holds.
@@ -63,10 +71,26 @@ pub struct Plan {
     pub receive_buffer: Option<usize>,
 }
 
+/// Requests start at a rate of their own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OpenLoop {
+    /// Per second, all threads together.
+    pub rate: f64,
+    /// How they follow one another.
+    pub arrivals: Arrivals,
+    /// Planned requests that may wait for their connections, all together.
+    pub backlog: u64,
+}
+
 impl Plan {
     /// Whether clients ask as they connect, rather than all together when all are there.
     pub fn begins_at_once(&self) -> bool {
-        self.every.is_some() || self.population.is_some()
+        self.every.is_some() || self.population.is_some() || self.is_handshakes_only()
+    }
+
+    /// Whether connections are made, shake hands and end, and nothing is asked.
+    pub fn is_handshakes_only(&self) -> bool {
+        self.churn == Some(0)
     }
 }
 
@@ -117,10 +141,11 @@ impl Options {
         let threads = self.threads.map_or(least, u32::from).min(self.connections);
         if threads < least {
             return Err(format!(
-                "{} connections need at least {least} threads of {slots} slots",
+                "{} connections need at least {least} threads: the open-file limit leaves each {slots} connections",
                 self.connections
             ));
         }
+        check_ports(self.connections, self.source.len(), ephemeral_ports())?;
         let mut watched = self.pids.clone();
         for (name, pid) in &up.pids {
             if watched.iter().all(|given| given.name != *name) {
@@ -142,7 +167,12 @@ impl Options {
             body: self.body,
             is_chunked: self.chunked,
             amount: self.amount()?,
-            churn: self.requests_per_connection.filter(|_| self.total.is_some() || self.duration.is_some()),
+            churn: self
+                .requests_per_connection
+                .filter(|each| self.total.is_some() || self.duration.is_some() || *each == 0),
+            open_loop: self.open_loop()?,
+            renew_rate: self.churn,
+            seed: self.seed.unwrap_or_else(any_seed),
             pipeline: self.pipeline as usize,
             every: self.hold.map(|hold| self.every.unwrap_or(hold)),
             reading: match (self.no_read, self.read_rate) {
@@ -164,6 +194,17 @@ impl Options {
         })
     }
 
+    fn open_loop(&self) -> Result<Option<OpenLoop>, String> {
+        let Some(rate) = self.rate else { return Ok(None) };
+        if self.requests_per_connection == Some(0) {
+            return Err("-m 0 asks nothing: --rate does not go with it, --connect-rate does".into());
+        }
+        if self.total.is_none() && self.duration.is_none() && self.requests_per_connection.is_none() {
+            return Err("--rate needs --duration, --total or -m to know its end".into());
+        }
+        Ok(Some(OpenLoop { rate, arrivals: self.arrivals, backlog: self.backlog }))
+    }
+
     fn amount(&self) -> Result<Amount, String> {
         if let Some(hold) = self.hold {
             let every = self.every.unwrap_or(hold);
@@ -179,7 +220,7 @@ impl Options {
         Ok(match (self.total, self.duration, self.requests_per_connection) {
             (Some(total), _, _) => Amount::Total(total),
             (_, Some(duration), _) => Amount::Lasting(duration),
-            (_, _, Some(each)) => Amount::Each(each),
+            (_, _, Some(each)) => Amount::Each(each.max(1)),
             _ => Amount::Each(1),
         })
     }
@@ -253,6 +294,34 @@ impl Options {
     }
 }
 
+/// Source ports that the kernel gives one address, towards one target.
+fn ephemeral_ports() -> u32 {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ends = text.split_ascii_whitespace().filter_map(|end| end.parse::<u32>().ok());
+    match (ends.next(), ends.next()) {
+        (Some(first), Some(last)) if last >= first => last - first + 1,
+        _ => 28_232,
+    }
+}
+
+/// Refuses what would end in connections that cannot be made.
+fn check_ports(connections: u32, sources: usize, ports: u32) -> Result<(), String> {
+    let addresses = u32::try_from(sources.max(1)).unwrap_or(u32::MAX);
+    if connections <= ports.saturating_mul(addresses) {
+        return Ok(());
+    }
+    let needed = connections.div_ceil(ports.max(1));
+    Err(format!(
+        "{connections} connections to one target need {needed} source addresses of {ports} ports each: give them with \
+         --source (on loopback 127.0.0.2,127.0.0.3 and so on), or widen net.ipv4.ip_local_port_range"
+    ))
+}
+
+/// A seed that no other run has.
+fn any_seed() -> u64 {
+    RandomState::new().hash_one(std::process::id()) >> 32
+}
+
 fn read_up(file: &Path) -> Result<Up, String> {
     let explain = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
     let text = std::fs::read_to_string(file).map_err(|error| explain(&error))?;
@@ -288,14 +357,19 @@ fn last_segment(path: &str) -> Vec<u8> {
 /// Pairs NAME.pem and NAME.key in `folder`, by name.
 fn pairs_in(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>, String> {
     let explain = |error: std::io::Error| format!("{}: {error}", folder.display());
-    let mut pairs = Vec::new();
+    let (mut certs, mut keys) = (Vec::new(), HashSet::new());
     for entry in std::fs::read_dir(folder).map_err(explain)? {
-        let cert = entry.map_err(explain)?.path();
-        let key = cert.with_extension("key");
-        if cert.extension().is_some_and(|extension| extension == "pem") && key.exists() {
-            pairs.push((cert, key));
+        let file = entry.map_err(explain)?.path();
+        match file.extension().and_then(|extension| extension.to_str()) {
+            Some("pem") => certs.push(file),
+            Some("key") => drop(keys.insert(file)),
+            Some(_) | None => {}
         }
     }
+    let pair = |cert: PathBuf| {
+        Some(cert.with_extension("key")).filter(|key| keys.contains(key)).map(|key| (cert, key))
+    };
+    let mut pairs: Vec<_> = certs.into_iter().filter_map(pair).collect();
     pairs.sort();
     if pairs.is_empty() {
         Err(format!("{}: no pair NAME.pem, NAME.key", folder.display()))
@@ -351,6 +425,39 @@ mod tests {
         assert_eq!(plan("--plain -c 19000").expect("valid").threads, 1);
         assert_eq!(plan("--plain -c 19500").expect("valid").threads, 2);
         assert!(plan("--plain -c 19500 --threads 1").is_err());
+    }
+
+    #[test]
+    fn connections_beyond_the_ports_of_their_sources_are_refused() {
+        for (connections, sources, is_fit) in
+            [(28_000, 0, true), (28_001, 0, false), (28_001, 1, false), (56_000, 2, true), (56_001, 2, false)]
+        {
+            assert_eq!(check_ports(connections, sources, 28_000).is_ok(), is_fit, "{connections} {sources}");
+        }
+        let text = check_ports(60_000, 0, 28_000).expect_err("too many");
+        assert!(text.contains("need 3 source addresses"), "{text}");
+    }
+
+    #[test]
+    fn an_open_loop_knows_its_rate_and_its_end() {
+        let found = plan("--plain --rate 2000 -d 5 --arrivals poisson --backlog 7 --seed 3").expect("valid");
+        let open = OpenLoop { rate: 2000.0, arrivals: Arrivals::Poisson, backlog: 7 };
+        assert_eq!((found.open_loop, found.seed), (Some(open), 3));
+        for flags in
+            ["--rate 5", "--rate 0 -d 1", "--backlog 5 -d 1", "--rate 5 -m 0 -d 1", "--rate 5 --hold 2"]
+        {
+            assert!(plan(&format!("--plain {flags}")).is_err(), "{flags}");
+        }
+    }
+
+    #[test]
+    fn a_folder_gives_its_whole_pairs_in_order() {
+        let folder = tempfile::tempdir().expect("folder");
+        for name in ["b.pem", "b.key", "a.pem", "a.key", "lone.pem", "lonely.key", "c.txt"] {
+            std::fs::write(folder.path().join(name), "").expect("written");
+        }
+        let names: Vec<_> = pairs_in(folder.path()).expect("pairs").into_iter().map(|pair| pair.0).collect();
+        assert_eq!(names, ["a.pem", "b.pem"].map(|name| folder.path().join(name)));
     }
 
     #[test]

@@ -3,144 +3,9 @@
 //! Knows no sockets. TLS is rustls's unbuffered API: records are decrypted where they lie in the lent receive buffer; only the
 //! tail of an incomplete record is kept.
 
-use super::plan::{Plan, TlsFiles};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, UnbufferedClientConnection};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::HandshakeKind;
+use rustls::client::UnbufferedClientConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use std::path::Path;
-use std::sync::Arc;
-
-/// What every connection of a run shares: one configuration per client certificate.
-pub struct Identities {
-    configs: Vec<Arc<ClientConfig>>,
-    name: ServerName<'static>,
-}
-
-impl Identities {
-    /// Reads certificates and trust; `None` for plain HTTP. Errors: a text for the user.
-    pub fn load(plan: &Plan) -> Result<Option<Self>, String> {
-        let Some(files) = &plan.tls else { return Ok(None) };
-        let name = ServerName::try_from(plan.name.clone())
-            .map_err(|_| format!("--name {:?} is no server name", plan.name))?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let trust = trust(files, &provider)?;
-        let mut configs = Vec::new();
-        for (cert, key) in &files.pairs {
-            let chain = certificates(cert)?;
-            let key_der =
-                PrivateKeyDer::from_pem_file(key).map_err(|error| format!("{}: {error}", key.display()))?;
-            configs.push(
-                config(files, &provider, &trust, Some((chain, key_der)))
-                    .map_err(|error| format!("{}: {error}", cert.display()))?,
-            );
-        }
-        if configs.is_empty() {
-            configs.push(config(files, &provider, &trust, None).map_err(|error| error.to_string())?);
-        }
-        Ok(Some(Self { configs, name }))
-    }
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let explain = |error: rustls::pki_types::pem::Error| format!("{}: {error}", file.display());
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).map_err(explain)?.collect();
-    match found.map_err(explain)? {
-        none if none.is_empty() => Err(format!("{}: no certificate", file.display())),
-        some => Ok(some),
-    }
-}
-
-fn trust(files: &TlsFiles, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, String> {
-    let Some(file) = &files.ca else { return Ok(Arc::new(AnyServer(Arc::clone(provider)))) };
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(file)? {
-        roots.add(certificate).map_err(|error| format!("{}: {error}", file.display()))?;
-    }
-    rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .build()
-        .map(|verifier| verifier as Arc<dyn ServerCertVerifier>)
-        .map_err(|error| error.to_string())
-}
-
-type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
-fn config(
-    files: &TlsFiles,
-    provider: &Arc<CryptoProvider>,
-    trust: &Arc<dyn ServerCertVerifier>,
-    pair: Option<Pair>,
-) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let versions: &[&rustls::SupportedProtocolVersion] = match files.version.as_deref() {
-        Some("1.2") => &[&rustls::version::TLS12],
-        Some("1.3") => &[&rustls::version::TLS13],
-        _ => rustls::ALL_VERSIONS,
-    };
-    let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
-        .with_protocol_versions(versions)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::clone(trust));
-    let mut config = match pair {
-        Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
-        None => builder.with_no_client_auth(),
-    };
-    config.resumption =
-        if files.resumes { Resumption::in_memory_sessions(64) } else { Resumption::disabled() };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
-}
-
-/// Trust of `--insecure`: any certificate, but the handshake's signature must be right.
-#[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signed,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signed,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
 
 /// One connection's way in and out.
 pub enum Session {
@@ -176,12 +41,19 @@ pub enum SessionError<E> {
 }
 
 impl Session {
-    /// A session of connection `index`.
-    pub fn new(identities: Option<&Identities>, index: usize) -> Result<Self, rustls::Error> {
-        let Some(identities) = identities else { return Ok(Self::Plain) };
-        let config = Arc::clone(&identities.configs[index % identities.configs.len()]);
-        let connection = UnbufferedClientConnection::new(config, identities.name.clone())?;
-        Ok(Self::Tls(Box::new(Tls { connection, tail: Vec::new(), has_begun: false })))
+    /// A session in TLS, or a plain one.
+    pub fn new(connection: Option<UnbufferedClientConnection>) -> Self {
+        connection.map_or(Self::Plain, |connection| {
+            Self::Tls(Box::new(Tls { connection, tail: Vec::new(), has_begun: false }))
+        })
+    }
+
+    /// Whether the handshake resumed an earlier session.
+    pub fn is_resumed(&self) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::Tls(tls) => tls.connection.handshake_kind() == Some(HandshakeKind::Resumed),
+        }
     }
 
     /// Opens `bytes` (none, to begin) and passes their content to `reader`; replies of TLS itself go to `staged`.

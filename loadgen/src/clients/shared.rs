@@ -1,7 +1,7 @@
 //! What threads share: the phase they follow, and counters each writes for itself.
 
 use crate::report::Outbox;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// What all threads do.
@@ -23,6 +23,7 @@ pub enum Phase {
 /// The phase, set by the main thread.
 pub struct Shared {
     phase: AtomicU8,
+    is_interrupted: AtomicBool,
     /// When the run began.
     pub start: Instant,
     /// First number of this run's ids.
@@ -32,7 +33,12 @@ pub struct Shared {
 impl Shared {
     /// A run that begins now.
     pub fn new(start: Instant, run: u64) -> Self {
-        Self { phase: AtomicU8::new(Phase::Connecting as u8), start, run }
+        Self {
+            phase: AtomicU8::new(Phase::Connecting as u8),
+            is_interrupted: AtomicBool::new(false),
+            start,
+            run,
+        }
     }
 
     /// What to do now.
@@ -44,6 +50,17 @@ impl Shared {
             3 => Phase::Counting,
             _ => Phase::Ending,
         }
+    }
+
+    /// Whether the user ended the run early.
+    pub fn is_interrupted(&self) -> bool {
+        self.is_interrupted.load(Ordering::Relaxed)
+    }
+
+    /// The user ends the run early.
+    pub fn interrupt(&self) {
+        self.is_interrupted.store(true, Ordering::Relaxed);
+        self.set_phase(Phase::Ending);
     }
 
     /// Sets what to do.

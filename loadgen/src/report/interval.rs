@@ -1,16 +1,25 @@
-//! One second of a run as one thread saw it, on its way to the main thread.
+//! A second of a run, or a part of one, as one thread saw it, on its way to the main thread.
 
 use hdrhistogram::Histogram;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// What happened in one second.
+/// What happened in one second, or in the part of it that was measured, or was not.
 #[derive(Clone, Debug)]
 pub struct Interval {
-    /// Seconds from the start of the run to its begin.
+    /// Whole seconds from the start of the run to its begin.
     pub second: u64,
+    /// Whether it is of the measured time.
+    pub is_measured: bool,
     /// Of right answers, in microseconds.
     pub latency: Histogram<u32>,
+    /// What else happened.
+    pub events: Events,
+}
+
+/// Counts of one interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events {
     /// Requests and connections that failed.
     pub failures: u64,
     /// Connections made.
@@ -21,14 +30,26 @@ pub struct Interval {
     pub open: u64,
 }
 
+impl Events {
+    /// What happened in both; connections open are those of the later, `other`.
+    pub fn then(self, other: Self) -> Self {
+        Self { open: other.open, ..self.beside(other) }
+    }
+
+    /// What happened in both, at the same time in two threads.
+    pub fn beside(self, other: Self) -> Self {
+        Self {
+            failures: self.failures + other.failures,
+            connects: self.connects + other.connects,
+            closed_unread: self.closed_unread + other.closed_unread,
+            open: self.open + other.open,
+        }
+    }
+}
+
 impl Interval {
     /// How long one is.
     pub const LENGTH: Duration = Duration::from_secs(1);
-
-    /// An empty one.
-    pub fn new(second: u64, latency: Histogram<u32>) -> Self {
-        Self { second, latency, failures: 0, connects: 0, closed_unread: 0, open: 0 }
-    }
 }
 
 /// Where a thread puts the seconds that are over, and the main thread takes them.

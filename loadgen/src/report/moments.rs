@@ -30,3 +30,12 @@ pub struct Moments {
     /// First and last moment with all connections idle.
     pub idle: Option<(Snapshot, Snapshot)>,
 }
+
+/// The window behind the measured time in which system calls were counted.
+#[derive(Clone, Debug, Default)]
+pub struct CallWindow {
+    /// Right answers in it.
+    pub answers: u64,
+    /// Calls of each watched process, or why they could not be counted.
+    pub calls: Vec<Result<u64, String>>,
+}

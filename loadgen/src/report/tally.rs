@@ -3,8 +3,9 @@
 //! Recording an answer is a few array writes. A second that is over is handed to the main thread as it is, through
 //! [`Interval`]s; what it becomes there is `report/timeline.rs`'s.
 
+use super::drive::Punctuality;
 use super::failures::Failures;
-use super::interval::Interval;
+use super::interval::{Events, Interval};
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -41,13 +42,18 @@ pub struct Tally {
     pub latency: Histogram<u64>,
     /// From connecting to ready, in microseconds.
     pub handshake: Histogram<u64>,
+    /// Connections among `connects` that resumed a TLS session.
+    pub resumed: u64,
+    /// Of planned starts.
+    pub punctuality: Punctuality,
     /// The same as `latency` for each named step; nothing when there is only one.
     pub steps: Vec<Histogram<u32>>,
     /// Right answers by status, at the index of the status.
     pub statuses: Box<[u64]>,
     /// Whether answers are of the measured time.
     is_measuring: bool,
-    interval: Interval,
+    /// What of this second is not measured, and what is: both may come in turns around the edges of the measured time.
+    intervals: [Interval; 2],
     finished: Vec<Interval>,
     interval_end: Duration,
     told: Told,
@@ -85,10 +91,17 @@ impl Tally {
             sent: 0,
             latency: times(),
             handshake: times(),
+            resumed: 0,
+            punctuality: Punctuality::default(),
             steps: if steps > 1 { (0..steps).map(|_| step_times()).collect() } else { Vec::new() },
             statuses: vec![0; STATUS_MAX].into(),
             is_measuring: false,
-            interval: Interval::new(0, times()),
+            intervals: [false, true].map(|is_measured| Interval {
+                second: 0,
+                is_measured,
+                latency: times(),
+                events: Events::default(),
+            }),
             finished: Vec::new(),
             interval_end: Interval::LENGTH,
             told: Told::default(),
@@ -107,7 +120,7 @@ impl Tally {
         }
         let micros = micros(latency);
         self.answers += 1;
-        self.interval.latency.saturating_record(micros);
+        self.intervals[usize::from(self.is_measuring)].latency.saturating_record(micros);
         if let Some(count) = self.statuses.get_mut(usize::from(status)) {
             *count += 1;
         }
@@ -136,24 +149,37 @@ impl Tally {
             connects: self.connects,
             closed_unread: self.closed_unread,
         };
-        self.interval.failures += now.failures - self.told.failures;
-        self.interval.connects += now.connects - self.told.connects;
-        self.interval.closed_unread += now.closed_unread - self.told.closed_unread;
-        self.interval.open = open;
+        let events = &mut self.intervals[usize::from(self.is_measuring)].events;
+        events.failures += now.failures - self.told.failures;
+        events.connects += now.connects - self.told.connects;
+        events.closed_unread += now.closed_unread - self.told.closed_unread;
+        events.open = open;
         self.told = now;
         self.finished.drain(..)
     }
 
     /// Takes the second that is not over yet; the last thing a thread does.
-    pub fn take_last(&mut self) -> Interval {
-        std::mem::replace(&mut self.interval, Interval::new(0, times()))
+    pub fn take_last(&mut self) -> impl Iterator<Item = Interval> {
+        self.roll(Duration::ZERO);
+        self.finished.drain(..)
     }
 
-    /// Begins the interval that `at` falls into.
+    /// Ends the second, and begins the one that `at` falls into.
     fn roll(&mut self, at: Duration) {
-        let next = Interval { open: self.interval.open, ..Interval::new(at.as_secs(), times()) };
         self.interval_end = Duration::from_secs(at.as_secs()) + Interval::LENGTH;
-        self.finished.push(std::mem::replace(&mut self.interval, next));
+        for interval in &mut self.intervals {
+            if interval.latency.is_empty() && interval.events == Events::default() {
+                interval.second = at.as_secs();
+                continue;
+            }
+            let next = Interval {
+                second: at.as_secs(),
+                is_measured: interval.is_measured,
+                latency: times(),
+                events: Events::default(),
+            };
+            self.finished.push(std::mem::replace(interval, next));
+        }
     }
 
     /// Right answers by status.
@@ -174,6 +200,8 @@ impl Tally {
         self.sent += other.sent;
         self.latency += &other.latency;
         self.handshake += &other.handshake;
+        self.resumed += other.resumed;
+        self.punctuality.add(&other.punctuality);
         for (mine, its) in self.steps.iter_mut().zip(&other.steps) {
             *mine += its;
         }
@@ -186,10 +214,12 @@ impl Tally {
     }
 }
 
-fn times<C: hdrhistogram::Counter>() -> Histogram<C> {
+/// An empty histogram of times up to an hour.
+pub fn times<C: hdrhistogram::Counter>() -> Histogram<C> {
     Histogram::new_with_max(TIME_MAX_MICROS, DIGITS).expect("three digits up to an hour are valid bounds")
 }
 
-fn micros(time: Duration) -> u64 {
+/// A time as a histogram takes it.
+pub fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
 }

@@ -10,6 +10,8 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_loadgen");
 
@@ -22,15 +24,24 @@ pub struct Outcome {
 
 /// Runs `loadgen clients`.
 pub fn clients(flags: &str) -> Outcome {
+    clients_until(flags, |_| {})
+}
+
+/// Runs `loadgen clients`, and does `meanwhile` with its process id.
+pub fn clients_until(flags: &str, meanwhile: impl FnOnce(u32)) -> Outcome {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("report.json");
-    let output = Command::new(BINARY)
+    let child = Command::new(BINARY)
         .arg("clients")
         .args(flags.split_whitespace())
         .arg("--json")
         .arg(&file)
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("loadgen runs");
+    meanwhile(child.id());
+    let output = child.wait_with_output().expect("loadgen ends");
     let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let report =
@@ -93,6 +104,21 @@ impl Relay {
                 }
             }
         })
+    }
+
+    /// Passes on as it is, and stands still for `length` before its answer number `index`.
+    pub fn start_stalling(origin: &str, index: u64, length: Duration) -> Self {
+        let count = AtomicU64::new(0);
+        Self::start(
+            origin,
+            |_| {},
+            move |_| {
+                if count.fetch_add(1, Ordering::Relaxed) == index {
+                    std::thread::sleep(length);
+                }
+                true
+            },
+        )
     }
 
     /// Ends TLS and asks for a client certificate.

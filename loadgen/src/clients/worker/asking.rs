@@ -14,6 +14,7 @@ impl Worker<'_> {
     pub fn judge(&mut self, key: u32, now: Instant) {
         let mut answered = std::mem::take(&mut self.answered);
         for answer in answered.drain(..) {
+            let is_measured = self.is_measured(answer.planned);
             let client = &mut self.clients[key as usize];
             client.rested = false;
             let is_content = tell(&mut client.life, &answer, now);
@@ -22,6 +23,7 @@ impl Worker<'_> {
                 continue;
             }
             if answer.is_right {
+                self.tally.set_measuring(is_measured);
                 self.tally.answered(now - self.shared.start, answer.latency, answer.name, answer.status);
                 self.last_answer = now;
                 self.served += u64::from(!client.was_served);
@@ -55,10 +57,12 @@ impl Worker<'_> {
             }
             let client = &self.clients[key as usize];
             let is_used_up = client.exchange.is_closing()
+                || client.is_renewing
                 || self.plan.churn.is_some_and(|churn| client.asked_here >= churn);
             let is_used_up = self.follow_script(key) || is_used_up;
             let client = &self.clients[key as usize];
-            let may_end = self.phase != Phase::Connecting && client.exchange.outstanding() == 0;
+            let may_end =
+                self.phase != Phase::Connecting && client.exchange.outstanding() == 0 && !client.is_leaving;
             if may_end && (is_used_up || !self.has_work(key)) {
                 return self.close(key, true);
             }
@@ -113,9 +117,10 @@ impl Worker<'_> {
                 client.asked_here += 1;
                 match client.life.script().map(|script| script.take()) {
                     None => {
-                        client.exchange.ask(self.plan, self.next_id, now, now, &mut self.plain);
+                        let planned = self.take_work(key, now);
+                        let client = &mut self.clients[key as usize];
+                        client.exchange.ask(self.plan, self.next_id, planned, now, &mut self.plain);
                         self.next_id += 1;
-                        self.take_work(key);
                     }
                     Some(None) => return false,
                     Some(Some((id, request))) => {
@@ -131,7 +136,11 @@ impl Worker<'_> {
 
     pub fn may_ask(&mut self, key: u32, now: Instant) -> bool {
         let client = &self.clients[key as usize];
-        let may = matches!(self.phase, Phase::WarmUp | Phase::Measuring | Phase::Counting)
+        let is_planned = self.starts.is_none() || !client.due.is_empty();
+        let may = (self.starts.is_some() || self.phase != Phase::Ending)
+            && self.phase != Phase::Connecting
+            && is_planned
+            && !client.is_renewing
             && !client.exchange.is_closing()
             && client.exchange.outstanding() < self.plan.pipeline
             && self.plan.churn.is_none_or(|churn| client.asked_here < churn)
@@ -146,22 +155,41 @@ impl Worker<'_> {
         }
     }
 
+    /// Whether the client has anything to ask, or may get something.
     pub fn has_work(&self, key: u32) -> bool {
         let client = &self.clients[key as usize];
+        if client.has_given_up {
+            return false;
+        }
+        if let Some(starts) = &self.starts {
+            return !client.due.is_empty() && !self.shared.is_interrupted() || starts.has_more();
+        }
         let has_more = match &client.life {
             Life::Fixed => self.pool.unwrap_or(client.left) > 0,
             Life::Scripted(script) => script.stand() != Stand::Done,
         };
-        self.phase != Phase::Ending && !client.has_given_up && has_more
+        self.phase != Phase::Ending && has_more
     }
 
-    pub fn take_work(&mut self, key: u32) {
-        *self.pool.as_mut().unwrap_or(&mut self.clients[key as usize].left) -= 1;
+    /// Takes one request of those that are left. When it was to start.
+    pub fn take_work(&mut self, key: u32, now: Instant) -> Instant {
+        let client = &mut self.clients[key as usize];
+        let Some(starts) = &mut self.starts else {
+            *self.pool.as_mut().unwrap_or(&mut client.left) -= 1;
+            return now;
+        };
+        starts.took(1);
+        let planned = client.due.pop_front().expect("only what is due may be asked");
+        if self.is_measured(planned) {
+            self.tally.punctuality.sent(now - planned);
+        }
+        planned
     }
 
-    /// Requests of the plan that must be asked again. A script was told what became of its request, and says so itself.
+    /// Requests of the plan that must be asked again. A script was told what became of its request, and says so itself; in an
+    /// open loop what failed has failed, for its time is over.
     pub fn put_back(&mut self, key: u32, requests: usize) {
-        if matches!(self.clients[key as usize].life, Life::Scripted(_)) {
+        if self.starts.is_some() || matches!(self.clients[key as usize].life, Life::Scripted(_)) {
             return;
         }
         *self.pool.as_mut().unwrap_or(&mut self.clients[key as usize].left) += requests as u64;

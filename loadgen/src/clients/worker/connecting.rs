@@ -39,15 +39,19 @@ impl Worker<'_> {
             return self.start_at(key, now + BACKOFF_MIN);
         };
         let number = key as usize * usize::from(self.plan.threads) + usize::from(self.index);
+        if self.plan.is_handshakes_only() {
+            self.take_work(key, now);
+        }
         let client = &mut self.clients[key as usize];
         client.begin(slot, now);
         self.connecting += 1;
         let made = self.socket(number).and_then(|socket| self.ring.place(slot, socket.into()));
-        let session = Session::new(self.identities, number);
         let client = &mut self.clients[key as usize];
+        let session =
+            self.identities.map(|identities| identities.connect(number, &mut client.memory)).transpose();
         match (made, session) {
-            (Ok(()), Ok(session)) => {
-                client.session = session;
+            (Ok(()), Ok(connection)) => {
+                client.session = Session::new(connection);
                 client.receive = Flight::Idle;
                 client.send = Flight::Armed;
                 let tag = client.tag(key, Operation::Connect);
@@ -58,7 +62,7 @@ impl Worker<'_> {
                 self.lose(key, Cause::Failed, now);
             }
             (Ok(()), Err(error)) => {
-                self.remember(|| error.to_string());
+                self.remember(|| error);
                 self.lose(key, Cause::Tls, now);
             }
         }
@@ -104,11 +108,15 @@ impl Worker<'_> {
         let client = &mut self.clients[key as usize];
         client.state = State::Open;
         self.tally.connected(now - client.began);
+        self.tally.resumed += u64::from(client.session.is_resumed());
         if client.ask_at > now {
             self.timers.push(Reverse((client.ask_at, key, client.generation, Timer::Ask)));
         }
         self.arrive(key);
         self.arm(key);
+        if self.plan.is_handshakes_only() {
+            self.leave(key, now);
+        }
     }
 
     pub fn arrive(&mut self, key: u32) {

@@ -66,6 +66,9 @@ impl Worker<'_> {
                 }
                 self.arrive(key);
                 self.has_failed(key, now);
+                if self.plan.is_handshakes_only() {
+                    self.put_back(key, 1);
+                }
             }
             State::Open => self.lose_open(key, cause, now),
         }
@@ -75,6 +78,9 @@ impl Worker<'_> {
     /// The same, of a connection that was ready.
     pub fn lose_open(&mut self, key: u32, cause: Cause, now: Instant) {
         let client = &mut self.clients[key as usize];
+        if client.is_leaving {
+            return self.left(key, cause, now);
+        }
         if cause == Cause::Ended {
             match client.exchange.handle_end(self.plan, now, &mut self.answered) {
                 Ok(_) => self.judge(key, now),
@@ -85,7 +91,7 @@ impl Worker<'_> {
         let outstanding = client.exchange.outstanding();
         let failures = &mut self.tally.failures;
         let is_recent = client.exchange.asked_at().is_some_and(|at| now - at < REST);
-        let mut lost = outstanding;
+        let (mut lost, mut is_unread) = (outstanding, false);
         match cause {
             Cause::Wrong(wrong) => {
                 match wrong {
@@ -106,10 +112,14 @@ impl Worker<'_> {
             }
             Cause::Ended | Cause::Failed if client.rested && is_recent && client.exchange.is_unanswered() => {
                 self.tally.closed_unread += outstanding as u64;
+                is_unread = true;
             }
             Cause::Ended | Cause::Failed => failures.cut += outstanding as u64,
         }
         self.put_back(key, lost);
+        if is_unread {
+            self.put_back_due(key);
+        }
         if outstanding > 0
             && let Some(script) = self.clients[key as usize].life.script()
         {
@@ -118,6 +128,38 @@ impl Worker<'_> {
         if outstanding > 0 || matches!(cause, Cause::Tls | Cause::Wrong(_)) {
             self.has_failed(key, now);
         }
+    }
+
+    /// A handshake is done and nothing is to be asked (`-m 0`): says so, and waits for the server to end the connection. Until
+    /// then it may still refuse the certificate, or send what resumes the session.
+    pub fn leave(&mut self, key: u32, now: Instant) {
+        let client = &mut self.clients[key as usize];
+        client.is_leaving = true;
+        if client.session.is_plain() {
+            return self.lose(key, Cause::Ended, now);
+        }
+        if client.session.end(&mut client.staged).is_err() {
+            self.lose(key, Cause::Tls, now);
+        }
+    }
+
+    /// The server ended a connection that was only to shake hands.
+    fn left(&mut self, key: u32, cause: Cause, now: Instant) {
+        let client = &mut self.clients[key as usize];
+        let (began, failures) = (client.began, &mut self.tally.failures);
+        match cause {
+            Cause::Ended | Cause::Failed => {
+                (client.was_served, client.trying_since, client.failures_in_row) = (true, None, 0);
+                self.last_answer = now;
+                self.tally.set_measuring(self.is_measured(began));
+                return self.tally.answered(now - self.shared.start, now - began, 0, 0);
+            }
+            Cause::Timeout => failures.timeout += 1,
+            Cause::Tls => failures.tls += 1,
+            Cause::Wrong(_) => failures.malformed += 1,
+        }
+        self.put_back(key, 1);
+        self.has_failed(key, now);
     }
 
     /// Keeps what the first failure said.
@@ -187,6 +229,7 @@ impl Worker<'_> {
     /// The client does nothing more.
     pub fn retire(&mut self, key: u32) {
         self.clients[key as usize].state = State::Done;
+        self.drop_due(key);
         self.done += 1;
         self.arrive(key);
     }
@@ -199,7 +242,10 @@ impl Worker<'_> {
             let is_late = now.saturating_duration_since(client.last_traffic) >= patience;
             let expects = match client.state {
                 State::Connecting | State::Shaking => true,
-                State::Open => client.exchange.outstanding() > 0 && self.plan.reading != Reading::Never,
+                State::Open => {
+                    client.is_leaving
+                        || client.exchange.outstanding() > 0 && self.plan.reading != Reading::Never
+                }
                 State::Closing { is_polite: true, is_slot_closing: false } if is_late => {
                     let client = &mut self.clients[key as usize];
                     client.staged.clear();

@@ -1,22 +1,25 @@
 //! One thread's connections: its ring, its timers, and each client's way from connecting to its last answer.
 //!
 //! The thread owns all it touches; with the main thread it shares only what is in `shared.rs`. `connecting.rs` tells how
-//! connections begin, `wiring.rs` how bytes go and come, `asking.rs` what is asked, `ending.rs` how connections end.
+//! connections begin, `wiring.rs` how bytes go and come, `asking.rs` what is asked, `open_loop.rs` when, and
+//! `ending.rs` how connections end.
 
 mod asking;
 mod connecting;
 mod ending;
+mod open_loop;
 mod wiring;
 
 use super::client::{Client, State};
 use super::exchange::Answered;
+use super::identities::Identities;
 use super::options::{Amount, Reading};
 use super::plan::Plan;
-use super::session::Identities;
 use super::shared::{Phase, Progress, Shared};
 use super::work::Life;
 use crate::report::Tally;
 use crate::ring::{Buffers, Completion, Operation, Ring};
+use open_loop::{Renewals, Starts};
 use socket2::SockAddr;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -31,10 +34,14 @@ const STAGED_SIZE_MAX: usize = 64 * 1024;
 const SPARES_MAX: usize = 512;
 /// How long a turn waits when nothing happens; phases are looked at as often.
 const TURN: Duration = Duration::from_millis(50);
+/// Completions of one turn: behind them, what became due is started and what was staged is submitted.
+const TURN_COMPLETIONS_MAX: usize = 256;
 /// Deadlines are looked at as often.
 const SCAN: Duration = Duration::from_millis(250);
 /// How long outstanding answers are awaited when the time is over.
 const GRACE: Duration = Duration::from_secs(5);
+/// The same, when the user ended the run.
+const SHORT_GRACE: Duration = Duration::from_millis(500);
 /// Reads of a paced client follow one another by this much, or less at high rates.
 const PACE: Duration = Duration::from_millis(100);
 /// Wait before asking again after a 5xx.
@@ -67,6 +74,12 @@ pub struct Worker<'a> {
     timers: BinaryHeap<Reverse<(Instant, u32, u32, Timer)>>,
     /// Requests left for all clients of this thread together; `None` when each has its own number.
     pool: Option<u64>,
+    /// When requests start, when that is planned (open loop).
+    starts: Option<Starts>,
+    /// When connections are made anew, when that is planned.
+    renewals: Option<Renewals>,
+    /// The measured time, as far as it is known.
+    measured: (Option<Instant>, Option<Instant>),
     next_id: u64,
     phase: Phase,
     tally: Tally,
@@ -103,6 +116,9 @@ impl<'a> Worker<'a> {
             Amount::Total(total) => (Some(share(total)), 0),
             Amount::Lasting(_) => (Some(u64::MAX), 0),
         };
+        let starts = plan.open_loop.map(|open| {
+            Starts::new(plan, open, index, pool.unwrap_or(left.saturating_mul(u64::from(count))))
+        });
         let now = Instant::now();
         let life = |key: u32| match &plan.population {
             None => Life::Fixed,
@@ -125,6 +141,9 @@ impl<'a> Worker<'a> {
             connecting: 0,
             timers: BinaryHeap::new(),
             pool,
+            starts,
+            renewals: plan.renew_rate.map(|rate| Renewals::new(plan, rate, index)),
+            measured: (None, None),
             next_id: shared.run.wrapping_add(u64::from(index) << 40),
             phase: Phase::Connecting,
             tally: Tally::new(plan.population.as_ref().map_or(1, |population| population.names().len())),
@@ -158,11 +177,14 @@ impl<'a> Worker<'a> {
         let mut completions = Vec::with_capacity(1024);
         let mut next_scan = Instant::now() + SCAN;
         let mut over = None;
+        self.follow_phase(Instant::now());
         while self.done < self.clients.len() {
             let now = Instant::now();
             self.fire_timers(now);
             self.connect_waiting(now);
-            self.ring.wait(self.patience(now), &mut completions)?;
+            self.renew_due(now);
+            self.start_due(now);
+            self.ring.wait_for(self.patience(now), TURN_COMPLETIONS_MAX, &mut completions)?;
             for completion in &completions {
                 self.dispatch(*completion, Instant::now());
             }
@@ -180,26 +202,45 @@ impl<'a> Worker<'a> {
             }
             self.publish();
             if self.phase == Phase::Ending {
-                let grace = if self.plan.reading == Reading::Free { GRACE } else { Duration::ZERO };
+                let grace = match self.plan.reading {
+                    Reading::Free if self.shared.is_interrupted() => SHORT_GRACE,
+                    Reading::Free => GRACE,
+                    Reading::Rate(_) | Reading::Never => Duration::ZERO,
+                };
                 if now >= *over.get_or_insert(now + grace) {
                     break;
                 }
             }
         }
+        self.count_unfinished();
         self.publish();
-        self.progress.intervals.put(std::iter::once(self.tally.take_last()));
-        self.tally.failures.timeout += if self.plan.reading == Reading::Free {
-            let unheld = self.clients.iter().filter(|client| !client.exchange.is_held());
-            unheld.map(|client| client.exchange.outstanding() as u64).sum()
-        } else {
-            0
-        };
+        self.progress.intervals.put(self.tally.take_last());
         Ok(self.tally)
     }
 
+    /// Counts what the end of the run cut off.
+    fn count_unfinished(&mut self) {
+        for key in 0..self.clients.len() as u32 {
+            self.drop_due(key);
+        }
+        if self.plan.reading == Reading::Free && !self.shared.is_interrupted() {
+            let unfinished = self.clients.iter().filter(|client| !client.exchange.is_held());
+            self.tally.failures.timeout +=
+                unfinished.map(|client| client.exchange.outstanding() as u64).sum::<u64>();
+        }
+    }
+
+    /// How long nothing has to be done, when nothing happens.
     fn patience(&self, now: Instant) -> Duration {
-        let next = self.timers.peek().map_or(TURN, |Reverse((at, ..))| at.saturating_duration_since(now));
-        next.min(TURN)
+        let timer = self.timers.peek().map(|Reverse((at, ..))| *at);
+        let next = [timer, self.next_planned()].into_iter().flatten().min();
+        next.map_or(TURN, |at| at.saturating_duration_since(now)).min(TURN)
+    }
+
+    /// Whether what was to start then is of the measured time.
+    fn is_measured(&self, planned: Instant) -> bool {
+        let (since, until) = self.measured;
+        since.is_some_and(|since| planned >= since) && until.is_none_or(|until| planned < until)
     }
 
     fn publish(&mut self) {
@@ -222,10 +263,25 @@ impl<'a> Worker<'a> {
         }
         self.phase = phase;
         self.tally.set_measuring(phase == Phase::Measuring);
+        match phase {
+            Phase::Connecting => {}
+            Phase::WarmUp => self.begin_schedules(now),
+            Phase::Measuring => {
+                self.measured.0 = Some(now);
+                self.begin_schedules(now);
+            }
+            Phase::Counting => self.measured.1 = Some(now),
+            Phase::Ending => {
+                self.measured.1.get_or_insert(now);
+                self.end_schedules();
+            }
+        }
         for key in 0..self.clients.len() as u32 {
             match self.clients[key as usize].state {
-                State::Waiting if phase == Phase::Ending => self.retire(key),
-                State::Connecting | State::Shaking if phase == Phase::Ending => self.close(key, false),
+                State::Waiting if phase == Phase::Ending && !self.has_work(key) => self.retire(key),
+                State::Connecting | State::Shaking if phase == Phase::Ending && !self.has_work(key) => {
+                    self.close(key, false)
+                }
                 State::Open if phase == Phase::Ending && self.clients[key as usize].exchange.is_held() => {
                     self.close(key, false);
                 }

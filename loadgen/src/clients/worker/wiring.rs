@@ -85,6 +85,10 @@ impl Worker<'_> {
         if client.sent >= client.sending.len() {
             client.sending.clear();
             client.sent = 0;
+            if client.is_leaving && client.staged.is_empty() && client.state == State::Open {
+                // A server that overlooks the alert sees this.
+                self.ring.shut_down(client.slot, client.tag(key, Operation::Send));
+            }
         }
         match client.state {
             State::Open if client.exchange.is_uploading() => self.advance(key, now),
