@@ -152,9 +152,14 @@ impl Options {
                 watched.push(Watched { name: name.clone(), pids: vec![*pid] });
             }
         }
+        let seed = self.seed.unwrap_or_else(any_seed);
         let population = self.population.is_asked_for().then(|| {
-            let people =
-                self.population.people(&name, up.url.as_deref(), up.software_update_point, self.connections);
+            let people = self.population.people(
+                &name,
+                up.url.as_deref(),
+                up.software_update_point,
+                (self.connections, seed),
+            );
             Arc::new(people) as Arc<dyn Population>
         });
         Ok(Plan {
@@ -172,7 +177,7 @@ impl Options {
                 .filter(|each| self.total.is_some() || self.duration.is_some() || *each == 0),
             open_loop: self.open_loop()?,
             renew_rate: self.churn,
-            seed: self.seed.unwrap_or_else(any_seed),
+            seed,
             pipeline: self.pipeline as usize,
             every: self.hold.map(|hold| self.every.unwrap_or(hold)),
             reading: match (self.no_read, self.read_rate) {

@@ -46,9 +46,6 @@ pub struct Options {
     /// notifications, 30 % messages, 12 % policies and locations, 5 % tokens, 5 % upload packets, 3 % scans and content
     #[arg(long, value_name = "NAME", default_value = "product")]
     pub schedule: Schedule,
-    /// Where the chance of timers and bursts begins
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub population_seed: u64,
     /// How long --feature has notifications held, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     pub notification_hold: u64,
@@ -80,13 +77,13 @@ impl Options {
         !self.feature.is_empty()
     }
 
-    /// The population, of so many connections. `url` and `update_point` are those of `up.json`.
+    /// The population, of so many connections, whose chance begins with `seed`. `url` and `update_point` are those of `up.json`.
     pub fn people(
         &self,
         host: &str,
         url: Option<&str>,
         update_point: Option<u64>,
-        connections: u32,
+        (connections, seed): (u32, u64),
     ) -> People {
         let management_point = self.management_point.or(url.and_then(role_id)).unwrap_or(MANAGEMENT_POINT);
         let update_point = self.software_update_point.or(update_point);
@@ -96,10 +93,10 @@ impl Options {
             update_point: update_point.unwrap_or(management_point.wrapping_add(1)),
         };
         let utc = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        People::new(site, self.purpose(), utc, Instant::now(), u64::from(connections))
+        People::new(site, self.purpose(seed), utc, Instant::now(), u64::from(connections))
     }
 
-    fn purpose(&self) -> Purpose {
+    fn purpose(&self, seed: u64) -> Purpose {
         let every = || (0..FEATURES.len()).collect::<Vec<_>>();
         if !self.feature.is_empty() {
             let tried = self.feature.iter().flat_map(|tried| match tried {
@@ -113,7 +110,7 @@ impl Options {
             schedule: self.schedule,
             burst: self.burst,
             speed: self.speed,
-            seed: self.population_seed,
+            seed,
         })
     }
 }
