@@ -1,5 +1,6 @@
 //! Features and populations, end to end: the real binary against its own origin, and against a relay that does wrong.
 
+#[allow(dead_code, reason = "the other stories use the rest")]
 mod peer;
 
 use peer::{Origin, Relay, clients};
