@@ -41,7 +41,17 @@ Examples:
   loadgen clients --up cmg-up/up.json -c 6000 --rate 2000 --duration 60 --warmup 5
   loadgen clients --up cmg-up/up.json -c 64 -m 0 --resume --duration 10
   loadgen clients --target 127.0.0.1:443 --name proxy.test --ca ca.pem --clients-dir clients -c 64 -d 10 --pids nginx=12+13
-  loadgen clients --plain --target 127.0.0.1:8080 -c 10 -m 10 --body 100000 --chunked --answer 100000";
+  loadgen clients --plain --target 127.0.0.1:8080 -c 10 -m 10 --body 100000 --chunked --answer 100000
+  loadgen clients --up cmg-up/up.json -c 10 --feature policy,inventory
+  loadgen clients --up cmg-up/up.json -c 2000 --profile population --speed 60 -d 120 --burst after-outage";
+
+const ORIGIN_EXAMPLES: &str = "\
+Examples:
+  loadgen origin --listen 127.0.0.1:8081 --shards 2
+  loadgen origin --delay 5..20 --hold 15000
+  loadgen origin --fault reset=0.01,stall=0.001,cut=0.01,garbage=0.005 --seed 7
+  curl -X PROPFIND http://127.0.0.1:8080/CCM_Client/package/
+  curl 'http://127.0.0.1:8080/x?bytes=1000&fault=cut'";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -51,10 +61,17 @@ enum Command {
     /// were never sent, 130 interrupted (the report is printed all the same).
     #[command(after_help = EXAMPLES)]
     Clients(Box<clients::options::Options>),
-    /// Answer any request with what it was
+    /// Be the management point and the software update point behind a proxy
     ///
-    /// The query decides: id=ID, bytes=N (200), status=N, delay_ms=N, framing=chunked|close, cut=N (end after N bytes of the
-    /// body), stall (read and answer nothing). HEAD and one Range are honoured.
+    /// Any request is answered with what it was, as its query decides: id=ID, bytes=N (200), status=N, delay_ms=N,
+    /// framing=chunked|close, cut=N (end after N bytes of the body), stall (read and answer nothing),
+    /// fault=reset|stall|close|cut|garbage. HEAD and one Range are honoured.
+    ///
+    /// Without any of these in the query, the endpoints of real site systems answer as those do, in form and size: CCM_System,
+    /// SMS_MP, CCM_Incoming (BITS uploads, with their state), CCM_STS, BGB (held), CCM_Client, CMUserService,
+    /// ClientWebService, SimpleAuthWebService, ReportingWebService, Content, SelfUpdate; docs/loadgen-profiles.md lists them.
+    /// The id is then taken from X-Load-Id, and what else a query could ask for from X-Load.
+    #[command(after_help = ORIGIN_EXAMPLES)]
     Origin(origin::Options),
     /// Show two runs side by side
     ///

@@ -154,8 +154,12 @@ impl Options {
         }
         let seed = self.seed.unwrap_or_else(any_seed);
         let population = self.population.is_asked_for().then(|| {
-            let (url, update_point) = (up.url.as_deref(), up.software_update_point);
-            let people = self.population.people(&name, url, update_point, self.connections, seed);
+            let people = self.population.people(
+                &name,
+                up.url.as_deref(),
+                up.software_update_point,
+                (self.connections, seed),
+            );
             Arc::new(people) as Arc<dyn Population>
         });
         Ok(Plan {

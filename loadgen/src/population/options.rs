@@ -77,14 +77,13 @@ impl Options {
         !self.feature.is_empty()
     }
 
-    /// The population, of so many connections; its timers and bursts follow from `seed`. `url` and `update_point` are those of `up.json`.
+    /// The population, of so many connections, whose chance begins with `seed`. `url` and `update_point` are those of `up.json`.
     pub fn people(
         &self,
         host: &str,
         url: Option<&str>,
         update_point: Option<u64>,
-        connections: u32,
-        seed: u64,
+        (connections, seed): (u32, u64),
     ) -> People {
         let management_point = self.management_point.or(url.and_then(role_id)).unwrap_or(MANAGEMENT_POINT);
         let update_point = self.software_update_point.or(update_point);

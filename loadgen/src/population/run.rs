@@ -114,7 +114,7 @@ impl Run {
             return Err(status_text(answer));
         }
         if step.reply == Reply::Gateway {
-            return if answer.size > 0 { Ok(()) } else { Err(format!("{}, empty", answer.status)) };
+            return if !answer.body.is_empty() { Ok(()) } else { Err(format!("{}, empty", answer.status)) };
         }
         let field = |name: &str| answer.field(name).map(String::from_utf8_lossy);
         let same = |name: &str, wanted: &str| match field(name) {

@@ -78,6 +78,8 @@ const INSTANCE: &str = "gw1";
 const CONNECTOR: &str = "1";
 /// The first management point of a site, as real ones are numbered: 2^56 + 5.
 const MANAGEMENT_POINT: u64 = (1 << 56) + 5;
+/// Role id of the software update point, which is the same origin.
+const UPDATE_POINT: u64 = (1 << 56) + 6;
 
 /// From start to ready. A machine under full load needs seconds, a role that cannot start says so.
 const READY_WITHIN: Duration = Duration::from_secs(30);

@@ -28,6 +28,8 @@ pub struct Plan {
     pub site: String,
     /// Role id of the management point that clients are sent to.
     pub management_point: u64,
+    /// Role id of the software update point, if the site has one.
+    pub update_point: Option<u64>,
 }
 
 impl Plan {
@@ -35,9 +37,10 @@ impl Plan {
         let gateway = read(&folder.join("gateway.toml"), GatewaySettings::parse)?;
         let connector = read(&folder.join("connector.toml"), ConnectorSettings::parse)?;
         let site = read(&folder.join(&connector.site), SiteSettings::parse)?;
-        let first = site.roles.iter().find(|role| role.kind == RoleKind::ManagementPoint);
+        let first = |kind| site.roles.iter().find(|role| role.kind == kind).map(|role| role.id);
         Ok(Plan {
-            management_point: first.map_or(MANAGEMENT_POINT, |role| role.id),
+            management_point: first(RoleKind::ManagementPoint).unwrap_or(MANAGEMENT_POINT),
+            update_point: first(RoleKind::SoftwareUpdatePoint),
             site: site.code,
             gateway: first_local(&gateway.listeners, choices.gateway_address()),
             channel: first_local(&gateway.internal_listeners, choices.channel_address()),

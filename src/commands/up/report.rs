@@ -41,6 +41,7 @@ pub fn write(folder: &Path, plan: &Plan, children: &Children) -> Result<(), Fail
         "gateway": plan.gateway,
         "service": plan.service,
         "url": url(plan, ANSWERED),
+        "software_update_point": plan.update_point,
         "refused_url": url(plan, REFUSED),
         "ca": path_text(&folder.join("pki/ca.pem")),
         "client_cert": path_text(&certificate),

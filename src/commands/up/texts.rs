@@ -9,7 +9,7 @@ use cmg::settings::{ConnectorSettings, GatewaySettings, SiteSettings};
 
 use super::super::Failure;
 use super::choices::{Choices, Origin};
-use super::{CONNECTOR, INSTANCE, MANAGEMENT_POINT, SITE, broken, path_text};
+use super::{CONNECTOR, INSTANCE, MANAGEMENT_POINT, SITE, UPDATE_POINT, broken, path_text};
 
 /// One settings file as it should read.
 pub struct SettingsFile {
@@ -110,6 +110,12 @@ serial = {serial}
 id = {MANAGEMENT_POINT}
 url = {url}
 {trust}forward_identity = {forward_identity}
+
+[[software_update_point]]
+id = {UPDATE_POINT}
+url = {url}
+{trust}content = true
+self_update = true
 
 [trust]
 roots = ["pki/ca.pem"]

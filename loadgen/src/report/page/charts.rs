@@ -282,8 +282,11 @@ fn level(count: u64, most: u64) -> usize {
     ((part * HEAT_LEVELS as f64) as usize).min(HEAT_LEVELS - 1)
 }
 
-/// Cells of a heat map: samples are given as start, end, and latencies in milliseconds with their counts.
-pub fn heat(columns: &[(Range<f64>, Vec<(f64, u64)>)], y: &Axis) -> Vec<Cell> {
+/// Start and end of a column of a heat map in seconds, and its latencies in milliseconds with their counts.
+pub type Column = (Range<f64>, Vec<(f64, u64)>);
+
+/// The cells of a heat map.
+pub fn heat(columns: &[Column], y: &Axis) -> Vec<Cell> {
     let group = columns.len().div_ceil(HEAT_COLUMNS_MAX).max(1);
     let height = (y.range.end - y.range.start) / HEAT_ROWS as f64;
     let mut cells = Vec::new();
