@@ -145,7 +145,9 @@ fn loadgen_finds_every_answer_right() {
         return;
     };
     let floor = floor();
-    for (number, flags) in [("400", vec!["--pipeline", "4"]), ("40", vec!["-m", "1", "--resume"])] {
+    for (number, flags) in
+        [("400", vec!["--pipeline", "4"]), ("400", vec!["-m", "1"]), ("400", vec!["-m", "1", "--resume"])]
+    {
         let output = Command::new(&loadgen)
             .args(["clients", "--name", NAME, "--ids", "contains", "-c", "8", "--total", number])
             .args(["--target", &floor.address.to_string()])
@@ -158,6 +160,9 @@ fn loadgen_finds_every_answer_right() {
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-        assert!(text.contains(&format!("{number} right")), "{text}");
+        assert!(
+            text.contains(&format!("{number} right")) && text.contains("errors                none"),
+            "{text}"
+        );
     }
 }

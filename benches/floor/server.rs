@@ -153,6 +153,16 @@ struct Connection {
     is_receiving: bool,
     is_sending: bool,
     is_ending: bool,
+    shutdown: Shutdown,
+}
+
+/// Not ── asked for ──▶ Under way ── completion ──▶ Done. The kernel works it off in a thread of its own: a slot that was
+/// closed meanwhile would be another client's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shutdown {
+    Not,
+    UnderWay,
+    Done,
 }
 
 struct Worker {
@@ -178,7 +188,8 @@ impl Worker {
                     Operation::Accept => self.accepted(completion.result),
                     Operation::Receive => self.received(completion),
                     Operation::Send => self.went(completion),
-                    Operation::Close | Operation::Shutdown => {}
+                    Operation::Shutdown => self.shut_down(completion.slot),
+                    Operation::Close => {}
                 }
             }
         }
@@ -198,6 +209,7 @@ impl Worker {
                     is_receiving: true,
                     is_sending: false,
                     is_ending: false,
+                    shutdown: Shutdown::Not,
                 }));
             }
             Err(_) => self.ring.close(slot),
@@ -248,16 +260,25 @@ impl Worker {
         }
     }
 
+    fn shut_down(&mut self, slot: u32) {
+        if let Some(connection) = &mut self.connections[slot as usize] {
+            connection.shutdown = Shutdown::Done;
+            self.end(slot);
+        }
+    }
+
     /// Closes when nothing is in flight, and sees to it that nothing stays so.
     fn end(&mut self, slot: u32) {
-        let Some(connection) = &self.connections[slot as usize] else { return };
-        match (connection.is_sending, connection.is_receiving) {
-            (true, _) => {}
-            (false, true) => self.ring.shut_down(slot),
-            (false, false) => {
-                self.connections[slot as usize] = None;
-                self.ring.close(slot);
-            }
+        let Some(connection) = &mut self.connections[slot as usize] else { return };
+        if connection.is_sending || connection.shutdown == Shutdown::UnderWay {
+            return;
+        }
+        if connection.is_receiving && connection.shutdown == Shutdown::Not {
+            connection.shutdown = Shutdown::UnderWay;
+            self.ring.shut_down(slot);
+        } else if !connection.is_receiving {
+            self.connections[slot as usize] = None;
+            self.ring.close(slot);
         }
     }
 }

@@ -33,18 +33,18 @@ impl Session {
     /// Takes ciphertext; what is to be sent is appended to `out`. Whether the connection goes on.
     pub fn take(&mut self, bytes: &mut [u8], out: &mut Vec<u8>) -> Result<bool, Error> {
         if self.tail.is_empty() {
-            let (used, goes_on) = open(&mut self.tls, &mut self.heads, bytes, out)?;
+            let used = open(&mut self.tls, &mut self.heads, bytes, out)?;
             self.tail.extend_from_slice(&bytes[used..]);
-            return Ok(self.answer_heads(out)? && goes_on);
+            return self.answer_heads(out);
         }
         let mut tail = std::mem::take(&mut self.tail);
         tail.extend_from_slice(bytes);
-        let (used, goes_on) = open(&mut self.tls, &mut self.heads, &mut tail, out)?;
+        let used = open(&mut self.tls, &mut self.heads, &mut tail, out)?;
         tail.drain(..used);
         if !tail.is_empty() {
             self.tail = tail;
         }
-        Ok(self.answer_heads(out)? && goes_on)
+        self.answer_heads(out)
     }
 
     /// Answers every whole head; whether all of them were GETs.
@@ -89,14 +89,14 @@ fn answer(id: &[u8], out: &mut Vec<u8>) {
     out.resize(body + BODY_SIZE, b'.');
 }
 
-/// Opens records in place: how many bytes were used, and whether the peer still talks.
+/// Opens records in place: how many bytes were used.
 fn open(
     tls: &mut UnbufferedServerConnection,
     heads: &mut Vec<u8>,
     bytes: &mut [u8],
     out: &mut Vec<u8>,
-) -> Result<(usize, bool), Error> {
-    let (mut used, mut goes_on) = (0, true);
+) -> Result<usize, Error> {
+    let mut used = 0;
     loop {
         let UnbufferedStatus { mut discard, state, .. } = tls.process_tls_records(&mut bytes[used..]);
         let mut waits = false;
@@ -110,13 +110,13 @@ fn open(
             }
             ConnectionState::EncodeTlsData(mut data) => encode(|room| data.encode(room), out)?,
             ConnectionState::TransmitTlsData(data) => data.done(),
-            ConnectionState::PeerClosed => goes_on = false,
-            ConnectionState::Closed => (goes_on, waits) = (false, true),
+            // The end of the connection itself follows, and is waited for.
+            ConnectionState::PeerClosed => {}
             _ => waits = true,
         }
         used += discard;
         if waits {
-            return Ok((used, goes_on));
+            return Ok(used);
         }
     }
 }
