@@ -9,11 +9,16 @@ from stage import Failure
 
 # A run that hangs is a finding, not a reason to wait for ever.
 PATIENCE = 90
-# Larger parts of a report (heat maps, histograms) would outgrow the tree.
-KEPT_PART_MAX = 4_000
+# Larger parts of a report (time lines, curves) would outgrow the tree; the machine is the same for all runs.
+KEPT_PART_MAX = 1_500
+NOT_KEPT = ("machine",)
 MEBIBYTE = 1 << 20
 # One source address has 28,232 ports; closed connections hold theirs for a minute.
 SOURCES = "127.0.0.2,127.0.0.3,127.0.0.4,127.0.0.5"
+# Of newer load tools; with others the script counts by itself.
+COUNT_CALLS = "--count-syscalls"
+# How the help of a load tool says that `-m 0` asks nothing.
+NOTHING_ASKED = "handshakes are then what is counted"
 # Long enough for the slowest to connect all, and for two seconds of rest behind that.
 HOLD = "8"
 EVERYBODY = ("cmg", "nginx", "haproxy", "nginx-nginx", "envoy", "rathole")
@@ -44,11 +49,16 @@ CASES = {case.name: case for case in (
     Case("handshake-resumed", "resumed handshake, one GET, close",
          ["-c", "32", "-m", "1", "--resume", "--source", SOURCES],
          ("cmg", "nginx", "haproxy", "envoy", "floor"), "connection", has_crypto=True),
+    Case("handshake-only-full", "full mutual handshake, close: nothing asked", ["-c", "32", "-m", "0", "--source", SOURCES],
+         ("cmg", "floor"), "handshake", has_crypto=True, needs_flag=NOTHING_ASKED),
+    Case("handshake-only-resumed", "resumed handshake, close: nothing asked",
+         ["-c", "32", "-m", "0", "--resume", "--source", SOURCES],
+         ("cmg", "floor"), "handshake", has_crypto=True, needs_flag=NOTHING_ASKED),
     Case("down-1m", "GET, 1 MiB answers, 8 connections", ["-c", "8", "--answer", str(MEBIBYTE)], unit="MiB"),
     Case("up-1m", "POST, 1 MiB bodies, 8 connections", ["-c", "8", "--body", str(MEBIBYTE)], unit="MiB"),
     Case("open-6000", "6,000 clients, 2,000 requests/s, open loop",
          ["-c", "6000", "--rate", "2000", "--source", SOURCES], ("cmg", "nginx", "nginx-nginx"),
-         warmup=1.0, seconds=2.0, needs_flag="--rate"),
+         warmup=1.0, seconds=3.0, needs_flag="--rate <"),
     # Once is enough: it repeats to the page, and every run needs fresh processes.
     Case("idle-memory", "2,000 idle clients, each served once", ["-c", "2000", "--source", SOURCES],
          (*EVERYBODY, "floor"), "client", rounds=1, is_held=True, needs_fresh=True),
@@ -56,10 +66,11 @@ CASES = {case.name: case for case in (
 
 
 def help_of(loadgen):
-    return subprocess.run([loadgen, "clients", "--help"], capture_output=True, text=True).stdout
+    text = subprocess.run([loadgen, "clients", "--help"], capture_output=True, text=True).stdout
+    return " ".join(text.split())
 
 
-def run(case, peer, seconds, programs, stage, has_calls_flag):
+def run(case, peer, seconds, programs, stage, counts_calls):
     """One run: what loadgen reports. A run without a report is a failure with its reason."""
     report = stage.path("report.json")
     argv = [programs.loadgen, "clients", *peer.flags(), *case.flags, "--ids", peer.checks, "--json", report]
@@ -67,8 +78,8 @@ def run(case, peer, seconds, programs, stage, has_calls_flag):
         argv += ["--hold", HOLD]
     else:
         argv += ["-d", f"{seconds * case.seconds:g}", "--warmup", f"{case.warmup:g}"]
-    if case.counts_calls and has_calls_flag:
-        argv += ["--syscalls"]
+    if case.counts_calls and counts_calls:
+        argv += [COUNT_CALLS, "0.5"]
     return ask(argv, report)
 
 
@@ -89,8 +100,8 @@ def ask(argv, report):
 
 def kept(report):
     """The report without what would outgrow the tree, and what was left out."""
-    size = {name: len(json.dumps(part)) for name, part in report.items()}
-    left_out = sorted(name for name in report if size[name] > KEPT_PART_MAX)
+    is_small = lambda name: name not in NOT_KEPT and len(json.dumps(report[name])) <= KEPT_PART_MAX
+    left_out = sorted(name for name in report if name != "processes" and not is_small(name))
     small = {name: part for name, part in report.items() if name not in left_out}
     return {**small, "left_out": left_out} if left_out else small
 

@@ -96,9 +96,7 @@ def errors(load):
 def calls_of_load(load):
     """System calls per request of the front, when loadgen counted them itself."""
     for process in load.get("processes", [])[:1]:
-        for name in ("syscalls_per_request", "system_calls_per_request"):
-            if process.get(name) is not None:
-                return process[name]
+        return process.get("syscalls_per_request")
     return None
 
 
@@ -162,7 +160,7 @@ def case_table(results, name):
 
 
 def crypto_key(name):
-    return "full_us" if name == "handshake-full" else "resumed_us"
+    return "full_us" if name.endswith("full") else "resumed_us"
 
 
 def crypto_line(results, name):
@@ -170,7 +168,7 @@ def crypto_line(results, name):
     line = f"Crypto floor in the same rounds: {middle(costs)} µs."
     for peer in results.peers(name):
         line += f" {PEERS[peer].title} {spread(quotient(costs, results.values(name, peer, front)))}."
-    return line + " (Floor ÷ cost of the whole connection: handshake, request, close.)"
+    return line + " (Floor ÷ all CPU that a connection costs the front.)"
 
 
 def memory_table(results, name):
