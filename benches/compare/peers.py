@@ -38,7 +38,7 @@ class Programs:
             "envoy": first_line([self.envoy, "--version"]),
             "rathole": first_line([self.rathole, "--version"]),
         }
-        return {name: line for name, line in lines.items() if line}
+        return {name: version_number(line) for name, line in lines.items() if line}
 
 
 def find(name):
@@ -251,5 +251,5 @@ def key_pair(openssl):
 
 
 def version_number(line):
-    found = re.search(r"\d+(\.\d+)+", line or "")
+    found = re.search(r"\d+(\.\d+)+[-+\w.]*", line or "")
     return found.group() if found else "?"

@@ -221,15 +221,23 @@ def losses(results):
     for name in results.cases():
         case = CASES[name]
         measures = [("memory of an idle client", memory_front, "the gateway")] if case.is_held else [
-            (f"CPU per {case.unit}", front, "the gateway"), (f"CPU per {case.unit}", every, "both roles")]
+            (f"CPU per {case.unit}", front, "the gateway"), (f"CPU per {case.unit}", every, "both roles, two hops,")]
         if name == "open-6000":
             measures += [("p99", latency("p99_ms"), "cmg"), ("p99.9", latency("p999_ms"), "cmg")]
         for what, of, who in measures:
-            for peer in results.peers(name):
-                ratios = results.ratio(name, of, peer)
-                if peer not in ("cmg", "floor") and ratios and median(ratios) > 1.0:
-                    lines.append(f"- {case.title}: {what} of {who} is {spread(ratios)} × that of {PEERS[peer].title}")
+            lost = lost_to(results, name, of)
+            if lost:
+                lines.append(f"- {case.title}: {what} of {who} is {', '.join(lost)}")
     return lines
+
+
+def lost_to(results, name, of):
+    found = []
+    for peer in results.peers(name):
+        ratios = results.ratio(name, of, peer)
+        if peer not in ("cmg", "floor") and ratios and median(ratios) > 1.0:
+            found.append(f"{spread(ratios)} × {PEERS[peer].title}")
+    return found
 
 
 def document(results, facts):
@@ -246,8 +254,9 @@ def document(results, facts):
 
 def head_line(facts, results):
     machine = facts["machine"]
-    programs = "; ".join(f"{name} {line}" for name, line in facts["versions"].items() if name != "cmg")
+    programs = ", ".join(f"{name} {line}" for name, line in facts["versions"].items() if name != "cmg")
     commits = ", ".join(facts["commits"])
-    return (f"{facts['date']}, commit {commits}, {facts['profile']}; {results.rounds()} rounds at most, seed {facts['seed']}.\n"
+    note = f" {facts['note']}" if facts.get("note") else ""
+    return (f"{facts['date']}, commit {commits}, {facts['profile']}; {results.rounds()} rounds at most, seed {facts['seed']}.{note}\n"
             f"{machine['cpus']} × {machine['cpu']}, Linux {machine['kernel']}, {machine['memory_gib']} GiB, "
             f"{machine['congestion_control']}, transparent huge pages {machine['huge_pages']}.\n{programs}.")
