@@ -206,9 +206,6 @@ impl Exchange {
         out.extend_from_slice(&head);
         let (bytes, upload) = match body {
             RequestBody::None => (None, None),
-            RequestBody::Pattern { size, is_chunked } => {
-                (None, Some(Upload::new(text, size, is_chunked, None)))
-            }
             RequestBody::Bytes(bytes) => {
                 let upload = Upload::new(text, bytes.len() as u64, false, Some(Arc::clone(&bytes)));
                 (Some(bytes), Some(upload))

@@ -33,14 +33,6 @@ pub struct Request {
 pub enum RequestBody {
     /// None.
     None,
-    /// The letters of the id, which the origin can check. For scripts that send more than they want to hold.
-    #[cfg_attr(not(test), allow(dead_code, reason = "no script sends that much yet"))]
-    Pattern {
-        /// How many.
-        size: u64,
-        /// Whether they go in chunks.
-        is_chunked: bool,
-    },
     /// These bytes.
     Bytes(Arc<[u8]>),
 }
