@@ -25,8 +25,8 @@ pub fn http_request(bytes: &[u8]) -> Request<()> {
     request
 }
 
-/// The same of an answer.
-pub fn http_response(bytes: &[u8]) -> Response<()> {
+/// The same of an answer, whose body is to have `size` bytes: HTTP/2 compares them with what is declared.
+pub fn http_response(bytes: &[u8], size: usize) -> Response<()> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS];
     let mut parsed = httparse::Response::new(&mut fields);
     assert!(parsed.parse(bytes).expect("a sound head").is_complete());
@@ -36,6 +36,7 @@ pub fn http_response(bytes: &[u8]) -> Response<()> {
         let (name, value) = owned(field);
         response.headers_mut().append(name, value);
     }
+    response.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from(size));
     response
 }
 

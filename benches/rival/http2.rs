@@ -74,7 +74,7 @@ impl Http2 {
 }
 
 fn answer(mut respond: SendResponse<Bytes>, body: Bytes) {
-    let head = heads::http_response(ANSWER);
+    let head = heads::http_response(ANSWER, body.len());
     let mut stream = respond.send_response(head, false).expect("an open stream");
     stream.send_data(body, true).expect("an open stream");
 }
