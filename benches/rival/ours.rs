@@ -40,7 +40,7 @@ impl Ours {
         self.gateway.open(&self.head, 1).expect("room");
     }
 
-    fn to_connector(&mut self) {
+    fn pass_requests(&mut self) {
         let Ours { gateway, connector, pipe, opened, now, .. } = self;
         carry(gateway, connector, pipe, *now, |_, event| {
             if let Event::Opened { stream, message } = event {
@@ -59,7 +59,7 @@ impl Ours {
         self.connector.end(stream, &[]);
     }
 
-    fn to_gateway(&mut self) {
+    fn pass_answers(&mut self) {
         let Ours { gateway, connector, pipe, ended, received, now, .. } = self;
         carry(connector, gateway, pipe, *now, |gateway, event| match event {
             Event::Head { message, .. } => {
@@ -79,17 +79,17 @@ impl Ours {
 impl Rival for Ours {
     fn exchange(&mut self, count: usize, body: &[u8]) {
         (0..count).for_each(|_| self.ask());
-        self.to_connector();
+        self.pass_requests();
         let mut opened = std::mem::take(&mut self.opened);
         for stream in opened.drain(..) {
             if is_near_full(&self.connector, body) {
-                self.to_gateway();
+                self.pass_answers();
             }
             self.answer(stream, body);
         }
         self.opened = opened;
-        self.to_gateway();
-        self.to_connector();
+        self.pass_answers();
+        self.pass_requests();
         assert_eq!((self.ended, self.received), (count, count * body.len()));
         (self.ended, self.received) = (0, 0);
     }
