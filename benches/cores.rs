@@ -1,96 +1,114 @@
-//! What the cores of one request cost: reading its head, finding its endpoint, and one exchange over a
-//! channel at both ends.
+//! What each core costs by the clock: every case of `fixtures`, and what needs a second thread.
+//!
+//! `cargo bench --bench cores [-- FILTER]`. What the figures mean stands in `benches/README.md`.
+
+mod fixtures;
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use std::{io, thread};
 
-use cmg::channel::{Body, Channel, Event, RequestStart, RequestWriter, ResponseStart, ResponseWriter, Side};
-use cmg::http::{FieldScratch, Parsed, forwarded_request_fields, parse_request};
-use cmg::limits;
-use cmg::mapping::{Publication, PublishedTable, Role, RoleIds, RoleKind, StandardEndpoint};
+use cmg::shard::{Mesh, Port};
 use criterion::{Criterion, criterion_group, criterion_main};
+use fixtures::{BATCH, Case, WARM_UP, Work};
 
-const HEAD: &[u8] = b"CCM_POST /CCM_Proxy_MutualAuth/72057594037927941/CCM_System/request HTTP/1.1\r\n\
-    Host: cmg.example.org\r\nUser-Agent: ConfigMgr Messaging HTTP Sender\r\nAccept: */*\r\n\
-    CCMClientID: GUID:8ab0eb7d-0c3f-4a5c-9c5e-2f7ad1b4d2a1\r\nCCMClientTimestamp: 2026-11-21T20:00:00Z\r\n\
-    Content-Type: multipart/mixed; boundary=\"aAbBcCdDv1234567890VxXyYzZ\"\r\nContent-Length: 2048\r\n\
-    Connection: keep-alive\r\n\r\n";
-const TARGET: &[u8] = b"/CCM_Proxy_MutualAuth/72057594037927941/CCM_System/request";
-
-fn head(criterion: &mut Criterion) {
-    criterion.bench_function("read a request head", |bencher| {
-        bencher.iter(|| {
-            let mut scratch = FieldScratch::new();
-            match parse_request(black_box(HEAD), &mut scratch) {
-                Ok(Parsed::Complete { head, .. }) => forwarded_request_fields(&head).count(),
-                Ok(Parsed::Partial) | Err(_) => unreachable!("a whole head"),
-            }
+fn cores(criterion: &mut Criterion) {
+    for case in fixtures::cases() {
+        let mut work = None;
+        criterion.bench_function(case.name, |bencher| {
+            // Made when it is its turn, which a filter may deny it.
+            let work = work.get_or_insert_with(|| warm(case));
+            bencher.iter_custom(|count| time(work.as_mut(), count));
         });
-    });
-}
-
-fn mapping(criterion: &mut Criterion) {
-    let kind = RoleKind::ManagementPoint;
-    let endpoints = StandardEndpoint::of(kind).map(StandardEndpoint::endpoint).collect();
-    let roles = [Role { id: 72_057_594_037_927_941, kind, endpoints }];
-    let allowed = RoleIds::all();
-    let (table, _) = PublishedTable::new([Publication { site: 0, roles: &roles, allowed: &allowed }]);
-    criterion.bench_function("find a publishing endpoint", |bencher| {
-        bencher.iter(|| table.find(black_box(TARGET)).is_ok());
-    });
-}
-
-/// Moves what one end wants sent to the other; gives the event of the last frame's stream.
-fn pass(from: &mut Channel, to: &mut Channel, now: Instant, mut event: impl FnMut(&mut Channel, Event<'_>)) {
-    let bytes = from.transmit().to_vec();
-    from.transmitted(bytes.len());
-    let mut at = 0;
-    while let Ok(Some((size, heard))) = to.handle_frame(&bytes[at..], now) {
-        at += size;
-        event(to, heard);
     }
 }
 
-fn exchange(criterion: &mut Criterion) {
-    let now = Instant::now();
-    let (mut gateway, mut connector) = (Channel::new(Side::Gateway, now), Channel::new(Side::Connector, now));
-    let (mut request, mut answer) = (Vec::new(), Vec::new());
-    let start = RequestStart {
-        request_id: [7; 16],
-        identity: 0,
-        window: limits::STREAM_WINDOW_INITIAL as u32,
-        has_body: false,
-        length: None,
-        is_tunnel: false,
-        expect_continue: false,
-        method: b"GET",
-        target: TARGET,
-        host: b"cmg.example.org",
-    };
-    RequestWriter::new(&mut request, &start).expect("a small head").finish();
-    let start = ResponseStart { status: 200, reason: b"OK", length: Some(200), body: Body::Length };
-    ResponseWriter::new(&mut answer, &start).expect("a small head").finish();
-    criterion.bench_function("one exchange of 200 bytes, both ends", |bencher| {
-        bencher.iter(|| {
-            gateway.open(&request, 1).expect("room");
-            let mut opened = None;
-            pass(&mut gateway, &mut connector, now, |_, event| {
-                if let Event::Opened { stream, .. } = event {
-                    opened = Some(stream);
-                }
-            });
-            let stream = opened.expect("a request");
-            connector.head(stream, &answer).expect("room");
-            connector.data(stream, &[b'x'; 200]);
-            connector.end(stream, &[]);
-            pass(&mut connector, &mut gateway, now, |gateway, event| {
-                if let Event::Data { stream, data, .. } = event {
-                    gateway.consumed(stream, data.len());
-                }
-            });
-        });
-    });
+fn warm(case: &Case) -> Box<dyn Work> {
+    let mut work = (case.make)();
+    time(work.as_mut(), WARM_UP as u64);
+    work
 }
 
-criterion_group!(cores, head, mapping, exchange);
-criterion_main!(cores);
+/// So many runs, in batches whose making is not counted.
+fn time(work: &mut dyn Work, count: u64) -> Duration {
+    let mut spent = Duration::ZERO;
+    let mut left = count;
+    while left > 0 {
+        let batch = left.min(BATCH as u64);
+        work.prepare(batch as usize);
+        let start = Instant::now();
+        for _ in 0..batch {
+            work.run();
+        }
+        spent += start.elapsed();
+        left -= batch;
+    }
+    spent
+}
+
+/// Messages from one thread to another that sleeps on its eventfd whenever its inbox is empty, as a shard
+/// does on its ring.
+fn inbox(criterion: &mut Criterion) {
+    criterion.bench_function("inbox/two-threads", |bencher| bencher.iter_custom(cross));
+}
+
+fn cross(count: u64) -> Duration {
+    let mesh: Arc<Mesh<[u64; 8]>> = Mesh::new(2);
+    let wake = eventfd().expect("an eventfd");
+    let received = Arc::new(AtomicU64::new(0));
+    let shard = thread::spawn({
+        let (mesh, received) = (mesh.clone(), received.clone());
+        move || {
+            let port = Port::new(mesh, 1, wake.as_raw_fd());
+            let mut seen = 0;
+            while seen < count {
+                while let Some(message) = port.receive() {
+                    black_box(message);
+                    seen += 1;
+                }
+                received.store(seen, Ordering::Release);
+                if seen < count {
+                    sleep(&wake);
+                }
+            }
+        }
+    });
+    let port = Port::new(mesh, 0, -1);
+    let start = Instant::now();
+    for number in 0..count {
+        port.send(1, [number; 8]);
+    }
+    while !port.flush() {
+        thread::yield_now();
+    }
+    while received.load(Ordering::Acquire) < count {
+        thread::yield_now();
+    }
+    let spent = start.elapsed();
+    shard.join().expect("it only counts");
+    spent
+}
+
+fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointer.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just opened, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Waits until somebody rang.
+fn sleep(wake: &OwnedFd) {
+    let mut count = 0u64;
+    // SAFETY: eight bytes to write to, for the length of the call.
+    let read = unsafe { libc::read(wake.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
+    assert_eq!(read, 8, "an eventfd gives its count");
+}
+
+criterion_group!(benches, cores, inbox);
+criterion_main!(benches);

@@ -6,7 +6,7 @@
 
 mod board;
 mod exchange;
-mod head;
+pub mod head;
 mod instance;
 mod names;
 mod origin;

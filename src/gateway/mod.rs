@@ -4,7 +4,7 @@
 //! `client` tells the story of a client, `relay` that of one exchange, `connection_point` that of a
 //! channel; `control` keeps the settings that requests are judged under.
 
-mod answer;
+pub mod answer;
 mod certificates;
 mod client;
 mod connection_point;
@@ -41,6 +41,7 @@ use connection_point::{Arrival, Seat};
 use control::Publications;
 use gate::{Common, Counters, Gate, Guest, InForce};
 use inbox::Inbox;
+pub use request::Manner;
 
 /// What shards tell each other.
 pub enum GatewayMessage {
