@@ -26,7 +26,7 @@ pub enum Operation {
     Send,
     /// A slot is free again.
     Close,
-    /// Nobody waits for this one: cancellations and shutdowns.
+    /// Nobody waits for this one: cancellations.
     Unwatched,
 }
 
@@ -164,9 +164,9 @@ impl Ring {
         );
     }
 
-    /// Ends our direction of the connection.
+    /// Ends our direction of the connection. The kernel looks for the slot's socket only when it comes to it: the slot must not be
+    /// closed before the completion.
     pub fn shut_down(&mut self, slot: u32, tag: Tag) {
-        let tag = Tag { operation: Operation::Unwatched, ..tag };
         self.push(opcode::Shutdown::new(types::Fixed(slot), libc::SHUT_WR).build(), tag);
     }
 

@@ -68,6 +68,8 @@ pub struct Client {
     pub is_renewing: bool,
     /// All was said on this connection; the server is to end it too (`-m 0`).
     pub is_leaving: bool,
+    /// Whether our direction was ended.
+    pub has_shut: bool,
     /// Requests asked on this connection.
     pub asked_here: u64,
     /// Nothing is asked before.
@@ -112,6 +114,7 @@ impl Client {
             due: VecDeque::new(),
             is_renewing: false,
             is_leaving: false,
+            has_shut: false,
             asked_here: 0,
             ask_at: now,
             began: now,
@@ -134,7 +137,7 @@ impl Client {
         (self.receive, self.send) = (Flight::Idle, Flight::Idle);
         self.asked_here = 0;
         (self.rested, self.cannot_send) = (false, false);
-        (self.is_renewing, self.is_leaving) = (false, false);
+        (self.is_renewing, self.is_leaving, self.has_shut) = (false, false, false);
         (self.began, self.last_traffic) = (now, now);
     }
 

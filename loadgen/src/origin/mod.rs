@@ -123,6 +123,8 @@ struct Connection {
     staged: Vec<u8>,
     sending: Vec<u8>,
     sent: usize,
+    /// Whether our direction was ended.
+    has_shut: bool,
 }
 
 struct Shard {
@@ -240,6 +242,7 @@ impl Shard {
             staged: Vec::new(),
             sending: Vec::new(),
             sent: 0,
+            has_shut: false,
         }));
         self.settle(slot);
     }
@@ -315,6 +318,9 @@ impl Shard {
     fn sent(&mut self, slot: u32, result: i32) {
         let Some(connection) = self.connections[slot as usize].as_mut() else { return };
         connection.send = Flight::Idle;
+        if connection.has_shut {
+            return self.settle(slot);
+        }
         match usize::try_from(result) {
             Ok(size) => connection.sent += size,
             Err(_) => connection.state = State::Closing,
@@ -357,8 +363,9 @@ impl Shard {
             if !rest.is_empty() {
                 self.ring.send(slot, rest, tag(Operation::Send));
                 connection.send = Flight::Armed;
-            } else if connection.state == State::Lingering {
-                self.ring.shut_down(slot, tag(Operation::Unwatched));
+            } else if connection.state == State::Lingering && !connection.has_shut {
+                self.ring.shut_down(slot, tag(Operation::Send));
+                (connection.has_shut, connection.send) = (true, Flight::Armed);
             }
             for idle in [&mut connection.staged, &mut connection.held] {
                 if idle.is_empty() && idle.capacity() > KEPT_SIZE_MAX {

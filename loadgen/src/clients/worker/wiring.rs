@@ -68,6 +68,9 @@ impl Worker<'_> {
     pub fn sent(&mut self, key: u32, result: i32, now: Instant) {
         let client = &mut self.clients[key as usize];
         client.send = Flight::Idle;
+        if client.has_shut {
+            return self.settle(key);
+        }
         let Ok(size) = usize::try_from(result) else {
             client.sending.clear();
             (client.sent, client.cannot_send) = (0, true);
@@ -85,8 +88,10 @@ impl Worker<'_> {
         if client.sent >= client.sending.len() {
             client.sending.clear();
             client.sent = 0;
-            if client.is_leaving && client.staged.is_empty() && client.state == State::Open {
-                // A server that overlooks the alert sees this.
+            if client.is_leaving && !client.has_shut && client.staged.is_empty() && client.state == State::Open {
+                // A server that overlooks the alert sees this. Awaited like a send: the kernel does it later, on another
+                // thread, and would end whatever connection had the slot by then.
+                (client.has_shut, client.send) = (true, Flight::Armed);
                 self.ring.shut_down(client.slot, client.tag(key, Operation::Send));
             }
         }
