@@ -128,7 +128,7 @@ mod chains {
         let uploaded = judge(std::slice::from_ref(&client), &trust(&[&root], &[&issuing]), at(NOW)).unwrap();
         assert_eq!(sent, uploaded);
         assert_eq!((sent.subject.as_str(), sent.issuer.as_str()), ("CN=client1", "CN=Issuing"));
-        assert_eq!(sent.not_after, 2_051_222_400);
+        assert_eq!(sent.valid, Validity { from: 1_735_689_600, until: 2_051_222_400 });
         assert_eq!(sent.thumbprint, ring::digest::digest(&ring::digest::SHA256, &client).as_ref());
         assert!(!sent.serial.is_empty() && sent.serial.bytes().all(|digit| digit.is_ascii_hexdigit()));
         judge(&[leaf(&root, |params| params.extended_key_usages.clear())], &trust(&[&root], &[]), at(NOW))

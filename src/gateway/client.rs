@@ -8,21 +8,18 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::UnixTime;
-
 use super::Seated;
 use super::answer;
 use super::gate::{self, Client, Gate};
 use super::record::{self, Account, End, Place, Record};
 use super::relay::{Outcome, Relay};
 use super::request::{Manner, Own, Planned, Request, plan};
+use super::verdict;
 use super::wait;
-use crate::auth;
 use crate::channel::message;
 use crate::dispatch as waiting;
 use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
-use crate::logs;
 use crate::refusal::{Refusal, Refused};
 use crate::shard::{Deadline, Socket};
 use crate::transport::{Mailbox, Tls, Wire};
@@ -47,7 +44,7 @@ struct Judged {
     until: Instant,
     verdict: Result<(), Refused>,
     /// Of the certificate; for logs, trusted or not.
-    subject: Option<Box<str>>,
+    subject: Option<Rc<str>>,
 }
 
 /// What comes after an answer.
@@ -397,20 +394,8 @@ impl Connection {
             return judged.verdict.clone();
         }
         let chain = self.wire.tls().and_then(Tls::peer_certificates).unwrap_or_default();
-        let leaf_size = self.leaf().map_or(0, <[u8]>::len);
-        let (verdict, subject) =
-            match auth::judge(chain, &request.settings.sites[site].trust, UnixTime::now()) {
-                Ok(facts) if leaf_size > LEAF_SIZE_MAX => {
-                    let cause = format!("the certificate has {leaf_size} octets, more than {LEAF_SIZE_MAX}");
-                    (Err(Refused::new(Refusal::UntrustedCertificate, cause)), Some(facts.subject))
-                }
-                Ok(facts) => (Ok(()), Some(facts.subject)),
-                Err(fault) => {
-                    let subject = self.leaf().and_then(auth::subject_of);
-                    (Err(Refused::new(fault.refusal(), logs::bounded(fault.to_string()))), subject)
-                }
-            };
-        let (until, subject) = (now + JUDGED_FOR, subject.map(|text| logs::bounded(text).into_boxed_str()));
+        let (verdict, subject) = verdict::judge(&self.gate, chain, request);
+        let until = now + JUDGED_FOR;
         self.judged = Some(Judged { site, epoch, until, verdict: verdict.clone(), subject });
         verdict
     }
@@ -612,8 +597,6 @@ impl Drop for Active {
 const NOT_BEGUN_MAX: usize = 3;
 /// All channels of a killed process are seen to end within milliseconds of the first.
 const NOTICED_WITHIN: Duration = Duration::from_millis(50);
-/// A certificate that fits an IDENTITY frame beside the address.
-const LEAF_SIZE_MAX: usize = limits::IDENTITY_SIZE_MAX - 64;
 /// How long a verdict on a certificate holds at most: certificates expire.
 const JUDGED_FOR: Duration = Duration::from_secs(60);
 
