@@ -111,7 +111,7 @@ impl Connection {
         self.within(self.limits().handshake);
         let counters = self.gate.counters();
         let Connection { wire, deadline, .. } = self;
-        let mut handshake = std::pin::pin!(wire.handshake());
+        let mut handshake = std::pin::pin!(wire.handshake_unflushed());
         let done = std::future::poll_fn(|context| {
             if deadline.poll(context) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -181,7 +181,7 @@ impl Connection {
                             self.wire.consume(size);
                             return Poll::Ready(Ok(Head::Planned(planned)));
                         }
-                        Ok(Parsed::Partial) => {}
+                        Ok(Parsed::Partial) => self.wire.release(),
                         Err(error) => return Poll::Ready(Ok(Head::Unreadable(error))),
                     }
                     if !begun {
@@ -347,6 +347,8 @@ impl Connection {
         }
         self.deadline.set(now, until.saturating_duration_since(now));
         let Connection { gate, wire, deadline, .. } = self;
+        wire.release();
+        wire.start_send()?;
         let waited = std::future::poll_fn(|context| {
             if let Poll::Ready(outcome) = gate.poll_turn(place.as_ref(), context) {
                 return Poll::Ready(Ok(outcome));
