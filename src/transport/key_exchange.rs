@@ -2,8 +2,8 @@
 //! resumed handshake. Everything else of TLS stays with ring, whose signatures cost the same. The keys
 //! live for one handshake and leave nothing behind in a connection.
 //!
-//! The secret's bytes are the system's, by ring, as everywhere: AWS-LC's own generator gathers entropy by
-//! measuring jitter, 200 ms of CPU at its first use, in which a shard would serve nobody.
+//! The secret's bytes are the system's, by ring, as everywhere: AWS-LC's own generator takes 150 ms more
+//! to set itself up, and is one more thing to believe.
 
 use aws_lc_rs::agreement::{PrivateKey, PublicKey, UnparsedPublicKey, X25519, agree};
 use ring::rand::{SecureRandom, SystemRandom};

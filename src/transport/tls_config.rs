@@ -49,6 +49,8 @@ fn provider() -> Arc<CryptoProvider> {
             *group = QUICK_X25519;
         }
     }
+    // AWS-LC sets itself up at its first use, some 50 ms: now, and not in somebody's handshake.
+    let _ = QUICK_X25519.start();
     provider.cipher_suites.sort_by_key(|suite| !is_quick(suite.suite()));
     Arc::new(provider)
 }
