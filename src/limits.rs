@@ -155,6 +155,9 @@ pub const LINGER_FOR: Duration = Duration::from_secs(2);
 pub const CERTIFICATE_CHAIN_SIZE_MAX: usize = 32 * 1024;
 /// Intermediates a client may send.
 pub const INTERMEDIATE_COUNT_MAX: usize = 6;
+/// Chains of clients that one shard remembers as accepted, so that a client that comes back costs no
+/// signature: as many as it may have clients. About 300 bytes each, 600 at most.
+pub const VERDICT_COUNT_MAX: usize = DIRECT_SLOTS_MAX as usize;
 
 // ── Origins ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -24,8 +24,38 @@ pub struct CertificateFacts {
     pub serial: String,
     /// SHA-256 of the certificate.
     pub thumbprint: [u8; 32],
-    /// Seconds since 1970 from which it must be judged again: the end of the leaf's life.
-    pub not_after: u64,
+    /// When every certificate on the way to the anchor lives.
+    pub valid: Validity,
+}
+
+/// Seconds since 1970 in which certificates live, both ends among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// The latest start.
+    pub from: u64,
+    /// The earliest end.
+    pub until: u64,
+}
+
+impl Validity {
+    /// Whether all of them live at `now`.
+    pub fn contains(self, now: UnixTime) -> bool {
+        (self.from..=self.until).contains(&now.as_secs())
+    }
+
+    /// When these live and those of `other`.
+    fn and(self, other: Validity) -> Validity {
+        Validity { from: self.from.max(other.from), until: self.until.min(other.until) }
+    }
+
+    /// A time that cannot be told is never.
+    fn of(certificate: &X509Certificate<'_>) -> Validity {
+        let (from, until) = (certificate.validity().not_before, certificate.validity().not_after);
+        Validity {
+            from: u64::try_from(from.timestamp()).unwrap_or(u64::MAX),
+            until: u64::try_from(until.timestamp()).unwrap_or(0),
+        }
+    }
 }
 
 /// Why a chain is not accepted. Times are seconds since 1970.
@@ -119,10 +149,18 @@ pub fn judge<D: AsRef<[u8]>>(
     let mut between = one_of_each_name(sent);
     between.extend(trust.intermediates.iter().map(|der| CertificateDer::from(der.as_ref())));
     let algorithms = webpki::ALL_VERIFICATION_ALGS;
-    end.verify_for_usage(algorithms, &trust.anchors, &between, now, KeyUsage::client_auth(), None, None)
+    let path = end
+        .verify_for_usage(algorithms, &trust.anchors, &between, now, KeyUsage::client_auth(), None, None)
         .map_err(|error| fault(error, &leaf, &between, trust))?;
-    Ok(facts(&leaf, &parsed))
+    let valid = path
+        .intermediate_certificates()
+        .map(|certificate| parse(&certificate.der()).map_or(NEVER, |parsed| Validity::of(&parsed)))
+        .fold(Validity::of(&parsed), Validity::and);
+    Ok(facts(&leaf, &parsed, valid))
 }
+
+/// Of a certificate whose time cannot be told.
+const NEVER: Validity = Validity { from: u64::MAX, until: 0 };
 
 /// Sent intermediates that can be read, of several with one name the first. A stranger who sends six
 /// of one name makes webpki try them in every order; an honest client sends one chain.
@@ -137,7 +175,7 @@ fn one_of_each_name<D: AsRef<[u8]>>(sent: &[D]) -> Vec<CertificateDer<'_>> {
     kept.into_iter().map(|(der, _)| CertificateDer::from(der)).collect()
 }
 
-fn facts(der: &[u8], parsed: &X509Certificate<'_>) -> CertificateFacts {
+fn facts(der: &[u8], parsed: &X509Certificate<'_>, valid: Validity) -> CertificateFacts {
     let serial = parsed.raw_serial().iter().fold(String::new(), |mut text, octet| {
         let _ = write!(text, "{octet:02x}");
         text
@@ -148,7 +186,7 @@ fn facts(der: &[u8], parsed: &X509Certificate<'_>) -> CertificateFacts {
         issuer: parsed.issuer().to_string(),
         serial,
         thumbprint: digest.as_ref().try_into().expect("SHA-256 has 32 octets"),
-        not_after: u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0),
+        valid,
     }
 }
 

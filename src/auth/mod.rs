@@ -10,7 +10,9 @@ mod internal;
 #[cfg(test)]
 mod tests;
 mod trust;
+mod verdicts;
 
-pub use certificate::{CertificateFacts, CertificateFault, client_cert_field, judge, subject_of};
+pub use certificate::{CertificateFacts, CertificateFault, Validity, client_cert_field, judge, subject_of};
 pub use internal::{InternalFault, InternalName, InternalRole, internal_identity, is_name, is_site_code};
 pub use trust::{Trust, TrustFault};
+pub use verdicts::{Asked, Verdicts};

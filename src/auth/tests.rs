@@ -128,11 +128,38 @@ mod chains {
         let uploaded = judge(std::slice::from_ref(&client), &trust(&[&root], &[&issuing]), at(NOW)).unwrap();
         assert_eq!(sent, uploaded);
         assert_eq!((sent.subject.as_str(), sent.issuer.as_str()), ("CN=client1", "CN=Issuing"));
-        assert_eq!(sent.not_after, 2_051_222_400);
+        assert_eq!(sent.valid, Validity { from: 1_735_689_600, until: 2_051_222_400 });
         assert_eq!(sent.thumbprint, ring::digest::digest(&ring::digest::SHA256, &client).as_ref());
         assert!(!sent.serial.is_empty() && sent.serial.bytes().all(|digit| digit.is_ascii_hexdigit()));
         judge(&[leaf(&root, |params| params.extended_key_usages.clear())], &trust(&[&root], &[]), at(NOW))
             .unwrap();
+    }
+
+    #[test]
+    fn an_acceptance_lives_as_long_as_all_certificates_on_the_way() {
+        let top = root("Root");
+        let mut short = authority_params("Issuing");
+        short.not_before = date_time_ymd(2027, 1, 1);
+        short.not_after = date_time_ymd(2031, 1, 1);
+        let issuing = CertifiedIssuer::signed_by(short, KeyPair::generate().unwrap(), &top).unwrap();
+        let brief = leaf(&issuing, |params| params.not_after = date_time_ymd(2030, 6, 1));
+        let (y2025, y2027, y2030_june, y2031, y2035) =
+            (1_735_689_600, 1_798_761_600, 1_906_502_400, 1_924_992_000, 2_051_222_400);
+        let table = [
+            (vec![leaf(&issuing, |_| {}), der(&issuing)], y2027, y2031),
+            (vec![brief, der(&issuing)], y2027, y2030_june),
+            // What is shown and not needed has no say.
+            (vec![leaf(&top, |_| {}), der(&issuing)], y2025, y2035),
+        ];
+        let trust = trust(&[&top], &[]);
+        for (chain, from, until) in table {
+            let valid = judge(&chain, &trust, at(NOW)).unwrap().valid;
+            assert_eq!(valid, Validity { from, until });
+            for (now, accepted) in [(from - 1, false), (from, true), (until, true), (until + 1, false)] {
+                assert_eq!(valid.contains(at(now)), accepted, "second {now}");
+                assert_eq!(judge(&chain, &trust, at(now)).is_ok(), accepted, "second {now}");
+            }
+        }
     }
 
     #[test]

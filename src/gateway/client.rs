@@ -8,21 +8,18 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::UnixTime;
-
 use super::Seated;
 use super::answer;
 use super::gate::{self, Client, Gate};
 use super::record::{self, Account, End, Place, Record};
 use super::relay::{Outcome, Relay};
 use super::request::{Manner, Own, Planned, Request, plan};
+use super::verdict;
 use super::wait;
-use crate::auth;
 use crate::channel::message;
 use crate::dispatch as waiting;
 use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
-use crate::logs;
 use crate::refusal::{Refusal, Refused};
 use crate::shard::{Deadline, Socket};
 use crate::transport::{Mailbox, Tls, Wire};
@@ -47,7 +44,7 @@ struct Judged {
     until: Instant,
     verdict: Result<(), Refused>,
     /// Of the certificate; for logs, trusted or not.
-    subject: Option<Box<str>>,
+    subject: Option<Rc<str>>,
 }
 
 /// What comes after an answer.
@@ -114,7 +111,7 @@ impl Connection {
         self.within(self.limits().handshake);
         let counters = self.gate.counters();
         let Connection { wire, deadline, .. } = self;
-        let mut handshake = std::pin::pin!(wire.handshake());
+        let mut handshake = std::pin::pin!(wire.handshake_unflushed());
         let done = std::future::poll_fn(|context| {
             if deadline.poll(context) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -184,7 +181,7 @@ impl Connection {
                             self.wire.consume(size);
                             return Poll::Ready(Ok(Head::Planned(planned)));
                         }
-                        Ok(Parsed::Partial) => {}
+                        Ok(Parsed::Partial) => self.wire.release(),
                         Err(error) => return Poll::Ready(Ok(Head::Unreadable(error))),
                     }
                     if !begun {
@@ -350,6 +347,8 @@ impl Connection {
         }
         self.deadline.set(now, until.saturating_duration_since(now));
         let Connection { gate, wire, deadline, .. } = self;
+        wire.release();
+        wire.start_send()?;
         let waited = std::future::poll_fn(|context| {
             if let Poll::Ready(outcome) = gate.poll_turn(place.as_ref(), context) {
                 return Poll::Ready(Ok(outcome));
@@ -397,20 +396,8 @@ impl Connection {
             return judged.verdict.clone();
         }
         let chain = self.wire.tls().and_then(Tls::peer_certificates).unwrap_or_default();
-        let leaf_size = self.leaf().map_or(0, <[u8]>::len);
-        let (verdict, subject) =
-            match auth::judge(chain, &request.settings.sites[site].trust, UnixTime::now()) {
-                Ok(facts) if leaf_size > LEAF_SIZE_MAX => {
-                    let cause = format!("the certificate has {leaf_size} octets, more than {LEAF_SIZE_MAX}");
-                    (Err(Refused::new(Refusal::UntrustedCertificate, cause)), Some(facts.subject))
-                }
-                Ok(facts) => (Ok(()), Some(facts.subject)),
-                Err(fault) => {
-                    let subject = self.leaf().and_then(auth::subject_of);
-                    (Err(Refused::new(fault.refusal(), logs::bounded(fault.to_string()))), subject)
-                }
-            };
-        let (until, subject) = (now + JUDGED_FOR, subject.map(|text| logs::bounded(text).into_boxed_str()));
+        let (verdict, subject) = verdict::judge(&self.gate, chain, request);
+        let until = now + JUDGED_FOR;
         self.judged = Some(Judged { site, epoch, until, verdict: verdict.clone(), subject });
         verdict
     }
@@ -612,8 +599,6 @@ impl Drop for Active {
 const NOT_BEGUN_MAX: usize = 3;
 /// All channels of a killed process are seen to end within milliseconds of the first.
 const NOTICED_WITHIN: Duration = Duration::from_millis(50);
-/// A certificate that fits an IDENTITY frame beside the address.
-const LEAF_SIZE_MAX: usize = limits::IDENTITY_SIZE_MAX - 64;
 /// How long a verdict on a certificate holds at most: certificates expire.
 const JUDGED_FOR: Duration = Duration::from_secs(60);
 

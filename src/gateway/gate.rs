@@ -13,7 +13,7 @@ use super::GatewayMessage;
 use super::record::{self, Records};
 use super::request::Request;
 use super::wait::{self, Line};
-use crate::auth::Trust;
+use crate::auth::{Trust, Verdicts};
 use crate::channel::{self, Identity, RevisionTag, Verdict, message};
 use crate::dispatch::{Roster, Ticket};
 use crate::logs::access::AccessLog;
@@ -104,6 +104,10 @@ pub struct Counters {
     pub handshakes: AtomicU64,
     /// Those of them that took up an earlier session.
     pub handshakes_resumed: AtomicU64,
+    /// Certificates that were known as accepted.
+    pub verdicts_known: AtomicU64,
+    /// Certificates that were judged from the beginning.
+    pub verdicts_new: AtomicU64,
     /// Handshakes that failed.
     pub handshake_failures: AtomicU64,
     /// Requests whose head was read.
@@ -194,6 +198,8 @@ pub struct Gate {
     /// Exchanges that use another shard's links.
     pub crossing: Rc<Crossing>,
     in_force: RefCell<Rc<InForce>>,
+    /// Certificates accepted lately under these settings.
+    pub verdicts: RefCell<Verdicts>,
     roster: RefCell<Roster<Rc<Link>>>,
     channels: metrics::Channels<Channel>,
     /// By site and shard: how many links that shard has.
@@ -235,6 +241,7 @@ impl Gate {
             port,
             crossing,
             in_force: RefCell::new(Rc::new(in_force.copy())),
+            verdicts: RefCell::default(),
             roster: RefCell::new(Roster::new(sites)),
             channels: metrics::Channels::new(shard.now()),
             turn: Cell::new(0),
@@ -261,6 +268,7 @@ impl Gate {
     /// Other settings from now on; requests under way keep theirs.
     pub fn put_in_force(&self, settings: &Arc<InForce>) {
         *self.in_force.borrow_mut() = Rc::new(settings.copy());
+        self.verdicts.borrow_mut().clear();
     }
 
     /// 16 bytes that no other request of any gateway bears.

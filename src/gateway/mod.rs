@@ -15,6 +15,7 @@ mod record;
 mod relay;
 mod report;
 mod request;
+mod verdict;
 mod wait;
 
 use std::os::fd::OwnedFd;

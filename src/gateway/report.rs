@@ -67,9 +67,11 @@ const GAUGES: [Shown; 4] = [
     ("links", "channels", "Channels that take requests.", |counters| &counters.links),
 ];
 
-const COUNTERS: [Shown; 12] = [
+const COUNTERS: [Shown; 14] = [
     ("handshakes", "", "", |counters| &counters.handshakes),
     ("handshakes_resumed", "", "", |counters| &counters.handshakes_resumed),
+    ("verdicts_known", "", "", |counters| &counters.verdicts_known),
+    ("verdicts_new", "", "", |counters| &counters.verdicts_new),
     ("handshake_failures", "handshake_failures", "TLS handshakes with clients that failed.", |counters| {
         &counters.handshake_failures
     }),
@@ -243,6 +245,14 @@ impl Gateway {
             let (all, resumed) = (read(&counters.handshakes), read(&counters.handshakes_resumed));
             rows.count(&[("shard", &shard), ("kind", &"full")], all.saturating_sub(resumed));
             rows.count(&[("shard", &shard), ("kind", &"resumed")], resumed);
+        }
+        let mut rows = page.counter(
+            "cmg_gateway_certificates_judged_total",
+            "Client certificates: known as accepted, or new.",
+        );
+        for (shard, counters) in shards() {
+            rows.count(&[("shard", &shard), ("verdict", &"known")], read(&counters.verdicts_known));
+            rows.count(&[("shard", &shard), ("verdict", &"new")], read(&counters.verdicts_new));
         }
         for (way, name) in ["sent", "received"].into_iter().enumerate() {
             let mut rows = page.counter(

@@ -406,6 +406,6 @@ pub fn sample_client(file: &Path, trust: &Trust, now: UnixTime) -> Result<String
         "{}, issued by {}, is accepted as a client until {}",
         facts.subject,
         facts.issuer,
-        date(facts.not_after)
+        date(facts.valid.until)
     ))
 }

@@ -1,6 +1,7 @@
 //! Listeners, TLS over the ring, and the link that drives a channel. Roles stand above.
 
 mod cross;
+mod key_exchange;
 mod link;
 pub mod listen;
 mod mailbox;

@@ -25,6 +25,8 @@ pub struct Wire {
     out: Vec<u8>,
     own_buffer: bool,
     read_closed: bool,
+    /// `out` may wait for what is written next.
+    held: bool,
 }
 
 /// What is left of a wire that moves to another shard.
@@ -43,7 +45,8 @@ impl Wire {
     /// A wire over a connected socket.
     pub fn new(socket: Socket, tls: Option<Tls>) -> Wire {
         let (plain, cipher, out) = (Vec::new(), Vec::new(), Vec::new());
-        Wire { socket, tls, plain, at: 0, cipher, out, own_buffer: false, read_closed: false }
+        let (at, own_buffer, read_closed, held) = Default::default();
+        Wire { socket, tls, plain, at, cipher, out, own_buffer, read_closed, held }
     }
 
     /// A wire that was begun on another shard.
@@ -230,9 +233,14 @@ impl Wire {
 
     // ── writing ─────────────────────────────────────────────────────────────────────────────────
 
-    /// Bytes written and not yet given to the kernel.
+    /// Bytes written and not yet given to the kernel, and not held back either.
     pub fn unsent(&self) -> usize {
-        self.out.len()
+        if self.held { 0 } else { self.out.len() }
+    }
+
+    /// Lets what was held back leave with the next send.
+    pub fn release(&mut self) {
+        self.held = false;
     }
 
     /// Whether the writer should go on: false while a send is in flight and as much again waits.
@@ -245,6 +253,7 @@ impl Wire {
     /// # Errors
     /// When TLS cannot send.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.held = false;
         if self.out.capacity() == 0 {
             let mut pool = self.socket.ring().pool.borrow_mut();
             self.out = if bytes.len() <= 1536 { pool.small() } else { pool.large() };
@@ -261,7 +270,7 @@ impl Wire {
     /// # Errors
     /// What the last send said.
     pub fn start_send(&mut self) -> io::Result<()> {
-        if !self.out.is_empty() && !self.socket.is_sending() {
+        if !self.out.is_empty() && !self.held && !self.socket.is_sending() {
             // The result of a send that ended is taken by a poll; none waits here.
             let context = Context::from_waker(std::task::Waker::noop());
             if let Poll::Ready(result) = self.socket.poll_sent(&context) {
@@ -274,6 +283,7 @@ impl Wire {
 
     /// Waits until everything written is with the kernel.
     pub fn poll_flush(&mut self, context: &Context<'_>) -> Polled<()> {
+        self.held = false;
         loop {
             std::task::ready!(self.socket.poll_sent(context))?;
             if self.out.is_empty() {
@@ -289,7 +299,7 @@ impl Wire {
         match self.socket.poll_sent(context) {
             Poll::Ready(result) => {
                 result?;
-                if !self.out.is_empty() {
+                if !self.out.is_empty() && !self.held {
                     self.socket.send(std::mem::take(&mut self.out));
                     // Asks again, so that the end of this send wakes the task.
                     let _ = self.socket.poll_sent(context);
@@ -325,6 +335,17 @@ impl Wire {
     /// `UnexpectedEof` when the peer left; `InvalidData` with rustls's error when it broke the
     /// protocol (its alert has been sent).
     pub async fn handshake(&mut self) -> io::Result<()> {
+        self.handshake_unflushed().await?;
+        self.flush().await
+    }
+
+    /// Carries the handshake through, for who reads on at once. What the last message of the handshake
+    /// is answered with, a ticket, is held back for what is written next if the peer has said something
+    /// behind it: a send less for both.
+    ///
+    /// # Errors
+    /// As [`Wire::handshake`].
+    pub async fn handshake_unflushed(&mut self) -> io::Result<()> {
         if self.tls.is_none() {
             return Ok(());
         }
@@ -340,19 +361,21 @@ impl Wire {
                 }
             }
         }
-        self.flush().await
+        Ok(())
     }
 
     /// One receive, whether or not it brought plain bytes.
     fn poll_fill_handshake(&mut self, context: &Context<'_>) -> Polled<bool> {
         let more = self.poll_receive(context);
         if let Poll::Ready(Ok(_)) = more {
+            self.held = !self.received().is_empty();
             self.start_send()?;
         }
         more
     }
 
-    /// Tells the peer that nothing more comes, by TLS and by TCP.
+    /// Tells the peer that nothing more comes, by TLS and by TCP. If it sends nothing more itself, there
+    /// is nothing left to wait for, and TCP's part is done by closing.
     ///
     /// # Errors
     /// What the kernel says.
@@ -367,7 +390,9 @@ impl Wire {
             self.poll_flush(context)
         })
         .await?;
-        self.socket.shutdown();
+        if !self.read_closed {
+            self.socket.shutdown();
+        }
         Ok(())
     }
 }

@@ -96,6 +96,42 @@ fn only_clients_that_the_site_trusts_are_served() {
 }
 
 #[test]
+fn a_client_known_as_accepted_is_judged_anew_when_its_site_trusts_others() {
+    let origin = SampleOrigin::start();
+    let mut stack = Setup::new(origin.url()).start();
+    let path = target("SMS_MP/.sms_aut?MPLIST");
+    let (certificate, key) = stack.client_pair();
+    // One configuration, so that later connections take up the session of an earlier one.
+    let session = config(&stack.path("pki/ca.pem"), Some((&certificate, &key)));
+    let address = stack.gateway_address();
+    let again = || Client::connect_with(address, session.clone(), PATIENCE).unwrap();
+    let mut first = again();
+    assert_eq!(first.ask("GET", &path).unwrap().status, 200);
+    eventually("the client is known to the shard it comes to", || {
+        assert_eq!(again().ask("GET", &path).unwrap().status, 200);
+        stack.count("verdicts_known") > 0
+    });
+    assert!(stack.count("handshakes_resumed") > 0);
+
+    let other = Pki::open(&stack.path("elsewhere")).unwrap().client("client").unwrap();
+    let site = std::fs::read_to_string(stack.path("site.toml")).unwrap();
+    let site = site.replace("pki/ca.pem", "elsewhere/ca.pem").replace("serial = 1", "serial = 2");
+    drop(stack.connector.take());
+    std::fs::write(stack.path("site.toml"), site).unwrap();
+    stack.start_connector();
+    stack.wait_until_ready();
+    let mut welcome = with(&stack, Some((&other.certificate, &other.key)));
+    eventually("the other settings are in force", || welcome.ask("GET", &path).unwrap().status == 200);
+    let known = stack.count("verdicts_known");
+    for _ in 0..4 {
+        assert_refused(&again().ask("GET", &path).unwrap(), 401, "CMGService_Untrusted_Certificate");
+    }
+    assert_refused(&first.ask("GET", &path).unwrap(), 401, "CMGService_Untrusted_Certificate");
+    assert_eq!(stack.count("verdicts_known"), known);
+    assert_eq!(stack.count("panics"), 0);
+}
+
+#[test]
 fn what_an_endpoint_does_not_take_is_refused() {
     let origin = SampleOrigin::start();
     let site = format!(
