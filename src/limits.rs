@@ -108,6 +108,9 @@ pub const ACCEPTS_ARMED_MAX: usize = 64;
 pub const TRANSFER_BUFFER_SIZE: usize = 64 * 1024;
 /// Plaintext that a connection may hold while it waits for its turn (pipelined requests).
 pub const PIPELINE_SIZE_MAX: usize = 32 * 1024;
+/// Bytes of a send that is expected to fit the socket's buffer at once, so that nobody need be told that
+/// it ended: one full TLS record. Greater ones belong to transfers, which wait for each other.
+pub const QUICK_SEND_SIZE_MAX: usize = 16 * 1024 + 256 + 5;
 /// Messages in one shard's inbox.
 pub const INBOX_MESSAGES: usize = 8_192;
 /// One turn of the deadline wheel.

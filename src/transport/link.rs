@@ -483,6 +483,9 @@ impl Link {
             self.traffic.0.set(self.traffic.0.get() + size as u64);
         }
         wire.start_send()?;
+        if channel.is_closed() {
+            wire.want_sent();
+        }
         wire.watch(context);
         Ok(())
     }
