@@ -8,6 +8,7 @@ mod buffers;
 mod deadline;
 mod errand;
 mod mesh;
+mod nest;
 mod probe;
 mod ring;
 mod socket;
@@ -15,6 +16,7 @@ mod socket;
 pub use buffers::{Pool, SharedBuffer};
 pub use deadline::{Deadline, Wheel};
 pub use mesh::{Mesh, Port};
+pub use nest::{Lent, Nest};
 pub use probe::{Needs, ProbeError, ProbeErrors, probe, raise_open_files};
 pub use ring::{Polled, Ring, RingCounts, Slots};
 pub use socket::{Listener, Socket};
@@ -32,6 +34,7 @@ use errand::Errands;
 use futures_lite::FutureExt;
 use glommio::{LocalExecutorBuilder, Placement};
 
+use crate::allocations::{Whose, of_this_thread};
 use crate::limits;
 
 /// What the tasks of one shard hold in common.
@@ -169,6 +172,7 @@ where
 {
     let name = format!("shard-{}", place.index);
     std::thread::Builder::new().name(name).spawn(move || {
+        let _counted = of_this_thread(Whose::Ours);
         let executor = LocalExecutorBuilder::new(Placement::Fixed(place.cpu))
             .io_memory(64 * 1024)
             .preempt_timer(PREEMPT_EVERY)
@@ -255,6 +259,7 @@ impl Heartbeat {
         if self.timer.as_ref().is_some_and(|(armed, _)| now.duration_since(*armed) < HEARTBEAT_EVERY) {
             return;
         }
+        let _counted = of_this_thread(Whose::Executor);
         let mut timer = glommio::timer::Timer::new(HEARTBEAT_EVERY);
         // One poll registers it with the executor; who is woken is this task, which is ready anyway.
         std::future::poll_fn(|context| {
