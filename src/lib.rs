@@ -19,6 +19,8 @@ pub mod settings;
 #[cfg(feature = "shells")]
 pub mod admin;
 #[cfg(feature = "shells")]
+pub mod allocations;
+#[cfg(feature = "shells")]
 pub mod logs;
 #[cfg(feature = "shells")]
 pub mod metrics;

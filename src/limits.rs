@@ -108,6 +108,17 @@ pub const ACCEPTS_ARMED_MAX: usize = 64;
 pub const TRANSFER_BUFFER_SIZE: usize = 64 * 1024;
 /// Plaintext that a connection may hold while it waits for its turn (pipelined requests).
 pub const PIPELINE_SIZE_MAX: usize = 32 * 1024;
+/// Bytes of a send that is expected to fit the socket's buffer at once, so that nobody need be told that
+/// it ended: one full TLS record. Greater ones belong to transfers, which wait for each other.
+pub const QUICK_SEND_SIZE_MAX: usize = 16 * 1024 + 256 + 5;
+/// Mailboxes of exchanges that ended, kept by each link for the next ones: as many as a busy link has
+/// under way, 60 KB.
+pub const MAILBOXES_SPARE_MAX: usize = 256;
+/// Places of requests that ended, kept by each shard of a gateway for the next ones: 150 KB.
+pub const REQUESTS_SPARE_MAX: usize = 512;
+/// Tasks that served an exchange, kept by each shard of a connector for the next ones. Each has about
+/// 1.5 KB, all of them together less than a megabyte.
+pub const EXCHANGE_TASKS_SPARE_MAX: usize = 512;
 /// Messages in one shard's inbox.
 pub const INBOX_MESSAGES: usize = 8_192;
 /// One turn of the deadline wheel.

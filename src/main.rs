@@ -9,8 +9,14 @@ use std::process::ExitCode;
 use clap::Parser;
 use commands::{Cli, Failure};
 
+#[cfg(not(feature = "count-allocations"))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[cfg(feature = "count-allocations")]
+#[global_allocator]
+static ALLOCATOR: cmg::allocations::Counting<mimalloc::MiMalloc> =
+    cmg::allocations::Counting(mimalloc::MiMalloc);
 
 fn main() -> ExitCode {
     let outcome = match Cli::try_parse() {

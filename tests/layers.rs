@@ -31,6 +31,7 @@ const MODULES: &[(&str, Layer)] = &[
     ("mapping", Layer::Core),
     ("settings", Layer::Core),
     ("admin", Layer::Shell),
+    ("allocations", Layer::Shell),
     ("logs", Layer::Shell),
     ("metrics", Layer::Shell),
     ("pki", Layer::Shell),

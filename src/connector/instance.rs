@@ -15,11 +15,12 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::Here;
 use super::board::Channel;
-use super::exchange::{Asking, serve};
+use super::exchange::Asking;
 use super::head::Client;
 use super::names::Name;
 use super::origin::connect_any;
 use super::plan::InstancePlan;
+use super::servants::{Job, Servants};
 use super::wait::within;
 use crate::auth::{InternalFault, InternalRole, internal_identity};
 use crate::channel::{
@@ -272,7 +273,7 @@ impl LinkEvents for Attached {
         };
         let mut copy = here.shard.ring.pool.borrow_mut().small();
         copy.extend_from_slice(message);
-        here.shard.spawn("exchange", serve(here.clone(), stream, copy, asking));
+        Servants::serve(here, Job { stream, message: copy, asking });
     }
 
     fn settings(&self, _link: &Rc<Link>, _publication: Publication) {

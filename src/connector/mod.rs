@@ -13,6 +13,7 @@ mod origin;
 mod plan;
 mod record;
 mod relay;
+mod servants;
 mod wait;
 
 use std::cell::{Cell, RefCell};
@@ -39,6 +40,7 @@ use instance::Reach;
 use origin::Origin;
 use plan::Plan;
 use record::Records;
+use servants::Servants;
 
 /// Runs a connection point until it has drained: SIGTERM or SIGINT asks for that, a second one returns
 /// at once.
@@ -155,6 +157,7 @@ pub(crate) struct Here {
     links: RefCell<Vec<Rc<Link>>>,
     channels: metrics::Channels<Channel>,
     exchanges: Cell<usize>,
+    servants: Servants,
     draining: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -192,6 +195,7 @@ impl Here {
             links: RefCell::default(),
             channels: metrics::Channels::new(shard.now()),
             exchanges: Cell::new(0),
+            servants: Servants::default(),
             draining: Cell::new(false),
             waker: RefCell::default(),
         })

@@ -157,6 +157,10 @@ impl<'r> Relay<'r> {
         }
         self.stream.mailbox().watch(context);
         self.connection.wire.watch(context);
+        if self.sending == Sending::Flowing {
+            // How long to wait depends on whether the origin took all of it.
+            self.connection.wire.want_sent();
+        }
         match self.patience() {
             Some(wait) => self.connection.deadline.set(self.here.shard.now(), wait),
             None => self.connection.deadline.clear(),

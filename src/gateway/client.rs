@@ -21,8 +21,8 @@ use crate::dispatch as waiting;
 use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
 use crate::refusal::{Refusal, Refused};
-use crate::shard::{Deadline, Socket};
-use crate::transport::{Mailbox, Tls, Wire};
+use crate::shard::{Deadline, Lent, Socket};
+use crate::transport::{Tls, Wire};
 
 /// What a connection knows while it lasts.
 pub struct Connection {
@@ -221,7 +221,7 @@ impl Connection {
 
     // ── requests for a connection point ─────────────────────────────────────────────────────────
 
-    async fn forward(&mut self, mut request: Box<Request>) -> io::Result<Next> {
+    async fn forward(&mut self, mut request: Lent<Request>) -> io::Result<Next> {
         let active = Active::new(&self.gate, request.account.place.clone());
         let (next, end) = match self.identify(&request) {
             Ok(()) => match self.exchange(&mut request).await {
@@ -239,7 +239,7 @@ impl Connection {
         };
         drop(active);
         self.end(&request.account, &request.message, &end);
-        self.gate.shard.ring.pool.borrow_mut().give_back(request.message);
+        self.gate.shard.ring.pool.borrow_mut().give_back(std::mem::take(&mut request.message));
         next
     }
 
@@ -248,10 +248,8 @@ impl Connection {
         let (mut repeated, mut turned_away) = (false, 0);
         let (mut place, mut wait_until) = (None, None);
         loop {
-            let mailbox = Mailbox::new(&self.gate.shard.ring);
             // Taken apart at once: a name for both would stay in the task for as long as the exchange.
-            let Some((stream, point)) =
-                self.gate.open(&self.client, self.leaf(), request, &mailbox, place.as_ref())
+            let Some((stream, point)) = self.gate.open(&self.client, self.leaf(), request, place.as_ref())
             else {
                 // One place and one time for all attempts, however often links come and go.
                 let wait = self.limits().wait;

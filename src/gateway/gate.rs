@@ -16,13 +16,14 @@ use super::wait::{self, Line};
 use crate::auth::{Trust, Verdicts};
 use crate::channel::{self, Identity, RevisionTag, Verdict, message};
 use crate::dispatch::{Roster, Ticket};
+use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::mapping::{Family, PublishedTable};
 use crate::metrics::{self, EndpointCounts, Histogram, Ledger, Series};
 use crate::request_id::RequestId;
 use crate::settings::{GatewaySettings, Revision};
-use crate::shard::{Port, Shard};
-use crate::transport::{Crossing, Link, Mailbox, Stream};
+use crate::shard::{Nest, Port, Shard};
+use crate::transport::{Crossing, Link, Stream};
 
 /// The settings that requests are judged under: of every site the latest publication.
 pub struct InForce {
@@ -218,6 +219,8 @@ pub struct Gate {
     publishing: RefCell<Vec<Rc<Link>>>,
     /// Where requests that ended are told of.
     pub records: Records,
+    /// Where those under way lie.
+    pub requests: Rc<Nest<Request>>,
 }
 
 impl Gate {
@@ -252,6 +255,7 @@ impl Gate {
             acceptors: RefCell::default(),
             publishing: RefCell::default(),
             records: Records::new(common, shard.index),
+            requests: Nest::new(limits::REQUESTS_SPARE_MAX),
         })
     }
 
@@ -397,7 +401,6 @@ impl Gate {
         client: &Client,
         leaf: Option<&[u8]>,
         request: &mut Request,
-        mailbox: &Rc<Mailbox>,
         place: Option<&wait::Place>,
     ) -> Option<(Stream, Option<Rc<str>>)> {
         if !self.may_look(request.site, place) {
@@ -406,14 +409,14 @@ impl Gate {
         if let Some((point, stream)) = self.choose(request.site, |link| {
             let number = if request.names_client { self.announce(client, leaf, link) } else { Ok(0) };
             message::set_identity(&mut request.message, number.ok()?);
-            link.open(&request.message, mailbox.clone()).ok()
+            link.open(&request.message).ok()
         }) {
             if let Some(place) = place {
                 self.leave(place.ticket);
             }
             return Some((stream, Some(point)));
         }
-        self.open_elsewhere(client, leaf, request, mailbox, place).map(|stream| (stream, None))
+        self.open_elsewhere(client, leaf, request, place).map(|stream| (stream, None))
     }
 
     /// What `open` gives for the first link of this shard, in turn, that it gives anything for; and the
@@ -434,7 +437,6 @@ impl Gate {
         client: &Client,
         leaf: Option<&[u8]>,
         request: &Request,
-        mailbox: &Rc<Mailbox>,
         place: Option<&wait::Place>,
     ) -> Option<Stream> {
         let count = self.port.shards();
@@ -450,7 +452,7 @@ impl Gate {
         if !client.shards.borrow().contains(&shard) {
             client.shards.borrow_mut().push(shard);
         }
-        let (exchange, stream) = self.crossing.begin(shard, mailbox.clone());
+        let (exchange, stream) = self.crossing.begin(shard);
         let guest = Guest {
             exchange,
             site: request.site,

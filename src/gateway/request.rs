@@ -11,11 +11,12 @@ use crate::limits;
 use crate::mapping::{Endpoint, Family, Found, Path, Resource};
 use crate::refusal::{Refusal, Refused};
 use crate::request_id::RequestId;
+use crate::shard::Lent;
 
-/// What became of a head. Boxed, so that a client at rest does not hold the room for it.
+/// What became of a head. Elsewhere, so that a client at rest does not hold the room for it.
 pub enum Planned {
     /// It goes to a connection point.
-    Forward(Box<Request>),
+    Forward(Lent<Request>),
     /// The gateway answers itself.
     Own(Box<Own>),
 }
@@ -81,7 +82,7 @@ pub fn plan(gate: &Gate, head: &RequestHead<'_, '_>) -> Planned {
     };
     let mut account = Account::new(manner.request_id, gate.shard.now());
     let refused = match judge(gate, head, manner, &mut account) {
-        Ok(Goal::ConnectionPoint(draft)) => return Planned::Forward(Box::new(draft.with(account))),
+        Ok(Goal::ConnectionPoint(draft)) => return Planned::Forward(gate.requests.lend(draft.with(account))),
         Ok(Goal::Gateway) => None,
         Err(refused) => Some(refused),
     };

@@ -33,6 +33,8 @@ impl Start {
 pub fn describe_process(page: &mut Page, component: &str) {
     page.gauge("cmg_build_info", "Always 1; its labels say which build this is.")
         .count(&[("version", &env!("CARGO_PKG_VERSION")), ("component", &component)], 1);
+    #[cfg(feature = "count-allocations")]
+    describe_allocations(page);
     let Ok(process) = procfs::process::Process::myself() else { return };
     if let Ok(stat) = process.stat() {
         let tick = procfs::ticks_per_second() as f64;
@@ -57,6 +59,14 @@ pub fn describe_process(page: &mut Page, component: &str) {
     let limit = process.limits().map(|limits| limits.max_open_files.soft_limit);
     if let Ok(procfs::process::LimitValue::Value(most)) = limit {
         page.gauge("process_max_fds", "Open file descriptors that the process may have.").count(&[], most);
+    }
+}
+
+#[cfg(feature = "count-allocations")]
+fn describe_allocations(page: &mut Page) {
+    let mut rows = page.counter("cmg_allocations_total", "Allocations of the shards' threads.");
+    for (whose, count) in crate::allocations::counts() {
+        rows.count(&[("whose", &whose)], count);
     }
 }
 

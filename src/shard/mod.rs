@@ -8,6 +8,7 @@ mod buffers;
 mod deadline;
 mod errand;
 mod mesh;
+mod nest;
 mod probe;
 mod ring;
 mod socket;
@@ -15,6 +16,7 @@ mod socket;
 pub use buffers::{Pool, SharedBuffer};
 pub use deadline::{Deadline, Wheel};
 pub use mesh::{Mesh, Port};
+pub use nest::{Lent, Nest};
 pub use probe::{Needs, ProbeError, ProbeErrors, probe, raise_open_files};
 pub use ring::{Polled, Ring, RingCounts, Slots};
 pub use socket::{Listener, Socket};
@@ -32,6 +34,7 @@ use errand::Errands;
 use futures_lite::FutureExt;
 use glommio::{LocalExecutorBuilder, Placement};
 
+use crate::allocations::{Whose, of_this_thread};
 use crate::limits;
 
 /// What the tasks of one shard hold in common.
@@ -169,6 +172,7 @@ where
 {
     let name = format!("shard-{}", place.index);
     std::thread::Builder::new().name(name).spawn(move || {
+        let _counted = of_this_thread(Whose::Ours);
         let executor = LocalExecutorBuilder::new(Placement::Fixed(place.cpu))
             .io_memory(64 * 1024)
             .preempt_timer(PREEMPT_EVERY)
@@ -198,27 +202,46 @@ where
     })
 }
 
-/// Drives the shard's ring: submits, dispatches, lets the tasks run that were woken, and sleeps when
-/// there is nothing to do.
+/// Drives the shard's ring: tells who waited, lets the tasks run that were woken, and gives to the
+/// kernel, in one call, what they want and the wait for what comes next.
 ///
-/// It sleeps in the ring itself, never in the executor. The executor runs tasks in the order they were
-/// woken; so when none ran between two turns, none is ready. Sleeping in glommio instead cost 20 us a
-/// wake, and glommio 0.9 can sleep although tasks are ready (see [`Heartbeat`]).
+/// It sleeps in the ring itself, never in the executor. Sleeping in glommio instead cost 20 us a wake,
+/// and glommio 0.9 can sleep although tasks are ready (see [`Heartbeat`]). It sleeps only when nothing
+/// is left to do: no task is ready, no message waits in the inbox, and nobody waits for what was queued.
 async fn drive(shard: Rc<Shard>, mut turn: impl FnMut() -> usize) -> io::Result<()> {
     let ring = shard.ring.clone();
-    let mut polls = shard.polls.get();
     let mut heartbeat = Heartbeat::default();
     while !shard.stopped.get() {
         heartbeat.beat(ring.now()).await;
-        let happened = ring.turn()? + turn() + shard.errands.deliver() + shard.wheel.advance(ring.now());
-        let ran = std::mem::replace(&mut polls, shard.polls.get()) != polls;
-        if happened == 0 && !ran && ring.is_quiet() {
+        ring.deliver();
+        shard.wheel.advance(ring.now());
+        // An inbox that was not found empty rings nobody for what lies in it.
+        let told = turn() + shard.errands.deliver();
+        let at_rest = settle(&shard).await;
+        if at_rest && told == 0 && !ring.is_pressed() && !shard.stopped.get() {
             ring.wait(shard.wheel.next())?;
         } else {
-            futures_lite::future::yield_now().await;
+            ring.submit()?;
         }
     }
     Ok(())
+}
+
+/// Lets the tasks run that are ready, and those that they wake: what they all send leaves in one system
+/// call. Whether none is ready any more. The executor runs tasks in the order they were woken; so when
+/// none ran while this one stood at the end of the line, none is.
+async fn settle(shard: &Shard) -> bool {
+    for _ in 0..ROUNDS_PER_TURN {
+        let polls = shard.polls.get();
+        futures_lite::future::yield_now().await;
+        if shard.polls.get() == polls {
+            return true;
+        }
+        if shard.ring.is_pressed() {
+            return false;
+        }
+    }
+    false
 }
 
 /// Keeps the executor from oversleeping. glommio 0.9 sleeps although tasks are ready when its
@@ -236,6 +259,7 @@ impl Heartbeat {
         if self.timer.as_ref().is_some_and(|(armed, _)| now.duration_since(*armed) < HEARTBEAT_EVERY) {
             return;
         }
+        let _counted = of_this_thread(Whose::Executor);
         let mut timer = glommio::timer::Timer::new(HEARTBEAT_EVERY);
         // One poll registers it with the executor; who is woken is this task, which is ready anyway.
         std::future::poll_fn(|context| {
@@ -247,6 +271,9 @@ impl Heartbeat {
     }
 }
 
+/// A task that wakes another that wakes a third: client, link, and one to spare. Tasks that go on waking
+/// themselves have much to move, and the kernel must hear of it.
+const ROUNDS_PER_TURN: usize = 4;
 /// glommio's own timers and rings are not on the data path: it need not look at them.
 const PREEMPT_EVERY: Duration = Duration::from_secs(3600);
 /// The longest sleep with work to do; see [`Heartbeat`].

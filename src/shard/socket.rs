@@ -50,6 +50,8 @@ struct State {
     /// End of file (0) or an errno (negative), once heard.
     finished: Option<i32>,
     waker: Option<Waker>,
+    /// The task waits for the end of the send: most sends end well with nobody waiting for that.
+    awaits_sent: bool,
     abandoned: bool,
 }
 
@@ -151,7 +153,9 @@ impl SocketCore {
         self.ring.pool.borrow_mut().give_back(buffer);
         let mut state = self.state.borrow_mut();
         state.sending = Sending::Done(outcome(result).map(drop));
-        Self::wake(&mut state);
+        if std::mem::take(&mut state.awaits_sent) || result < 0 {
+            Self::wake(&mut state);
+        }
     }
 
     pub(super) fn connected(&self, result: i32) {
@@ -194,6 +198,7 @@ impl Socket {
                 owned: None,
                 finished: None,
                 waker: None,
+                awaits_sent: false,
                 abandoned: false,
             }),
         }))
@@ -372,12 +377,28 @@ impl Socket {
             Sending::InFlight(tag) => {
                 state.sending = Sending::InFlight(tag);
                 remember(&mut state.waker, context);
+                self.await_sent(&mut state);
                 Poll::Pending
             }
         }
     }
 
-    /// Asks to be woken at whatever happens next.
+    fn await_sent(&self, state: &mut State) {
+        state.awaits_sent = true;
+        // A quick send ends in the call that submits it: that must not be the one that sleeps.
+        self.0.ring.press();
+    }
+
+    /// Whoever waits on this socket is woken, too, when the send in flight has ended, if there is one.
+    pub fn want_sent(&self) {
+        let mut state = self.0.state.borrow_mut();
+        if matches!(state.sending, Sending::InFlight(_)) {
+            self.await_sent(&mut state);
+        }
+    }
+
+    /// Asks to be woken at whatever happens next, except a send that ends well: see
+    /// [`Socket::want_sent`].
     pub fn watch(&self, context: &Context<'_>) {
         remember(&mut self.0.state.borrow_mut().waker, context);
     }

@@ -1,7 +1,7 @@
 //! Sockets on a real ring, against peers in plain threads.
 
 use std::future::poll_fn;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -93,4 +93,98 @@ fn a_flooding_peer_that_nobody_reads_leaves_the_shared_buffers_to_others() {
     let (free, size) = told.recv_timeout(LONG).unwrap();
     assert!(free > limits::SHARED_BUFFER_COUNT / 2, "only {free} shared buffers are left");
     assert_eq!(size, SIZE);
+}
+
+#[test]
+fn quick_sends_that_find_the_socket_full_arrive_whole_and_in_order() {
+    const COUNT: usize = 1_500;
+    let message = |number: usize| vec![(number % 251) as u8; 7_000 + number % 1_000];
+    let (mut far, told) = with_socket(move |_, socket| async move {
+        for number in 0..COUNT {
+            assert!(message(number).len() <= limits::QUICK_SEND_SIZE_MAX);
+            socket.send(message(number));
+            poll_fn(|context| socket.poll_sent(context)).await.unwrap();
+        }
+    });
+    // 10 MB: more than the socket takes while nobody reads.
+    thread::sleep(Duration::from_millis(300));
+    for number in 0..COUNT {
+        let mut bytes = vec![0; message(number).len()];
+        far.read_exact(&mut bytes).unwrap();
+        assert!(bytes == message(number), "message {number} is not as it was sent");
+    }
+    told.recv_timeout(LONG).unwrap();
+}
+
+#[test]
+fn a_send_that_ends_well_wakes_only_whoever_waits_for_that() {
+    let (mut far, told) = with_socket(|shard, socket| async move {
+        let mut polls = 0;
+        let deadline = shard.deadline();
+        deadline.set(shard.now(), Duration::from_secs(1));
+        poll_fn(|context| {
+            polls += 1;
+            if polls == 1 {
+                socket.send(vec![1; 100]);
+            }
+            assert!(socket.poll_recv_shared(context).is_pending(), "the peer is silent");
+            if deadline.poll(context) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        let unasked = (polls, socket.is_sending());
+        polls = 0;
+        poll_fn(|context| {
+            polls += 1;
+            socket.watch(context);
+            if polls == 1 {
+                socket.send(vec![2; 100]);
+                socket.want_sent();
+            }
+            if socket.is_sending() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        (unasked, polls)
+    });
+    // Once at the start and once at the deadline; then once more when the send has ended.
+    assert_eq!(told.recv_timeout(LONG), Ok(((2, false), 2)));
+    let mut bytes = vec![0; 200];
+    far.read_exact(&mut bytes).unwrap();
+    assert!(bytes[..100].iter().all(|byte| *byte == 1) && bytes[100..].iter().all(|byte| *byte == 2));
+}
+
+#[test]
+fn a_send_to_a_peer_that_is_gone_wakes_whoever_waits_for_anything() {
+    let (far, told) = with_socket(|shard, socket| async move {
+        shard.sleep(Duration::from_millis(500)).await;
+        let mut polls = 0;
+        poll_fn(|context| {
+            polls += 1;
+            socket.watch(context);
+            if polls > 50 {
+                return Poll::Ready(None);
+            }
+            if socket.is_sending() {
+                return Poll::Pending;
+            }
+            match socket.poll_sent(context) {
+                Poll::Ready(Err(error)) => Poll::Ready(Some(error.kind())),
+                _ => {
+                    socket.send(vec![1; 100]);
+                    if polls < 3 {
+                        // The first one still goes out; its answer is the reset.
+                        socket.want_sent();
+                    }
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    });
+    let _ = socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO));
+    drop(far);
+    let kind = told.recv_timeout(LONG).unwrap();
+    assert!(
+        matches!(kind, Some(std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset)),
+        "{kind:?}"
+    );
 }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::link::{Link, Sink, Stream};
-use super::mailbox::{Broken, Mailbox};
+use super::mailbox::{Broken, Mailbox, Mailboxes};
 use crate::channel::{ResetCode, StreamId};
 use crate::limits::STREAM_WINDOW_INITIAL;
 use crate::shard::Ring;
@@ -58,6 +58,7 @@ type Send = Box<dyn Fn(usize, usize, CrossMessage)>;
 pub struct Crossing {
     here: usize,
     ring: Rc<Ring>,
+    mailboxes: Mailboxes,
     send: Send,
     away: RefCell<HashMap<u64, Away>>,
     guests: RefCell<HashMap<(usize, u64), Guest>>,
@@ -68,7 +69,8 @@ impl Crossing {
     /// `send(to, from, message)` puts a message into another shard's inbox.
     pub fn new(here: usize, ring: &Rc<Ring>, send: Send) -> Rc<Crossing> {
         let (away, guests) = Default::default();
-        Rc::new(Crossing { here, ring: ring.clone(), send, away, guests, next: Cell::new(1) })
+        let (ring, mailboxes) = (ring.clone(), Mailboxes::new(ring));
+        Rc::new(Crossing { here, ring, mailboxes, send, away, guests, next: Cell::new(1) })
     }
 
     fn tell(&self, to: usize, message: CrossMessage) {
@@ -78,7 +80,8 @@ impl Crossing {
     // ── the client's shard ──────────────────────────────────────────────────────────────────────
 
     /// Begins an exchange on shard `to`: gives its number, to be sent with the request, and the stream.
-    pub fn begin(self: &Rc<Self>, to: usize, mailbox: Rc<Mailbox>) -> (u64, Stream) {
+    pub fn begin(self: &Rc<Self>, to: usize) -> (u64, Stream) {
+        let mailbox = self.mailboxes.take();
         let exchange = self.next.get();
         self.next.set(exchange + 1);
         let away = Away { mailbox: mailbox.clone(), credit: Cell::new(STREAM_WINDOW_INITIAL) };
@@ -109,8 +112,9 @@ impl Crossing {
         self.tell(shard, CrossMessage::Consumed(exchange, size));
     }
 
-    pub(super) fn release(&self, exchange: u64) {
+    pub(super) fn release(&self, exchange: u64, mailbox: &Rc<Mailbox>) {
         self.away.borrow_mut().remove(&exchange);
+        self.mailboxes.give_back(mailbox);
     }
 
     // ── the link's shard ────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::cross::Crossing;
-use super::mailbox::{Broken, Mailbox};
+use super::mailbox::{Broken, Mailbox, Mailboxes};
 use super::wire::Wire;
 use crate::channel::{
     Acknowledgement, Busy, Channel, ChannelError, CloseCode, Event, Publication, ResetCode, RevisionTag,
@@ -83,6 +83,7 @@ pub struct Link {
     shard: Rc<Shard>,
     channel: RefCell<Channel>,
     sinks: RefCell<Slab<Entry>>,
+    mailboxes: Mailboxes,
     /// Streams that found no room to send, in the order they asked.
     no_room: RefCell<VecDeque<u32>>,
     /// Streams that found no credit of the channel.
@@ -105,6 +106,7 @@ impl Link {
             shard: shard.clone(),
             channel: RefCell::new(Channel::new(side, shard.now())),
             sinks: RefCell::default(),
+            mailboxes: Mailboxes::new(&shard.ring),
             no_room: RefCell::default(),
             no_credit: RefCell::default(),
             has_refused: Cell::new(false),
@@ -132,12 +134,14 @@ impl Link {
         self.channel.borrow().stream_count()
     }
 
-    /// Opens a stream whose events go to `mailbox`.
+    /// Opens a stream.
     ///
     /// # Errors
     /// Nothing was sent: another link may be tried.
-    pub fn open(self: &Rc<Self>, message: &[u8], mailbox: Rc<Mailbox>) -> Result<Stream, Busy> {
-        let (id, token) = self.open_for(message, Sink::Here(mailbox.clone()))?;
+    pub fn open(self: &Rc<Self>, message: &[u8]) -> Result<Stream, Busy> {
+        let mailbox = self.mailboxes.take();
+        let opened = self.open_for(message, Sink::Here(mailbox.clone()));
+        let (id, token) = opened.inspect_err(|_| self.mailboxes.give_back(&mailbox))?;
         let place = Place::Here { link: self.clone(), id, token };
         Ok(Stream { mailbox, place, sent_end: Cell::new(false) })
     }
@@ -423,7 +427,7 @@ impl Link {
         match event {
             Event::None | Event::Pong | Event::Status { .. } => {}
             Event::Opened { stream, message } => {
-                let mailbox = Mailbox::new(&self.shard.ring);
+                let mailbox = self.mailboxes.take();
                 let sink = Sink::Here(mailbox.clone());
                 let token = self.sinks.borrow_mut().insert(Entry { sink, id: None }) as u32;
                 self.channel.borrow_mut().set_token(stream, token);
@@ -483,6 +487,9 @@ impl Link {
             self.traffic.0.set(self.traffic.0.get() + size as u64);
         }
         wire.start_send()?;
+        if channel.is_closed() {
+            wire.want_sent();
+        }
         wire.watch(context);
         Ok(())
     }
@@ -615,8 +622,11 @@ impl Drop for Stream {
             self.reset(ResetCode::Cancelled);
         }
         match &self.place {
-            Place::Here { link, token, .. } => link.release(*token),
-            Place::There { crossing, exchange, .. } => crossing.release(*exchange),
+            Place::Here { link, token, .. } => {
+                link.release(*token);
+                link.mailboxes.give_back(&self.mailbox);
+            }
+            Place::There { crossing, exchange, .. } => crossing.release(*exchange, &self.mailbox),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 
 use crate::channel::ResetCode;
+use crate::limits;
 use crate::shard::Ring;
 
 /// Why an exchange broke off.
@@ -31,6 +32,37 @@ struct Mail {
     waker: Option<Waker>,
 }
 
+/// Mailboxes that are used again: one exchange after the other is told by the same.
+pub(super) struct Mailboxes {
+    ring: Rc<Ring>,
+    spare: RefCell<Vec<Rc<Mailbox>>>,
+}
+
+impl Mailboxes {
+    /// With none to spare yet.
+    pub(super) fn new(ring: &Rc<Ring>) -> Mailboxes {
+        Mailboxes { ring: ring.clone(), spare: RefCell::default() }
+    }
+
+    /// An empty one.
+    pub(super) fn take(&self) -> Rc<Mailbox> {
+        self.spare.borrow_mut().pop().unwrap_or_else(|| Mailbox::new(&self.ring))
+    }
+
+    /// Its exchange is over. Kept only if nobody else holds it: what a link still told it would reach
+    /// the next exchange.
+    pub(super) fn give_back(&self, mailbox: &Rc<Mailbox>) {
+        if Rc::strong_count(mailbox) > 1 {
+            return;
+        }
+        mailbox.clear();
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < limits::MAILBOXES_SPARE_MAX {
+            spare.push(mailbox.clone());
+        }
+    }
+}
+
 /// See the file's head. At rest it holds no buffer.
 pub struct Mailbox {
     mail: RefCell<Mail>,
@@ -39,8 +71,16 @@ pub struct Mailbox {
 
 impl Mailbox {
     /// An empty one.
-    pub fn new(ring: &Rc<Ring>) -> Rc<Mailbox> {
+    fn new(ring: &Rc<Ring>) -> Rc<Mailbox> {
         Rc::new(Mailbox { mail: RefCell::default(), ring: ring.clone() })
+    }
+
+    /// As it was when it was new, but for the room of its queue.
+    fn clear(&self) {
+        let mut mail = self.mail.borrow_mut();
+        mail.give_back_buffers(&self.ring);
+        let Mail { heads: _, data: _, at, end, broken, waker } = &mut *mail;
+        (*at, *end, *broken, *waker) = (0, None, None, None);
     }
 
     // ── the link's side ─────────────────────────────────────────────────────────────────────────
@@ -141,6 +181,16 @@ impl Mailbox {
 }
 
 impl Mail {
+    fn give_back_buffers(&mut self, ring: &Ring) {
+        let mut pool = ring.pool.borrow_mut();
+        while let Some(head) = self.heads.pop_front() {
+            pool.give_back(head);
+        }
+        if self.data.capacity() > 0 {
+            pool.give_back(std::mem::take(&mut self.data));
+        }
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -150,13 +200,53 @@ impl Mail {
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
-        let mail = self.mail.get_mut();
-        let mut pool = self.ring.pool.borrow_mut();
-        for buffer in mail.heads.drain(..) {
-            pool.give_back(buffer);
-        }
-        if mail.data.capacity() > 0 {
-            pool.give_back(std::mem::take(&mut mail.data));
-        }
+        self.mail.get_mut().give_back_buffers(&self.ring);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::Slots;
+
+    #[test]
+    fn a_mailbox_used_again_holds_nothing_of_the_exchange_before() {
+        let ring = Ring::new(64, Slots::ByRing).expect("this machine has io_uring");
+        let mailboxes = Mailboxes::new(&ring);
+        let first = mailboxes.take();
+        first.watch(&Context::from_waker(Waker::noop()));
+        first.put_head(b"head");
+        first.put_data(b"data");
+        first.consume(2);
+        first.put_end(b"trailers");
+        first.put_broken(Broken::Lost { not_taken: true });
+        let address = Rc::as_ptr(&first);
+        mailboxes.give_back(&first);
+        drop(first);
+        let second = mailboxes.take();
+        assert!(std::ptr::eq(address, Rc::as_ptr(&second)), "it is used again");
+        assert!(second.take_head().is_none() && second.data().is_empty() && !second.has_end());
+        assert!(second.trailers().is_empty() && second.broken().is_none());
+        assert!(second.mail.borrow().waker.is_none(), "whoever waited for the first is not woken");
+    }
+
+    #[test]
+    fn a_mailbox_that_somebody_still_tells_is_not_used_again() {
+        let ring = Ring::new(64, Slots::ByRing).expect("this machine has io_uring");
+        let mailboxes = Mailboxes::new(&ring);
+        let first = mailboxes.take();
+        let teller = first.clone();
+        mailboxes.give_back(&first);
+        drop(first);
+        assert!(!Rc::ptr_eq(&teller, &mailboxes.take()));
+    }
+
+    #[test]
+    fn no_more_mailboxes_are_spared_than_the_bound_says() {
+        let ring = Ring::new(64, Slots::ByRing).expect("this machine has io_uring");
+        let mailboxes = Mailboxes::new(&ring);
+        let all: Vec<_> = (0..limits::MAILBOXES_SPARE_MAX + 10).map(|_| mailboxes.take()).collect();
+        all.iter().for_each(|mailbox| mailboxes.give_back(mailbox));
+        assert_eq!(mailboxes.spare.borrow().len(), limits::MAILBOXES_SPARE_MAX);
     }
 }

@@ -10,6 +10,8 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 use rustls::{ClientConfig, Error, HandshakeKind, ProtocolVersion, ServerConfig};
 
+use crate::allocations::{Whose, of_this_thread};
+
 /// One TLS connection, either side.
 pub struct Tls {
     session: Session,
@@ -115,6 +117,7 @@ impl Tls {
         out: &mut Vec<u8>,
         plain: &mut impl FnMut(&[u8]),
     ) -> Result<usize, Error> {
+        let _counted = of_this_thread(Whose::Tls);
         let Tls { session, handshaken, peer_closed, refused_renegotiation, held, failed } = self;
         // Those bytes are at the front of these.
         *held = Vec::new();
@@ -128,6 +131,7 @@ impl Tls {
                         while let Some(record) = traffic.next_record() {
                             let record = record?;
                             discard += record.discard;
+                            let _counted = of_this_thread(Whose::Ours);
                             plain(record.payload);
                         }
                     }
@@ -184,12 +188,16 @@ impl Tls {
         if self.failed {
             return Err(Error::HandshakeNotComplete);
         }
+        let _counted = of_this_thread(Whose::Tls);
         either!(&mut self.session, connection => loop {
             match connection.process_tls_records(&mut self.held).state? {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     let start = out.len();
                     let records = bytes.len() / RECORD_PAYLOAD + 1;
-                    out.resize(start + bytes.len() + records * RECORD_OVERHEAD, 0);
+                    {
+                        let _counted = of_this_thread(Whose::Ours);
+                        out.resize(start + bytes.len() + records * RECORD_OVERHEAD, 0);
+                    }
                     let size = traffic.encrypt(bytes, &mut out[start..]).map_err(exhausted)?;
                     out.truncate(start + size);
                     return Ok(());

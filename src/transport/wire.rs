@@ -270,7 +270,12 @@ impl Wire {
     /// # Errors
     /// What the last send said.
     pub fn start_send(&mut self) -> io::Result<()> {
-        if !self.out.is_empty() && !self.held && !self.socket.is_sending() {
+        if self.out.is_empty() || self.held {
+            return Ok(());
+        }
+        if self.socket.is_sending() {
+            self.socket.want_sent();
+        } else {
             // The result of a send that ended is taken by a poll; none waits here.
             let context = Context::from_waker(std::task::Waker::noop());
             if let Poll::Ready(result) = self.socket.poll_sent(&context) {
@@ -293,16 +298,20 @@ impl Wire {
         }
     }
 
-    /// Sends what can be sent without waiting for it, and asks to be woken when a send ends.
-    /// Gives whether there is room to write more.
+    /// Sends what can be sent without waiting for it, and asks to be woken when more can be sent of what
+    /// is written. Gives whether there is room to write more.
     pub fn poll_room(&mut self, context: &Context<'_>) -> Polled<()> {
+        if (self.out.is_empty() || self.held) && self.socket.is_sending() {
+            // Nothing waits for its end; an error wakes whoever waits on the socket.
+            self.socket.watch(context);
+            return Poll::Ready(Ok(()));
+        }
         match self.socket.poll_sent(context) {
             Poll::Ready(result) => {
                 result?;
                 if !self.out.is_empty() && !self.held {
                     self.socket.send(std::mem::take(&mut self.out));
-                    // Asks again, so that the end of this send wakes the task.
-                    let _ = self.socket.poll_sent(context);
+                    self.socket.watch(context);
                 }
                 Poll::Ready(Ok(()))
             }
@@ -316,7 +325,13 @@ impl Wire {
         self.out.is_empty() && !self.socket.is_sending()
     }
 
-    /// Asks to be woken at whatever happens on the socket next.
+    /// Whoever waits on this wire is woken, too, when the send in flight has ended.
+    pub fn want_sent(&self) {
+        self.socket.want_sent();
+    }
+
+    /// Asks to be woken at whatever happens on the socket next, except a send that ends well: see
+    /// [`Wire::want_sent`].
     pub fn watch(&self, context: &Context<'_>) {
         self.socket.watch(context);
     }

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod admin;
+#[cfg(feature = "count-allocations")]
+mod allocations;
 mod bounds;
 mod client;
 mod curl;
