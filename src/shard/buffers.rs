@@ -134,7 +134,7 @@ impl Drop for SharedBuffer {
     }
 }
 
-/// Vectors lent for messages (a few KiB) and for transfers (64 KiB and more).
+/// Vectors lent for messages (a few KiB) and for transfers (128 KiB and more).
 #[derive(Default)]
 pub struct Pool {
     small: Vec<Vec<u8>>,
@@ -171,6 +171,7 @@ const SMALL: usize = 2 * 1024;
 const SMALL_TOP: usize = 8 * 1024;
 /// 1 MiB at rest: as many as are in use at once under load.
 const SMALL_KEPT: usize = 512;
-const LARGE_TOP: usize = 4 * limits::TRANSFER_BUFFER_SIZE;
-/// 1 MiB at rest at least, 4 MiB at most.
-const LARGE_KEPT: usize = 16;
+const LARGE_TOP: usize = 2 * limits::TRANSFER_BUFFER_SIZE;
+/// 4 MiB at rest, 8 MiB at most: what ten transfers at once use, so that none of their buffers is given
+/// to the system and faulted in again.
+const LARGE_KEPT: usize = 32;

@@ -4,6 +4,7 @@ mod cross;
 mod link;
 pub mod listen;
 mod mailbox;
+mod records;
 mod tls;
 pub mod tls_config;
 mod wire;

@@ -62,6 +62,7 @@ pub fn for_clients(
     config.ticketer = tickets;
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 
@@ -81,6 +82,7 @@ pub fn for_channels(ca: &[CertificateDer<'static>], own: Credential) -> Result<A
     config.alpn_protocols = vec![CHANNEL_ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 
@@ -95,6 +97,7 @@ pub fn for_dialling(ca: &[CertificateDer<'static>], own: Credential) -> Result<A
         .with_client_auth_cert(own.chain, own.key)?;
     config.alpn_protocols = vec![CHANNEL_ALPN.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 
