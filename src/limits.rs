@@ -110,6 +110,9 @@ pub const ACCEPTS_ARMED_MAX: usize = 64;
 /// Bytes that one receive or send of a transfer moves at most: eight full TLS records. Below 64 KiB the
 /// system calls and wake-ups of every hop cost more than the bytes.
 pub const TRANSFER_SIZE: usize = 128 * 1024;
+/// Received buffers that one stream may keep from the pool; what comes behind them is copied. So a
+/// stalled stream holds so many buffers and its window.
+pub const PIECES_SHARED_MAX: usize = 4;
 /// Bytes a pooled transfer buffer holds: so much, with the framing of its records and of one chunk.
 pub const TRANSFER_BUFFER_SIZE: usize = TRANSFER_SIZE + 1024;
 /// Plaintext that a connection may hold while it waits for its turn (pipelined requests).

@@ -134,6 +134,32 @@ impl Drop for SharedBuffer {
     }
 }
 
+/// Received bytes that several readers look at; goes back to the shard's pool with the last of them.
+pub struct Lent {
+    bytes: Vec<u8>,
+    ring: Rc<Ring>,
+}
+
+impl Lent {
+    /// Shares a vector of the pool.
+    pub fn new(ring: &Rc<Ring>, bytes: Vec<u8>) -> Rc<Lent> {
+        Rc::new(Lent { bytes, ring: ring.clone() })
+    }
+}
+
+impl Deref for Lent {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.ring.pool.borrow_mut().give_back(std::mem::take(&mut self.bytes));
+    }
+}
+
 /// Vectors lent for messages (a few KiB) and for transfers (128 KiB and more).
 #[derive(Default)]
 pub struct Pool {

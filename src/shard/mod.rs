@@ -12,7 +12,7 @@ mod probe;
 mod ring;
 mod socket;
 
-pub use buffers::{Pool, SharedBuffer};
+pub use buffers::{Lent, Pool, SharedBuffer};
 pub use deadline::{Deadline, Wheel};
 pub use mesh::{Mesh, Port};
 pub use probe::{Needs, ProbeError, ProbeErrors, probe, raise_open_files};

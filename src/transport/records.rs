@@ -116,7 +116,12 @@ impl Records {
     }
 
     /// Opens one record; false when it is not whole.
-    fn open_next(&mut self, bytes: &mut [u8], opened: &mut Opened, out: &mut Vec<u8>) -> Result<bool, Broken> {
+    fn open_next(
+        &mut self,
+        bytes: &mut [u8],
+        opened: &mut Opened,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, Broken> {
         let at = opened.used;
         let Some(&header) = bytes[at..].first_chunk::<HEADER>() else { return Ok(false) };
         let [kind, _, _, high, low] = header;
@@ -320,7 +325,12 @@ impl Half {
     }
 
     /// Opens the ciphertext from `from` on; its content lies at the front of `bytes` afterwards.
-    fn open<'b>(&mut self, header: [u8; HEADER], bytes: &'b mut [u8], from: usize) -> Result<&'b [u8], Broken> {
+    fn open<'b>(
+        &mut self,
+        header: [u8; HEADER],
+        bytes: &'b mut [u8],
+        from: usize,
+    ) -> Result<&'b [u8], Broken> {
         let failed = || Broken::new(AlertDescription::BadRecordMac, Error::DecryptError);
         let nonce = self.nonce().ok_or_else(failed)?;
         let opened = self.key.open_within(nonce, Aad::from(header), bytes, from..);
@@ -386,5 +396,6 @@ const MESSAGE_MAX: usize = 16 * 1024;
 const KEY_UPDATES_MAX: u32 = 32;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 #[path = "records_tests.rs"]
 mod tests;

@@ -165,7 +165,8 @@ impl Tls {
             }
             return Ok(opened.used);
         }
-        let Tls { session, handshaken, peer_closed, refused_renegotiation, held, failed, hand_over_in } = self;
+        let Tls { session, handshaken, peer_closed, refused_renegotiation, held, failed, hand_over_in } =
+            self;
         // Those bytes are at the front of these.
         *held = Vec::new();
         either!(session, connection => {

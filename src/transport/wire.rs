@@ -97,6 +97,21 @@ impl Wire {
         }
     }
 
+    /// Takes what was received and not consumed out of the wire: it begins at the second value. What is
+    /// not used comes back by [`Wire::put_back`].
+    pub(super) fn take_received(&mut self) -> (Vec<u8>, usize) {
+        (std::mem::take(&mut self.plain), std::mem::take(&mut self.at))
+    }
+
+    /// Puts the end of what was taken back: few bytes, which are copied.
+    pub(super) fn put_back(&mut self, rest: &[u8]) {
+        if !rest.is_empty() {
+            let mut pool = self.socket.ring().pool.borrow_mut();
+            self.plain = if rest.len() <= 2048 { pool.small() } else { pool.large() };
+            self.plain.extend_from_slice(rest);
+        }
+    }
+
     /// Receives into a buffer of its own from now on (true), or into the shard's (false).
     pub fn use_own_buffer(&mut self, own: bool) {
         self.own_buffer = own;
