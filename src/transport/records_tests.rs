@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
-use rustls::unbuffered::ConnectionState;
+use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, ServerConfig};
 
 use super::*;
@@ -44,10 +44,10 @@ fn pair(suite: CipherSuite) -> (Records, ClientConnection) {
         while client.wants_write() {
             client.write_tls(&mut received).unwrap();
         }
-        let status = server.process_tls_records(&mut received);
+        let UnbufferedStatus { discard, state } = server.process_tls_records(&mut received);
         let mut sent = Vec::new();
         let mut ready = false;
-        match status.state.unwrap() {
+        match state.unwrap() {
             ConnectionState::EncodeTlsData(mut data) => {
                 sent.resize(8192, 0);
                 let size = data.encode(&mut sent).unwrap();
@@ -57,7 +57,7 @@ fn pair(suite: CipherSuite) -> (Records, ClientConnection) {
             ConnectionState::WriteTraffic(_) => ready = true,
             _ => {}
         }
-        received.drain(..status.discard);
+        received.drain(..discard);
         give(&mut client, &sent).unwrap();
         if ready && !client.is_handshaking() {
             return (Records::of_server(server).unwrap(), client);
