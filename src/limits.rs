@@ -50,6 +50,9 @@ const _: () = assert!(TRAILERS_SIZE_MAX + FIELD_COUNT_MAX <= FRAME_PAYLOAD_SIZE_
 pub const STREAM_WINDOW_INITIAL: usize = 64 * 1024;
 /// What a stream's window may grow to: 1 MiB carries 80 Mbit/s over 100 ms.
 pub const STREAM_WINDOW_MAX: usize = 1024 * 1024;
+/// What a stream's window should last for, at least, while it may grow: one that is consumed faster makes
+/// every hop wake up for each of its halves.
+pub const WINDOW_WORTH_LEAST: Duration = Duration::from_millis(4);
 /// Bytes in flight on one channel that the receiver has not yet moved into streams.
 pub const CHANNEL_WINDOW: usize = 4 * 1024 * 1024;
 /// What all windows of one channel together may have grown by beyond their initial size.
@@ -104,8 +107,14 @@ pub const SHARED_BUFFER_SIZE: usize = 4_096;
 pub const SHARED_BUFFERS_HELD_MAX: usize = 8;
 /// Accepts armed at once on one shard, at most.
 pub const ACCEPTS_ARMED_MAX: usize = 64;
-/// Bytes a pooled transfer buffer holds: four full TLS records.
-pub const TRANSFER_BUFFER_SIZE: usize = 64 * 1024;
+/// Bytes that one receive or send of a transfer moves at most: eight full TLS records. Below 64 KiB the
+/// system calls and wake-ups of every hop cost more than the bytes.
+pub const TRANSFER_SIZE: usize = 128 * 1024;
+/// Received buffers that one stream may keep from the pool; what comes behind them is copied. So a
+/// stalled stream holds so many buffers and its window.
+pub const PIECES_SHARED_MAX: usize = 4;
+/// Bytes a pooled transfer buffer holds: so much, with the framing of its records and of one chunk.
+pub const TRANSFER_BUFFER_SIZE: usize = TRANSFER_SIZE + 1024;
 /// Plaintext that a connection may hold while it waits for its turn (pipelined requests).
 pub const PIPELINE_SIZE_MAX: usize = 32 * 1024;
 /// Bytes of a send that is expected to fit the socket's buffer at once, so that nobody need be told that

@@ -23,7 +23,7 @@ use cmg::refusal::Refusal;
 use cmg::review::{ConnectorReview, Document};
 use cmg::settings::PublishedSettings;
 use cmg::shard::{self, Listener, Place, Shard, Slots};
-use cmg::transport::{Broken, Link, LinkEvents, Mailbox, Stream, Tls, Wire, listen, tls_config};
+use cmg::transport::{Broken, Link, LinkEvents, Stream, Tls, Wire, listen, tls_config};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
@@ -288,7 +288,7 @@ async fn ask_on(gateway: &Gateway, link: &Rc<Link>, request: Request<'_>) -> Res
     writer.field(b"X-Test", b"yes").unwrap();
     writer.field(b"X-Forwarded-For", b"forged").unwrap();
     writer.finish();
-    let stream = link.open(&open, Mailbox::new(&gateway.shard.ring)).unwrap();
+    let stream = link.open(&open).unwrap();
     if request.body.is_none() {
         stream.has_no_body();
     }
@@ -360,7 +360,7 @@ async fn stalls(gateway: &Rc<Gateway>) {
             let target = format!("{BASE}{path}");
             let mut open = Vec::new();
             RequestWriter::new(&mut open, &plain_start(&target, "GET", None)).unwrap().finish();
-            let stream = link.open(&open, Mailbox::new(&gateway.shard.ring)).unwrap();
+            let stream = link.open(&open).unwrap();
             stream.has_no_body();
             stream
         })
@@ -368,7 +368,7 @@ async fn stalls(gateway: &Rc<Gateway>) {
     let target = format!("{BASE}/stall");
     let mut open = Vec::new();
     RequestWriter::new(&mut open, &plain_start(&target, "POST", Some(64 << 20))).unwrap().finish();
-    let upload = link.open(&open, Mailbox::new(&gateway.shard.ring)).unwrap();
+    let upload = link.open(&open).unwrap();
     let piece = vec![7; 1 << 20];
     let mut sent = 0;
     for _ in 0..12 {

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::limits::{CHANNEL_WINDOW, STREAM_WINDOW_MAX};
+use crate::limits::{CHANNEL_WINDOW, STREAM_WINDOW_MAX, WINDOW_WORTH_LEAST};
 
 /// The receiving end of a stream's window. Always: `granted + held + owed == size`.
 #[derive(Debug)]
@@ -54,7 +54,8 @@ impl ReceiveWindow {
         Some(grant)
     }
 
-    /// A whole window consumed within two round trips: the window is what slows the sender.
+    /// A whole window consumed within two round trips: the window is what slows the sender. Within some
+    /// milliseconds: it makes both sides run for little.
     fn measure(&mut self, count: u32, pace: Pace<'_>) {
         self.measured += count;
         if self.measured < self.size {
@@ -63,7 +64,7 @@ impl ReceiveWindow {
         let took = pace.now.saturating_duration_since(self.measured_from);
         self.measured = 0;
         self.measured_from = pace.now;
-        if pace.round_trip.is_some_and(|round_trip| took <= 2 * round_trip) {
+        if pace.round_trip.is_some_and(|round_trip| took <= (2 * round_trip).max(WINDOW_WORTH_LEAST)) {
             self.grow(pace.budget);
         }
     }

@@ -114,6 +114,19 @@ fn judge(byte: u8, flags: u8) -> Result<FrameKind, ChannelError> {
     }
 }
 
+/// Bytes of the whole frames at the front that fit `size_max`; what fits when not even one does.
+pub(super) fn run(bytes: &[u8], size_max: usize) -> usize {
+    let mut end = 0;
+    while let Some([_, _, l0, l1, ..]) = bytes.get(end..).and_then(<[u8]>::first_chunk::<FRAME_HEADER_SIZE>) {
+        let next = end + FRAME_HEADER_SIZE + usize::from(u16::from_be_bytes([*l0, *l1]));
+        if next > size_max || next > bytes.len() {
+            break;
+        }
+        end = next;
+    }
+    if end > 0 { end } else { bytes.len().min(size_max) }
+}
+
 /// Appends a frame. The payload must fit one.
 pub fn put(out: &mut Vec<u8>, kind: FrameKind, stream: u32, payload: &[u8]) {
     assert!(payload.len() <= FRAME_PAYLOAD_SIZE_MAX, "a frame never carries more than its bound");

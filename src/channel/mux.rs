@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::credit::{ChannelWindow, Pace, ReceiveWindow, SendCredit};
 use super::error::{ChannelError, CloseCode};
-use super::frame::FrameKind;
+use super::frame::{self, FrameKind};
 use super::message;
 use super::out::OutBuffer;
 use super::publication::{self, Acknowledgement, Incoming, Outgoing, Publication, RevisionTag, Verdict};
@@ -366,6 +366,13 @@ impl Channel {
     /// `transmitted`.
     pub fn transmit(&self) -> &[u8] {
         self.out.as_slice()
+    }
+
+    /// How much of `transmit` to take for one TLS record of at most `size_max` bytes: whole frames, so
+    /// that the other side finds none split between two records. The largest frame fits the largest
+    /// record.
+    pub fn transmit_run(&self, size_max: usize) -> usize {
+        frame::run(self.out.as_slice(), size_max)
     }
 
     /// The first `count` bytes of `transmit` are on their way.

@@ -291,7 +291,7 @@ impl<'r> Relay<'r> {
             }
             return Ok(false);
         }
-        let size = data.len().min(limits::TRANSFER_BUFFER_SIZE);
+        let size = data.len().min(self.connection.wire.room());
         self.sent_size += size as u64;
         self.check_size()?;
         let wire = &mut self.connection.wire;
@@ -534,10 +534,6 @@ impl<'r> Relay<'r> {
 
 /// Writes body bytes, as one chunk where the body has no length.
 fn write_piece(wire: &mut Wire, data: &[u8], is_chunked: bool) -> io::Result<()> {
-    if wire.unsent() > 0 && wire.unsent() + data.len() > HEAD_AND_BODY_SIZE {
-        // The head goes ahead, so that a large piece finds a large buffer.
-        wire.start_send()?;
-    }
     if !is_chunked {
         return wire.write(data);
     }
@@ -552,7 +548,5 @@ fn write_piece(wire: &mut Wire, data: &[u8], is_chunked: bool) -> io::Result<()>
 
 /// From here on a body is received into a buffer of its own, and not reading it holds the origin back.
 const LARGE_BODY_SIZE: u64 = 16 * 1024;
-/// A head and a small body leave together.
-const HEAD_AND_BODY_SIZE: usize = 1_536;
 /// Sixteen digits and CRLF.
 const CHUNK_LINE_ROOM: usize = 18;

@@ -21,7 +21,7 @@ use crate::dispatch as waiting;
 use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
 use crate::refusal::{Refusal, Refused};
-use crate::shard::{Deadline, Lent, Socket};
+use crate::shard::{Deadline, Nested, Socket};
 use crate::transport::{Tls, Wire};
 
 /// What a connection knows while it lasts.
@@ -221,7 +221,7 @@ impl Connection {
 
     // ── requests for a connection point ─────────────────────────────────────────────────────────
 
-    async fn forward(&mut self, mut request: Lent<Request>) -> io::Result<Next> {
+    async fn forward(&mut self, mut request: Nested<Request>) -> io::Result<Next> {
         let active = Active::new(&self.gate, request.account.place.clone());
         let (next, end) = match self.identify(&request) {
             Ok(()) => match self.exchange(&mut request).await {

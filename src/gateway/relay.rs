@@ -367,11 +367,11 @@ impl<'c> Relay<'c> {
             if data.is_empty() {
                 break;
             }
-            match wire.poll_room(context) {
+            match wire.poll_space(context) {
                 Poll::Ready(result) => result?,
                 Poll::Pending => return Ok(true),
             }
-            let size = data.len().min(ANSWER_PIECE);
+            let size = data.len().min(wire.room());
             if !keep_promise(&mut self.promised, size) {
                 return Ok(false);
             }
@@ -484,8 +484,6 @@ const LEFT_WITHIN: Duration = Duration::from_secs(5);
 const SMALL_BODY: u64 = 8 * 1024;
 /// An answer's body that leaves with its head.
 const SMALL_ANSWER: usize = 12 * 1024;
-/// What one write takes of an answer: two records, so that others get their turn.
-const ANSWER_PIECE: usize = 32 * 1024;
 
 #[cfg(test)]
 mod tests {

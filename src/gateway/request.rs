@@ -11,12 +11,12 @@ use crate::limits;
 use crate::mapping::{Endpoint, Family, Found, Path, Resource};
 use crate::refusal::{Refusal, Refused};
 use crate::request_id::RequestId;
-use crate::shard::Lent;
+use crate::shard::Nested;
 
 /// What became of a head. Elsewhere, so that a client at rest does not hold the room for it.
 pub enum Planned {
     /// It goes to a connection point.
-    Forward(Lent<Request>),
+    Forward(Nested<Request>),
     /// The gateway answers itself.
     Own(Box<Own>),
 }

@@ -134,7 +134,33 @@ impl Drop for SharedBuffer {
     }
 }
 
-/// Vectors lent for messages (a few KiB) and for transfers (64 KiB and more).
+/// Received bytes that several readers look at; goes back to the shard's pool with the last of them.
+pub struct Lent {
+    bytes: Vec<u8>,
+    ring: Rc<Ring>,
+}
+
+impl Lent {
+    /// Shares a vector of the pool.
+    pub fn new(ring: &Rc<Ring>, bytes: Vec<u8>) -> Rc<Lent> {
+        Rc::new(Lent { bytes, ring: ring.clone() })
+    }
+}
+
+impl Deref for Lent {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.ring.pool.borrow_mut().give_back(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// Vectors lent for messages (a few KiB) and for transfers (128 KiB and more).
 #[derive(Default)]
 pub struct Pool {
     small: Vec<Vec<u8>>,
@@ -171,6 +197,7 @@ const SMALL: usize = 2 * 1024;
 const SMALL_TOP: usize = 8 * 1024;
 /// 1 MiB at rest: as many as are in use at once under load.
 const SMALL_KEPT: usize = 512;
-const LARGE_TOP: usize = 4 * limits::TRANSFER_BUFFER_SIZE;
-/// 1 MiB at rest at least, 4 MiB at most.
-const LARGE_KEPT: usize = 16;
+const LARGE_TOP: usize = 2 * limits::TRANSFER_BUFFER_SIZE;
+/// 4 MiB at rest, 8 MiB at most: what ten transfers at once use, so that none of their buffers is given
+/// to the system and faulted in again.
+const LARGE_KEPT: usize = 32;

@@ -13,10 +13,10 @@ mod probe;
 mod ring;
 mod socket;
 
-pub use buffers::{Pool, SharedBuffer};
+pub use buffers::{Lent, Pool, SharedBuffer};
 pub use deadline::{Deadline, Wheel};
 pub use mesh::{Mesh, Port};
-pub use nest::{Lent, Nest};
+pub use nest::{Nest, Nested};
 pub use probe::{Needs, ProbeError, ProbeErrors, probe, raise_open_files};
 pub use ring::{Polled, Ring, RingCounts, Slots};
 pub use socket::{Listener, Socket};

@@ -20,10 +20,10 @@ impl<T> Nest<T> {
     }
 
     /// Puts a value into a box.
-    pub fn lend(self: &Rc<Self>, value: T) -> Lent<T> {
+    pub fn lend(self: &Rc<Self>, value: T) -> Nested<T> {
         let place = self.spare.borrow_mut().pop().unwrap_or_else(Box::new_uninit);
         let value = NonNull::from(Box::leak(Box::write(place, value)));
-        Lent { value, nest: self.clone() }
+        Nested { value, nest: self.clone() }
     }
 
     fn take_back(&self, place: Box<MaybeUninit<T>>) {
@@ -35,13 +35,13 @@ impl<T> Nest<T> {
 }
 
 /// A value in a box of a [`Nest`], which gets the box back when this is dropped.
-pub struct Lent<T> {
+pub struct Nested<T> {
     /// Of a box that was leaked in `lend`; nobody else has it.
     value: NonNull<T>,
     nest: Rc<Nest<T>>,
 }
 
-impl<T> Deref for Lent<T> {
+impl<T> Deref for Nested<T> {
     type Target = T;
     fn deref(&self) -> &T {
         // SAFETY: `value` is initialised and ours alone until this is dropped.
@@ -49,14 +49,14 @@ impl<T> Deref for Lent<T> {
     }
 }
 
-impl<T> DerefMut for Lent<T> {
+impl<T> DerefMut for Nested<T> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as in `deref`.
         unsafe { self.value.as_mut() }
     }
 }
 
-impl<T> Drop for Lent<T> {
+impl<T> Drop for Nested<T> {
     fn drop(&mut self) {
         // SAFETY: the pointer comes from a box in `lend`; as a box of something uninitialised it neither
         // reads nor drops the value, which is dropped once, here. Should that panic, the box is freed.

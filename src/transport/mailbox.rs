@@ -3,12 +3,13 @@
 
 use std::cell::{Ref, RefCell};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
 use crate::channel::ResetCode;
 use crate::limits;
-use crate::shard::Ring;
+use crate::shard::{Lent, Ring};
 
 /// Why an exchange broke off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,11 +23,30 @@ pub enum Broken {
     },
 }
 
+/// Body bytes that arrived together.
+enum Piece {
+    /// Copied out of what was received: little, or behind much that nobody took.
+    Own { bytes: Vec<u8>, at: usize },
+    /// Where they were received, beside bytes of other streams.
+    Shared { buffer: Rc<Lent>, range: Range<usize> },
+}
+
+impl Piece {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Piece::Own { bytes, at } => &bytes[*at..],
+            Piece::Shared { buffer, range } => &buffer[range.clone()],
+        }
+    }
+}
+
 #[derive(Default)]
 struct Mail {
     heads: VecDeque<Vec<u8>>,
-    data: Vec<u8>,
-    at: usize,
+    /// None of them empty.
+    data: VecDeque<Piece>,
+    /// Shared pieces among them.
+    shared: usize,
     end: Option<Vec<u8>>,
     broken: Option<Broken>,
     waker: Option<Waker>,
@@ -79,8 +99,8 @@ impl Mailbox {
     fn clear(&self) {
         let mut mail = self.mail.borrow_mut();
         mail.give_back_buffers(&self.ring);
-        let Mail { heads: _, data: _, at, end, broken, waker } = &mut *mail;
-        (*at, *end, *broken, *waker) = (0, None, None, None);
+        let Mail { heads: _, data: _, shared: _, end, broken, waker } = &mut *mail;
+        (*end, *broken, *waker) = (None, None, None);
     }
 
     // ── the link's side ─────────────────────────────────────────────────────────────────────────
@@ -93,18 +113,34 @@ impl Mailbox {
         mail.wake();
     }
 
+    /// Copies bytes in.
     pub(super) fn put_data(&self, bytes: &[u8]) {
         let mut mail = self.mail.borrow_mut();
-        if mail.data.capacity() == 0 {
+        let room = match mail.data.back() {
+            Some(Piece::Own { bytes, .. }) => bytes.capacity() - bytes.len(),
+            Some(Piece::Shared { .. }) | None => 0,
+        };
+        if room < bytes.len() {
             let mut pool = self.ring.pool.borrow_mut();
-            mail.data = if bytes.len() <= 2048 { pool.small() } else { pool.large() };
+            let own = if bytes.len() <= SMALL { pool.small() } else { pool.large() };
+            mail.data.push_back(Piece::Own { bytes: own, at: 0 });
         }
-        if mail.at > 0 && mail.data.len() + bytes.len() > mail.data.capacity() {
-            let at = mail.at;
-            mail.data.drain(..at);
-            mail.at = 0;
+        if let Some(Piece::Own { bytes: own, .. }) = mail.data.back_mut() {
+            own.extend_from_slice(bytes);
         }
-        mail.data.extend_from_slice(bytes);
+        mail.wake();
+    }
+
+    /// Keeps `range` of a received buffer, unless it is too little to keep all of that for, or much
+    /// waits already: a stream that nobody reads holds few buffers.
+    pub(super) fn put_shared(&self, buffer: &Rc<Lent>, range: Range<usize>) {
+        let mut mail = self.mail.borrow_mut();
+        if range.len() <= SMALL || mail.shared >= limits::PIECES_SHARED_MAX {
+            drop(mail);
+            return self.put_data(&buffer[range]);
+        }
+        mail.shared += 1;
+        mail.data.push_back(Piece::Shared { buffer: buffer.clone(), range });
         mail.wake();
     }
 
@@ -142,20 +178,31 @@ impl Mailbox {
         self.mail.borrow_mut().heads.pop_front()
     }
 
-    /// Body bytes that arrived.
+    /// Body bytes that arrived: the first of them that lie together.
     pub fn data(&self) -> Ref<'_, [u8]> {
-        Ref::map(self.mail.borrow(), |mail| &mail.data[mail.at..])
+        Ref::map(self.mail.borrow(), |mail| mail.data.front().map(Piece::bytes).unwrap_or_default())
     }
 
     /// Marks body bytes as taken; `Stream::consumed` tells the other hop.
-    pub(super) fn consume(&self, size: usize) {
+    pub(super) fn consume(&self, mut size: usize) {
         let mut mail = self.mail.borrow_mut();
-        mail.at += size;
-        if mail.at == mail.data.len() {
-            mail.at = 0;
-            let data = std::mem::take(&mut mail.data);
-            self.ring.pool.borrow_mut().give_back(data);
+        while let Some(piece) = mail.data.front_mut() {
+            let taken = size.min(piece.bytes().len());
+            size -= taken;
+            match piece {
+                Piece::Own { at, .. } => *at += taken,
+                Piece::Shared { range, .. } => range.start += taken,
+            }
+            if !piece.bytes().is_empty() {
+                break;
+            }
+            match mail.data.pop_front() {
+                Some(Piece::Own { bytes, .. }) => self.ring.pool.borrow_mut().give_back(bytes),
+                Some(Piece::Shared { .. }) => mail.shared -= 1,
+                None => {}
+            }
         }
+        debug_assert!(size == 0, "only what was shown can be taken");
     }
 
     /// Whether the other side's direction has ended well and all its bytes were taken.
@@ -186,9 +233,12 @@ impl Mail {
         while let Some(head) = self.heads.pop_front() {
             pool.give_back(head);
         }
-        if self.data.capacity() > 0 {
-            pool.give_back(std::mem::take(&mut self.data));
+        while let Some(piece) = self.data.pop_front() {
+            if let Piece::Own { bytes, .. } = piece {
+                pool.give_back(bytes);
+            }
         }
+        self.shared = 0;
     }
 
     fn wake(&mut self) {
@@ -203,6 +253,9 @@ impl Drop for Mailbox {
         self.mail.get_mut().give_back_buffers(&self.ring);
     }
 }
+
+/// Bytes that are copied rather than keep a whole received buffer.
+const SMALL: usize = 2 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,7 @@ mod key_exchange;
 mod link;
 pub mod listen;
 mod mailbox;
+mod records;
 mod tls;
 pub mod tls_config;
 mod wire;

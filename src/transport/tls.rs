@@ -1,6 +1,8 @@
-//! TLS over bytes: rustls without buffers of its own. Records are decrypted where they lie; what is
-//! to be sent is appended to the caller's buffer. Knows no socket; certificates and trust come with
-//! the configuration (`tls_config.rs`).
+//! TLS over bytes: rustls without buffers of its own. What is to be sent is appended to the caller's
+//! buffer. Knows no socket; certificates and trust come with the configuration (`tls_config.rs`).
+//!
+//! rustls makes the handshake and protects the first records; a TLS 1.3 connection that goes on to
+//! carry traffic is handed over to `records.rs`, where the configuration allows it.
 
 use std::sync::Arc;
 
@@ -10,6 +12,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 use rustls::{ClientConfig, Error, HandshakeKind, ProtocolVersion, ServerConfig};
 
+use super::records::{self, Opened, Records};
 use crate::allocations::{Whose, of_this_thread};
 
 /// One TLS connection, either side.
@@ -23,19 +26,36 @@ pub struct Tls {
     held: Vec<u8>,
     /// The peer broke the protocol.
     failed: bool,
+    /// Bytes that rustls still carries before the connection is handed over; `None`: never.
+    hand_over_in: Option<usize>,
 }
 
 enum Session {
     Server(Box<UnbufferedServerConnection>),
     Client(Box<UnbufferedClientConnection>),
+    /// The handshake is over, and traffic is carried.
+    Handed(Box<Handed>),
+    /// rustls did not let go of its keys: nothing can be sent or read.
+    Gone,
 }
 
-/// Runs the same code on either kind of connection: their states differ in a type parameter only.
+/// A connection that rustls handed over, and what was known of it.
+struct Handed {
+    records: Records,
+    certificates: Option<Vec<CertificateDer<'static>>>,
+    is_resumed: bool,
+    alpn: Option<Vec<u8>>,
+}
+
+/// Runs the same code on either kind of connection of rustls: their states differ in a type parameter
+/// only.
 macro_rules! either {
-    ($session:expr, $connection:ident => $body:expr) => {
+    ($session:expr, $connection:ident => $body:expr, $handed:pat => $instead:expr, $gone:expr) => {
         match $session {
             Session::Server($connection) => $body,
             Session::Client($connection) => $body,
+            Session::Handed($handed) => $instead,
+            Session::Gone => $gone,
         }
     };
 }
@@ -46,7 +66,8 @@ impl Tls {
     /// # Errors
     /// When the configuration cannot serve.
     pub fn server(config: Arc<ServerConfig>) -> Result<Tls, Error> {
-        Ok(Tls::new(Session::Server(Box::new(UnbufferedServerConnection::new(config)?))))
+        let hands_over = config.enable_secret_extraction;
+        Ok(Tls::new(Session::Server(Box::new(UnbufferedServerConnection::new(config)?)), hands_over))
     }
 
     /// The dialling side; the first `receive` with no bytes writes its hello.
@@ -54,11 +75,13 @@ impl Tls {
     /// # Errors
     /// When the configuration cannot serve.
     pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Tls, Error> {
-        Ok(Tls::new(Session::Client(Box::new(UnbufferedClientConnection::new(config, name)?))))
+        let hands_over = config.enable_secret_extraction;
+        Ok(Tls::new(Session::Client(Box::new(UnbufferedClientConnection::new(config, name)?)), hands_over))
     }
 
-    fn new(session: Session) -> Tls {
+    fn new(session: Session, hands_over: bool) -> Tls {
         Tls {
+            hand_over_in: hands_over.then_some(HAND_OVER_AFTER),
             session,
             handshaken: false,
             peer_closed: false,
@@ -86,23 +109,42 @@ impl Tls {
 
     /// The peer's chain, leaf first, once the handshake is done.
     pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
-        either!(&self.session, connection => connection.peer_certificates())
+        either!(
+            &self.session,
+            connection => connection.peer_certificates(),
+            handed => handed.certificates.as_deref(),
+            None
+        )
     }
 
     /// Whether the handshake took up an earlier session.
     pub fn is_resumed(&self) -> bool {
-        let kind = either!(&self.session, connection => connection.handshake_kind());
-        matches!(kind, Some(HandshakeKind::Resumed))
+        either!(
+            &self.session,
+            connection => connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            handed => handed.is_resumed,
+            false
+        )
     }
 
     /// The version agreed on.
     pub fn version(&self) -> Option<ProtocolVersion> {
-        either!(&self.session, connection => connection.protocol_version())
+        either!(
+            &self.session,
+            connection => connection.protocol_version(),
+            _ => Some(ProtocolVersion::TLSv1_3),
+            None
+        )
     }
 
     /// The protocol agreed on by ALPN.
     pub fn alpn(&self) -> Option<&[u8]> {
-        either!(&self.session, connection => connection.alpn_protocol())
+        either!(
+            &self.session,
+            connection => connection.alpn_protocol(),
+            handed => handed.alpn.as_deref(),
+            None
+        )
     }
 
     /// Reads ciphertext from the front of `bytes`, in place: decrypted records go to `plain`, what the
@@ -117,8 +159,16 @@ impl Tls {
         out: &mut Vec<u8>,
         plain: &mut impl FnMut(&[u8]),
     ) -> Result<usize, Error> {
+        if self.is_handed_over() {
+            let opened = self.receive_in_place(bytes, out)?;
+            if opened.plain > 0 {
+                plain(&bytes[..opened.plain]);
+            }
+            return Ok(opened.used);
+        }
         let _counted = of_this_thread(Whose::Tls);
-        let Tls { session, handshaken, peer_closed, refused_renegotiation, held, failed } = self;
+        let Tls { session, handshaken, peer_closed, refused_renegotiation, held, failed, hand_over_in } =
+            self;
         // Those bytes are at the front of these.
         *held = Vec::new();
         either!(session, connection => {
@@ -131,6 +181,7 @@ impl Tls {
                         while let Some(record) = traffic.next_record() {
                             let record = record?;
                             discard += record.discard;
+                            *hand_over_in = hand_over_in.map(|left| left.saturating_sub(record.payload.len()));
                             let _counted = of_this_thread(Whose::Ours);
                             plain(record.payload);
                         }
@@ -177,7 +228,54 @@ impl Tls {
                     return Ok(at);
                 }
             }
-        })
+        }, _ => unreachable!("looked at above"), Err(Error::HandshakeNotComplete))
+    }
+
+    /// Whether received bytes can be opened where they lie: [`Tls::receive_in_place`].
+    pub fn is_handed_over(&self) -> bool {
+        matches!(self.session, Session::Handed(_))
+    }
+
+    /// As [`Tls::receive`], on a connection that was handed over; the plain bytes lie at the front of
+    /// `bytes` afterwards.
+    ///
+    /// # Errors
+    /// As [`Tls::receive`].
+    pub(super) fn receive_in_place(&mut self, bytes: &mut [u8], out: &mut Vec<u8>) -> Result<Opened, Error> {
+        let Session::Handed(handed) = &mut self.session else { return Err(Error::HandshakeNotComplete) };
+        if self.failed {
+            return Err(Error::HandshakeNotComplete);
+        }
+        let opened = handed.records.open(bytes, out);
+        self.failed = opened.is_err();
+        self.peer_closed = handed.records.is_peer_closed();
+        opened
+    }
+
+    /// Hands the connection over, once it has carried enough to be worth it.
+    fn hand_over(&mut self, carried: usize) -> Result<(), Error> {
+        let Some(left) = &mut self.hand_over_in else { return Ok(()) };
+        *left = left.saturating_sub(carried);
+        // Something half heard stays with rustls, which alone knows where it is.
+        if *left > 0 || self.peer_closed || !self.held.is_empty() {
+            return Ok(());
+        }
+        self.hand_over_in = None;
+        if self.version() != Some(ProtocolVersion::TLSv1_3) {
+            return Ok(());
+        }
+        let certificates = self.peer_certificates().map(<[_]>::to_vec);
+        let (is_resumed, alpn) = (self.is_resumed(), self.alpn().map(<[_]>::to_vec));
+        let records = match std::mem::replace(&mut self.session, Session::Gone) {
+            Session::Server(connection) => Records::of_server(*connection)?,
+            Session::Client(connection) => Records::of_client(*connection)?,
+            session @ (Session::Handed(_) | Session::Gone) => {
+                self.session = session;
+                return Ok(());
+            }
+        };
+        self.session = Session::Handed(Box::new(Handed { records, certificates, is_resumed, alpn }));
+        Ok(())
     }
 
     /// Encrypts `bytes` and appends the records to `out`.
@@ -193,21 +291,22 @@ impl Tls {
             match connection.process_tls_records(&mut self.held).state? {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     let start = out.len();
-                    let records = bytes.len() / RECORD_PAYLOAD + 1;
+                    let records = bytes.len() / records::PAYLOAD_MAX + 1;
                     {
                         let _counted = of_this_thread(Whose::Ours);
                         out.resize(start + bytes.len() + records * RECORD_OVERHEAD, 0);
                     }
                     let size = traffic.encrypt(bytes, &mut out[start..]).map_err(exhausted)?;
                     out.truncate(start + size);
-                    return Ok(());
+                    // Now nothing that rustls wants to say is waiting.
+                    return self.hand_over(bytes.len());
                 }
                 ConnectionState::EncodeTlsData(mut data) => encode(&mut data, out)?,
                 ConnectionState::TransmitTlsData(sent) => sent.done(),
                 ConnectionState::PeerClosed => self.peer_closed = true,
                 _ => return Err(Error::HandshakeNotComplete),
             }
-        })
+        }, handed => handed.records.seal(bytes, out), Err(Error::HandshakeNotComplete))
     }
 
     /// Appends a closing alert to `out`, so that the peer can tell an end from a cut.
@@ -233,7 +332,12 @@ impl Tls {
                 Ok(ConnectionState::PeerClosed) => self.peer_closed = true,
                 _ => return,
             }
-        });
+        }, handed => {
+            let start = out.len();
+            if handed.records.close(out).is_err() {
+                out.truncate(start);
+            }
+        }, ());
     }
 }
 
@@ -287,8 +391,9 @@ fn exhausted(error: EncryptError) -> Error {
     }
 }
 
-/// RFC 8446 5.1.
-const RECORD_PAYLOAD: usize = 16 * 1024;
+/// What rustls carries itself: a connection of one small exchange is not worth the change of hands,
+/// which costs about as much as the protection of this.
+const HAND_OVER_AFTER: usize = 8 * 1024;
 /// Header 5, explicit nonce 8 (TLS 1.2), content type 1 (TLS 1.3), tag 16; rounded up.
 const RECORD_OVERHEAD: usize = 40;
 

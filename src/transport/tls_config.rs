@@ -87,6 +87,7 @@ pub fn for_clients(
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
     config.ignore_client_order = true;
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 
@@ -106,6 +107,7 @@ pub fn for_channels(ca: &[CertificateDer<'static>], own: Credential) -> Result<A
     config.alpn_protocols = vec![CHANNEL_ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 
@@ -120,6 +122,7 @@ pub fn for_dialling(ca: &[CertificateDer<'static>], own: Credential) -> Result<A
         .with_client_auth_cert(own.chain, own.key)?;
     config.alpn_protocols = vec![CHANNEL_ALPN.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 

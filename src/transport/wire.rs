@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use super::records::Opened;
 use super::tls::Tls;
 use crate::limits;
 use crate::shard::{Polled, Ring, Socket};
@@ -96,6 +97,21 @@ impl Wire {
             if self.plain.capacity() > 0 {
                 self.socket.ring().pool.borrow_mut().give_back(std::mem::take(&mut self.plain));
             }
+        }
+    }
+
+    /// Takes what was received and not consumed out of the wire: it begins at the second value. What is
+    /// not used comes back by [`Wire::put_back`].
+    pub(super) fn take_received(&mut self) -> (Vec<u8>, usize) {
+        (std::mem::take(&mut self.plain), std::mem::take(&mut self.at))
+    }
+
+    /// Puts the end of what was taken back: few bytes, which are copied.
+    pub(super) fn put_back(&mut self, rest: &[u8]) {
+        if !rest.is_empty() {
+            let mut pool = self.socket.ring().pool.borrow_mut();
+            self.plain = if rest.len() <= 2048 { pool.small() } else { pool.large() };
+            self.plain.extend_from_slice(rest);
         }
     }
 
@@ -193,6 +209,9 @@ impl Wire {
     }
 
     fn decrypt_own(&mut self) -> io::Result<()> {
+        if self.plain.is_empty() && self.tls.as_ref().is_some_and(Tls::is_handed_over) {
+            return self.decrypt_in_place();
+        }
         let mut cipher = std::mem::take(&mut self.cipher);
         let used = self.decrypt(&mut cipher);
         if let Ok(used) = used {
@@ -206,6 +225,33 @@ impl Wire {
             self.cipher = cipher;
         }
         used.map(drop)
+    }
+
+    /// What was received becomes what can be read; only the beginning of a record moves.
+    fn decrypt_in_place(&mut self) -> io::Result<()> {
+        let Wire { tls: Some(tls), plain, cipher, out, socket, .. } = self else { return Ok(()) };
+        let opened = tls.receive_in_place(cipher, out);
+        let Opened { used, plain: size } =
+            opened.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let mut pool = socket.ring().pool.borrow_mut();
+        if size == 0 {
+            cipher.drain(..used);
+            if cipher.is_empty() {
+                pool.give_back(std::mem::take(cipher));
+            }
+            return Ok(());
+        }
+        if plain.capacity() > 0 {
+            pool.give_back(std::mem::take(plain));
+        }
+        let mut rest = Vec::new();
+        if used < cipher.len() {
+            rest = pool.large();
+            rest.extend_from_slice(&cipher[used..]);
+        }
+        cipher.truncate(size);
+        *plain = std::mem::replace(cipher, rest);
+        Ok(())
     }
 
     fn decrypt(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
@@ -245,7 +291,12 @@ impl Wire {
 
     /// Whether the writer should go on: false while a send is in flight and as much again waits.
     pub fn has_room(&self) -> bool {
-        self.out.len() < limits::TRANSFER_BUFFER_SIZE
+        self.room() > 0
+    }
+
+    /// Bytes that the writer may add before what waits is as much as one send takes.
+    pub fn room(&self) -> usize {
+        limits::TRANSFER_SIZE.saturating_sub(self.out.len())
     }
 
     /// Adds bytes to what is to be sent, encrypted where there is TLS.
@@ -257,6 +308,12 @@ impl Wire {
         if self.out.capacity() == 0 {
             let mut pool = self.socket.ring().pool.borrow_mut();
             self.out = if bytes.len() <= 1536 { pool.small() } else { pool.large() };
+        } else if self.out.capacity() < limits::TRANSFER_BUFFER_SIZE && bytes.len() > 1536 {
+            // A head was written; a body follows.
+            let mut pool = self.socket.ring().pool.borrow_mut();
+            let mut out = pool.large();
+            out.extend_from_slice(&self.out);
+            pool.give_back(std::mem::replace(&mut self.out, out));
         }
         match &mut self.tls {
             None => self.out.extend_from_slice(bytes),
@@ -318,6 +375,12 @@ impl Wire {
             Poll::Pending if self.has_room() => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// Waits until there is room to write more, and sends only when there is none: who has more to write
+    /// in this turn asks so, and ends the turn with [`Wire::start_send`], so that all leaves together.
+    pub fn poll_space(&mut self, context: &Context<'_>) -> Polled<()> {
+        if self.has_room() { Poll::Ready(Ok(())) } else { self.poll_room(context) }
     }
 
     /// Whether everything written is with the kernel and its sends have ended.

@@ -88,7 +88,11 @@ impl Worker<'_> {
         if client.sent >= client.sending.len() {
             client.sending.clear();
             client.sent = 0;
-            if client.is_leaving && !client.has_shut && client.staged.is_empty() && client.state == State::Open {
+            if client.is_leaving
+                && !client.has_shut
+                && client.staged.is_empty()
+                && client.state == State::Open
+            {
                 // A server that overlooks the alert sees this. Awaited like a send: the kernel does it later, on another
                 // thread, and would end whatever connection had the slot by then.
                 (client.has_shut, client.send) = (true, Flight::Armed);

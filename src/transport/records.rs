@@ -1,0 +1,401 @@
+//! Records of TLS 1.3 after the handshake, protected by ring where they lie.
+//!
+//! rustls makes every handshake and every key. Its record layer, though, copies a received record into
+//! a vector of its own and a sent one twice; in a transfer that is most of what TLS costs. So a
+//! connection that has carried some traffic is handed over: rustls gives the keys of both directions
+//! and goes on deriving the next ones (`rustls::kernel`), and records are opened in the buffer they
+//! were received into and sealed in the buffer they are sent from. What a record may be is RFC 8446 5;
+//! after the handshake only KeyUpdate, tickets and alerts come beside data.
+
+use ring::aead::{self, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::kernel::KernelConnection;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::{
+    AlertDescription, ConnectionTrafficSecrets, ContentType, Error, ExtractedSecrets, InvalidMessage,
+    PeerMisbehaved, SupportedCipherSuite,
+};
+
+/// What goes on deriving keys.
+enum Kernel {
+    Server(KernelConnection<ServerConnectionData>),
+    Client(KernelConnection<ClientConnectionData>),
+}
+
+/// One direction: its key, and how many records were protected with it.
+struct Half {
+    key: LessSafeKey,
+    iv: [u8; NONCE_LEN],
+    sequence: u64,
+}
+
+/// A connection whose records are protected here.
+pub(super) struct Records {
+    kernel: Kernel,
+    sending: Half,
+    receiving: Half,
+    /// Records that one key may protect.
+    records_max: u64,
+    /// The beginning of a handshake message that goes on in the next record.
+    message: Vec<u8>,
+    /// Requests for new keys since the last data.
+    key_updates: u32,
+    peer_closed: bool,
+}
+
+/// What became of received bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Opened {
+    /// Bytes of the front that are done with.
+    pub used: usize,
+    /// Plain bytes, now at the very front.
+    pub plain: usize,
+}
+
+impl Records {
+    /// Takes over from rustls.
+    ///
+    /// # Errors
+    /// When rustls does not hand its keys out; the connection is lost then.
+    pub fn of_server(connection: UnbufferedServerConnection) -> Result<Records, Error> {
+        let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
+        let suite = kernel.negotiated_cipher_suite();
+        Records::new(secrets, Kernel::Server(kernel), suite)
+    }
+
+    /// As [`Records::of_server`].
+    pub fn of_client(connection: UnbufferedClientConnection) -> Result<Records, Error> {
+        let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
+        let suite = kernel.negotiated_cipher_suite();
+        Records::new(secrets, Kernel::Client(kernel), suite)
+    }
+
+    fn new(secrets: ExtractedSecrets, kernel: Kernel, suite: SupportedCipherSuite) -> Result<Records, Error> {
+        let suite = suite.tls13().ok_or_else(|| Error::General("not TLS 1.3".into()))?;
+        let ExtractedSecrets { tx, rx } = secrets;
+        Ok(Records {
+            kernel,
+            sending: Half::new(tx)?,
+            receiving: Half::new(rx)?,
+            records_max: suite.common.confidentiality_limit,
+            message: Vec::new(),
+            key_updates: 0,
+            peer_closed: false,
+        })
+    }
+
+    /// Whether the peer said that it sends nothing more.
+    pub fn is_peer_closed(&self) -> bool {
+        self.peer_closed
+    }
+
+    // ── receiving ───────────────────────────────────────────────────────────────────────────────
+
+    /// Opens the whole records at the front of `bytes`, in place; what the protocol answers is appended
+    /// to `out`.
+    ///
+    /// # Errors
+    /// The peer broke the protocol; an alert that says so is in `out`.
+    pub fn open(&mut self, bytes: &mut [u8], out: &mut Vec<u8>) -> Result<Opened, Error> {
+        let mut opened = Opened { used: 0, plain: 0 };
+        while !self.peer_closed {
+            match self.open_next(bytes, &mut opened, out) {
+                Ok(true) => {}
+                Ok(false) => return Ok(opened),
+                Err(Broken { alert, error }) => {
+                    if let Some(alert) = alert {
+                        self.seal_record(ALERT, &[FATAL, alert.into()], out)?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        // Nothing counts after the closing alert.
+        opened.used = bytes.len();
+        Ok(opened)
+    }
+
+    /// Opens one record; false when it is not whole.
+    fn open_next(
+        &mut self,
+        bytes: &mut [u8],
+        opened: &mut Opened,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, Broken> {
+        let at = opened.used;
+        let Some(&header) = bytes[at..].first_chunk::<HEADER>() else { return Ok(false) };
+        let [kind, _, _, high, low] = header;
+        let size = usize::from(u16::from_be_bytes([high, low]));
+        if size > PAYLOAD_MAX + EXPANSION_MAX {
+            return Err(Broken::new(AlertDescription::RecordOverflow, Error::PeerSentOversizedRecord));
+        }
+        if kind != APPLICATION_DATA {
+            return Err(unexpected(kind));
+        }
+        let end = at + HEADER + size;
+        if bytes.len() < end {
+            return Ok(false);
+        }
+        let to = opened.plain;
+        let inner = self.receiving.open(header, &mut bytes[to..end], at + HEADER - to)?;
+        // The type is the last octet that is not padding.
+        let Some(last) = inner.iter().rposition(|&byte| byte != 0) else {
+            let error = PeerMisbehaved::IllegalTlsInnerPlaintext.into();
+            return Err(Broken::new(AlertDescription::UnexpectedMessage, error));
+        };
+        if last > PAYLOAD_MAX {
+            return Err(Broken::new(AlertDescription::RecordOverflow, Error::PeerSentOversizedRecord));
+        }
+        let (kind, content) = (inner[last], &inner[..last]);
+        match kind {
+            APPLICATION_DATA if self.message.is_empty() => {
+                opened.plain += last;
+                if last > 0 {
+                    self.key_updates = 0;
+                }
+            }
+            HANDSHAKE if !content.is_empty() => {
+                self.message.extend_from_slice(content);
+                self.hear_messages(out)?;
+            }
+            ALERT if self.message.is_empty() => {
+                let content = [content.first().copied(), content.get(1).copied(), content.get(2).copied()];
+                self.hear_alert(content)?;
+            }
+            kind => return Err(unexpected(kind)),
+        }
+        opened.used = end;
+        Ok(true)
+    }
+
+    fn hear_alert(&mut self, content: [Option<u8>; 3]) -> Result<(), Broken> {
+        let [Some(_), Some(what), None] = content else {
+            let error = InvalidMessage::MessageTooShort.into();
+            return Err(Broken::new(AlertDescription::DecodeError, error));
+        };
+        match AlertDescription::from(what) {
+            AlertDescription::CloseNotify => self.peer_closed = true,
+            // Whoever says so says close_notify next.
+            AlertDescription::UserCanceled => {}
+            // All others are fatal, and are not answered.
+            what => return Err(Broken { alert: None, error: Error::AlertReceived(what) }),
+        }
+        Ok(())
+    }
+
+    /// Takes whole handshake messages from the front of what came.
+    fn hear_messages(&mut self, out: &mut Vec<u8>) -> Result<(), Broken> {
+        while let Some(&[kind, s0, s1, s2]) = self.message.first_chunk() {
+            let size = u32::from_be_bytes([0, s0, s1, s2]) as usize;
+            if size > MESSAGE_MAX {
+                let error = InvalidMessage::HandshakePayloadTooLarge.into();
+                return Err(Broken::new(AlertDescription::DecodeError, error));
+            }
+            let end = MESSAGE_HEADER + size;
+            if self.message.len() < end {
+                return Ok(());
+            }
+            match (kind, &mut self.kernel) {
+                (KEY_UPDATE, _) => self.hear_key_update(end, out)?,
+                (NEW_SESSION_TICKET, Kernel::Client(kernel)) => {
+                    let ticket = kernel.handle_new_session_ticket(&self.message[MESSAGE_HEADER..end]);
+                    ticket.map_err(|error| Broken::new(AlertDescription::DecodeError, error))?;
+                }
+                (_, Kernel::Client(_) | Kernel::Server(_)) => {
+                    let error = Error::InappropriateHandshakeMessage {
+                        expect_types: vec![rustls::HandshakeType::KeyUpdate],
+                        got_type: kind.into(),
+                    };
+                    return Err(Broken::new(AlertDescription::UnexpectedMessage, error));
+                }
+            }
+            self.message.drain(..end);
+        }
+        if self.message.is_empty() {
+            self.message = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// The peer protects what it sends next with new keys, and may want the same of us.
+    fn hear_key_update(&mut self, end: usize, out: &mut Vec<u8>) -> Result<(), Broken> {
+        // The keys change at a record's border.
+        if self.message.len() != end {
+            let error = PeerMisbehaved::KeyEpochWithPendingFragment.into();
+            return Err(Broken::new(AlertDescription::UnexpectedMessage, error));
+        }
+        let wants_ours = match self.message[MESSAGE_HEADER..end] {
+            [0] => false,
+            [1] => true,
+            _ => {
+                let error = InvalidMessage::InvalidKeyUpdate.into();
+                return Err(Broken::new(AlertDescription::DecodeError, error));
+            }
+        };
+        self.key_updates += 1;
+        if self.key_updates > KEY_UPDATES_MAX {
+            let error = PeerMisbehaved::TooManyKeyUpdateRequests.into();
+            return Err(Broken::new(AlertDescription::UnexpectedMessage, error));
+        }
+        if wants_ours {
+            self.renew(out)?;
+        }
+        self.receiving = Half::new(match &mut self.kernel {
+            Kernel::Server(kernel) => kernel.update_rx_secret()?,
+            Kernel::Client(kernel) => kernel.update_rx_secret()?,
+        })?;
+        Ok(())
+    }
+
+    // ── sending ─────────────────────────────────────────────────────────────────────────────────
+
+    /// Appends `bytes` to `out`, in records.
+    ///
+    /// # Errors
+    /// When keys cannot be renewed.
+    pub fn seal(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let records = bytes.len().div_ceil(PAYLOAD_MAX);
+        out.reserve(bytes.len() + records * OVERHEAD);
+        for piece in bytes.chunks(PAYLOAD_MAX) {
+            if self.sending.sequence + 1 >= self.records_max {
+                self.renew(out)?;
+            }
+            self.seal_record(APPLICATION_DATA, piece, out)?;
+        }
+        Ok(())
+    }
+
+    /// Appends a closing alert to `out`.
+    ///
+    /// # Errors
+    /// When keys are used up.
+    pub fn close(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+        self.seal_record(ALERT, &[WARNING, AlertDescription::CloseNotify.into()], out)
+    }
+
+    /// Says that new keys follow, and takes them.
+    fn renew(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+        self.seal_record(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0], out)?;
+        self.sending = Half::new(match &mut self.kernel {
+            Kernel::Server(kernel) => kernel.update_tx_secret()?,
+            Kernel::Client(kernel) => kernel.update_tx_secret()?,
+        })?;
+        Ok(())
+    }
+
+    fn seal_record(&mut self, kind: u8, content: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let [high, low] = ((content.len() + 1 + TAG) as u16).to_be_bytes();
+        let header = [APPLICATION_DATA, 3, 3, high, low];
+        out.extend_from_slice(&header);
+        let start = out.len();
+        out.extend_from_slice(content);
+        out.push(kind);
+        let tag = self.sending.seal(header, &mut out[start..])?;
+        out.extend_from_slice(tag.as_ref());
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub fn limit(&mut self, records_max: u64) {
+        self.records_max = records_max;
+    }
+}
+
+impl Half {
+    fn new((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Half, Error> {
+        let (algorithm, key, iv) = match &secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&aead::AES_128_GCM, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&aead::AES_256_GCM, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&aead::CHACHA20_POLY1305, key, iv),
+            _ => return Err(Error::General("a cipher this code does not know".into())),
+        };
+        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| Error::EncryptError)?;
+        let iv = iv.as_ref().try_into().map_err(|_| Error::EncryptError)?;
+        Ok(Half { key: LessSafeKey::new(key), iv, sequence })
+    }
+
+    /// The nonce of the next record (RFC 8446 5.3); none is ever used twice.
+    fn nonce(&mut self) -> Option<Nonce> {
+        let mut nonce = self.iv;
+        for (byte, of_sequence) in nonce[NONCE_LEN - 8..].iter_mut().zip(self.sequence.to_be_bytes()) {
+            *byte ^= of_sequence;
+        }
+        self.sequence = self.sequence.checked_add(1)?;
+        Some(Nonce::assume_unique_for_key(nonce))
+    }
+
+    /// Opens the ciphertext from `from` on; its content lies at the front of `bytes` afterwards.
+    fn open<'b>(
+        &mut self,
+        header: [u8; HEADER],
+        bytes: &'b mut [u8],
+        from: usize,
+    ) -> Result<&'b [u8], Broken> {
+        let failed = || Broken::new(AlertDescription::BadRecordMac, Error::DecryptError);
+        let nonce = self.nonce().ok_or_else(failed)?;
+        let opened = self.key.open_within(nonce, Aad::from(header), bytes, from..);
+        opened.map(|inner| &*inner).map_err(|_| failed())
+    }
+
+    fn seal(&mut self, header: [u8; HEADER], bytes: &mut [u8]) -> Result<aead::Tag, Error> {
+        let nonce = self.nonce().ok_or(Error::EncryptError)?;
+        let sealed = self.key.seal_in_place_separate_tag(nonce, Aad::from(header), bytes);
+        sealed.map_err(|_| Error::EncryptError)
+    }
+}
+
+/// The peer broke the protocol: what it is told, and what we say of it.
+struct Broken {
+    alert: Option<AlertDescription>,
+    error: Error,
+}
+
+impl Broken {
+    fn new(alert: AlertDescription, error: Error) -> Broken {
+        Broken { alert: Some(alert), error }
+    }
+}
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Broken {
+        Broken::new(AlertDescription::InternalError, error)
+    }
+}
+
+fn unexpected(kind: u8) -> Broken {
+    let error = Error::InappropriateMessage {
+        expect_types: vec![ContentType::ApplicationData],
+        got_type: ContentType::from(kind),
+    };
+    Broken::new(AlertDescription::UnexpectedMessage, error)
+}
+
+/// RFC 8446 5.1 and 5.2: types of content.
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const APPLICATION_DATA: u8 = 23;
+/// RFC 8446 4: types of handshake messages.
+const NEW_SESSION_TICKET: u8 = 4;
+const KEY_UPDATE: u8 = 24;
+/// RFC 8446 6: levels of alerts.
+const WARNING: u8 = 1;
+const FATAL: u8 = 2;
+/// Type, version, length.
+const HEADER: usize = 5;
+const MESSAGE_HEADER: usize = 4;
+const TAG: usize = 16;
+/// What a record of ours is longer than its content: header, type, tag.
+const OVERHEAD: usize = HEADER + 1 + TAG;
+/// RFC 8446 5.1.
+pub(super) const PAYLOAD_MAX: usize = 16 * 1024;
+/// RFC 8446 5.2: what a protected record may add.
+const EXPANSION_MAX: usize = 256;
+/// Bytes of one handshake message: tickets of servers have some hundred.
+const MESSAGE_MAX: usize = 16 * 1024;
+/// Requests for new keys without any data between them; as many as rustls allows.
+const KEY_UPDATES_MAX: u32 = 32;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "records_tests.rs"]
+mod tests;
