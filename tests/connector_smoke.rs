@@ -266,10 +266,10 @@ fn get(path: &str) -> Request<'_> {
 
 async fn ask(gateway: &Gateway, request: Request<'_>) -> Result<Answer, Broken> {
     let link = gateway.links.borrow().first().unwrap().clone();
-    ask_on(gateway, &link, request).await
+    ask_on(&link, request).await
 }
 
-async fn ask_on(gateway: &Gateway, link: &Rc<Link>, request: Request<'_>) -> Result<Answer, Broken> {
+async fn ask_on(link: &Rc<Link>, request: Request<'_>) -> Result<Answer, Broken> {
     let mut open = Vec::new();
     let target = format!("{BASE}{}", request.path);
     let start = RequestStart {
@@ -377,7 +377,7 @@ async fn stalls(gateway: &Rc<Gateway>) {
             futures_lite::future::yield_now().await;
         }
         let began = std::time::Instant::now();
-        assert_eq!(ask_on(gateway, &link, get("/small")).await.unwrap().status, 200);
+        assert_eq!(ask_on(&link, get("/small")).await.unwrap().status, 200);
         assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
         gateway.shard.sleep(Duration::from_millis(30)).await;
     }
@@ -386,7 +386,7 @@ async fn stalls(gateway: &Rc<Gateway>) {
     assert!(grown < 16 << 20 && sent < 20 << 20, "{grown} {sent}");
     drop((mailboxes, upload));
     gateway.shard.sleep(Duration::from_millis(300)).await;
-    assert_eq!(ask_on(gateway, &link, get("/small")).await.unwrap().status, 200);
+    assert_eq!(ask_on(&link, get("/small")).await.unwrap().status, 200);
 }
 
 fn plain_start<'r>(target: &'r str, method: &'r str, length: Option<u64>) -> RequestStart<'r> {
@@ -440,7 +440,7 @@ async fn story(gateway: &Rc<Gateway>) {
     let mut identity = Vec::new();
     Identity { peer: "192.0.2.7".parse().unwrap(), leaf: Some(b"leaf") }.encode(&mut identity).unwrap();
     let number = link.identity(&identity).unwrap();
-    let answer = ask_on(gateway, &link, Request { identity: number, ..get("/small?{A}") }).await.unwrap();
+    let answer = ask_on(&link, Request { identity: number, ..get("/small?{A}") }).await.unwrap();
     assert_eq!((answer.status, answer.reason.as_str()), (200, "OK"));
     assert!(answer.fields.iter().all(|(name, _)| !name.starts_with("X-CMG")), "{answer:?}");
     let text = String::from_utf8(answer.body).unwrap();
@@ -524,7 +524,7 @@ async fn story(gateway: &Rc<Gateway>) {
                 let link = gateway.links.borrow()[number % 3].clone();
                 // Every second one must wait for the only connection.
                 let path = format!("{}/small?{number}", if number % 2 == 0 { "one" } else { "" });
-                let answer = ask_on(&gateway, &link, get(&path)).await.unwrap();
+                let answer = ask_on(&link, get(&path)).await.unwrap();
                 assert!(String::from_utf8(answer.body).unwrap().contains(&format!("/small?{number} ")));
                 done.set(done.get() + 1);
             });
