@@ -330,11 +330,13 @@ async fn ask_on(link: &Rc<Link>, request: Request<'_>) -> Result<Answer, Broken>
                 sent += 1;
             }
         }
-        let data = stream.data().to_vec();
-        if let Some(answer) = &mut answer {
-            answer.body.extend_from_slice(&data);
+        while !stream.data().is_empty() {
+            let data = stream.data().to_vec();
+            if let Some(answer) = &mut answer {
+                answer.body.extend_from_slice(&data);
+            }
+            stream.consume(data.len());
         }
-        stream.consume(data.len());
         if let Some(broken) = mailbox.broken() {
             return Poll::Ready(Err(broken));
         }

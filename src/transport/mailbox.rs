@@ -229,13 +229,14 @@ impl Mailbox {
 
 impl Mail {
     fn give_back_buffers(&mut self, ring: &Ring) {
-        let mut pool = ring.pool.borrow_mut();
         while let Some(head) = self.heads.pop_front() {
-            pool.give_back(head);
+            ring.pool.borrow_mut().give_back(head);
         }
         while let Some(piece) = self.data.pop_front() {
-            if let Piece::Own { bytes, .. } = piece {
-                pool.give_back(bytes);
+            match piece {
+                Piece::Own { bytes, .. } => ring.pool.borrow_mut().give_back(bytes),
+                // Gives its buffer back itself, to the same pool.
+                Piece::Shared { buffer, .. } => drop(buffer),
             }
         }
         self.shared = 0;
@@ -271,6 +272,7 @@ mod tests {
         first.put_head(b"head");
         first.put_data(b"data");
         first.consume(2);
+        first.put_shared(&Lent::new(&ring, vec![7; 2 * SMALL]), 0..2 * SMALL);
         first.put_end(b"trailers");
         first.put_broken(Broken::Lost { not_taken: true });
         let address = Rc::as_ptr(&first);

@@ -26,8 +26,9 @@ pub struct Tls {
     held: Vec<u8>,
     /// The peer broke the protocol.
     failed: bool,
-    /// Bytes that rustls still carries before the connection is handed over; `None`: never.
-    hand_over_in: Option<usize>,
+    /// Bytes that rustls still carries before the connection is handed over; `None`: never. Small, because
+    /// each connected client holds it.
+    hand_over_in: Option<u16>,
 }
 
 enum Session {
@@ -181,7 +182,7 @@ impl Tls {
                         while let Some(record) = traffic.next_record() {
                             let record = record?;
                             discard += record.discard;
-                            *hand_over_in = hand_over_in.map(|left| left.saturating_sub(record.payload.len()));
+                            *hand_over_in = hand_over_in.map(|left| less(left, record.payload.len()));
                             let _counted = of_this_thread(Whose::Ours);
                             plain(record.payload);
                         }
@@ -255,7 +256,7 @@ impl Tls {
     /// Hands the connection over, once it has carried enough to be worth it.
     fn hand_over(&mut self, carried: usize) -> Result<(), Error> {
         let Some(left) = &mut self.hand_over_in else { return Ok(()) };
-        *left = left.saturating_sub(carried);
+        *left = less(*left, carried);
         // Something half heard stays with rustls, which alone knows where it is.
         if *left > 0 || self.peer_closed || !self.held.is_empty() {
             return Ok(());
@@ -391,9 +392,14 @@ fn exhausted(error: EncryptError) -> Error {
     }
 }
 
+/// What is left after `carried` more bytes.
+fn less(left: u16, carried: usize) -> u16 {
+    left.saturating_sub(u16::try_from(carried).unwrap_or(u16::MAX))
+}
+
 /// What rustls carries itself: a connection of one small exchange is not worth the change of hands,
 /// which costs about as much as the protection of this.
-const HAND_OVER_AFTER: usize = 8 * 1024;
+const HAND_OVER_AFTER: u16 = 8 * 1024;
 /// Header 5, explicit nonce 8 (TLS 1.2), content type 1 (TLS 1.3), tag 16; rounded up.
 const RECORD_OVERHEAD: usize = 40;
 
