@@ -35,7 +35,7 @@ pub struct Options {
     pub headers: Vec<String>,
 
     /// Plain HTTP without TLS
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["ca", "insecure", "clients_dir", "cert", "tls", "resume"])]
     pub plain: bool,
     /// CA that the server's certificate must come from, PEM
     #[arg(long, value_name = "FILE")]

@@ -59,6 +59,8 @@ pub struct Plan {
     pub watched: Vec<Watched>,
     /// Certificates and trust; `None` for plain HTTP.
     pub tls: Option<TlsFiles>,
+    /// Source ports, where so many are needed that the kernel is not to look for free ones among all.
+    pub ports: Option<Ports>,
     /// Connections made per second.
     pub connect_rate: Option<f64>,
     /// Connections being made at once, per thread.
@@ -145,7 +147,7 @@ impl Options {
                 self.connections
             ));
         }
-        check_ports(self.connections, self.source.len(), ephemeral_ports())?;
+        check_ports(self.connections, self.source.len(), ephemeral_ports().count())?;
         let mut watched = self.pids.clone();
         for (name, pid) in &up.pids {
             if watched.iter().all(|given| given.name != *name) {
@@ -191,6 +193,7 @@ impl Options {
             sources: self.source.clone(),
             watched,
             tls: if self.plain { None } else { Some(self.tls_files(&up)?) },
+            ports: Ports::of_many(self.connections, self.source.len(), ephemeral_ports()),
             connect_rate: self.connect_rate,
             connecting_max: self.connecting,
             warmup: self.warmup,
@@ -300,12 +303,42 @@ impl Options {
 }
 
 /// Source ports that the kernel gives one address, towards one target.
-fn ephemeral_ports() -> u32 {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    first: u16,
+    last: u16,
+}
+
+impl Ports {
+    /// Ports of one slice. The kernel looks through all even ports before it tries an odd one, a look at each: with half of 28,000 in
+    /// use every connect would cost milliseconds.
+    const SLICE: u32 = 512;
+
+    fn count(self) -> u32 {
+        u32::from(self.last - self.first) + 1
+    }
+
+    /// `all`, when connections need more than a quarter of what their sources have.
+    fn of_many(connections: u32, sources: usize, all: Self) -> Option<Self> {
+        let each = connections / u32::try_from(sources.max(1)).unwrap_or(u32::MAX);
+        (each > all.count() / 4 && all.count() > 2 * Self::SLICE).then_some(all)
+    }
+
+    /// First and last port for a source's connection of this number. Slices have ports alike, but for a rest in the last.
+    pub fn slice(self, number: usize) -> (u16, u16) {
+        let slices = (self.count() / Self::SLICE) as usize;
+        let at = |slice: usize| self.first + (u64::from(self.count()) * slice as u64 / slices as u64) as u16;
+        let slice = number % slices;
+        (at(slice), if slice + 1 == slices { self.last } else { at(slice + 1) - 1 })
+    }
+}
+
+fn ephemeral_ports() -> Ports {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut ends = text.split_ascii_whitespace().filter_map(|end| end.parse::<u32>().ok());
+    let mut ends = text.split_ascii_whitespace().filter_map(|end| end.parse::<u16>().ok());
     match (ends.next(), ends.next()) {
-        (Some(first), Some(last)) if last >= first => last - first + 1,
-        _ => 28_232,
+        (Some(first), Some(last)) if last >= first => Ports { first, last },
+        _ => Ports { first: 32_768, last: 60_999 },
     }
 }
 
@@ -330,7 +363,8 @@ fn any_seed() -> u64 {
 fn read_up(file: &Path) -> Result<Up, String> {
     let explain = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
     let text = std::fs::read_to_string(file).map_err(|error| explain(&error))?;
-    let mut up: Up = serde_json::from_str(&text).map_err(|error| explain(&error))?;
+    let mut up: Up = serde_json::from_str(&text)
+        .map_err(|error| format!("{}: is no up.json of `cmg up`: {error}", file.display()))?;
     let folder = file.parent().unwrap_or(Path::new("."));
     for path in
         [&mut up.ca, &mut up.client_cert, &mut up.client_key, &mut up.clients_dir].into_iter().flatten()
@@ -433,6 +467,22 @@ mod tests {
     }
 
     #[test]
+    fn slices_of_ports_are_alike_and_leave_none_out() {
+        let all = Ports { first: 32_768, last: 60_999 };
+        assert_eq!((Ports::of_many(7_000, 1, all), Ports::of_many(14_000, 2, all)), (None, None));
+        assert_eq!(Ports::of_many(18_000, 2, all), Some(all));
+        let mut next = all.first;
+        for number in 0..55 {
+            let (first, last) = all.slice(number);
+            assert_eq!(first, next);
+            assert!((513..=514).contains(&(last - first + 1)), "{first} to {last}");
+            next = last + 1;
+        }
+        assert_eq!(next, all.last + 1);
+        assert_eq!(all.slice(55), all.slice(0));
+    }
+
+    #[test]
     fn connections_beyond_the_ports_of_their_sources_are_refused() {
         for (connections, sources, is_fit) in
             [(28_000, 0, true), (28_001, 0, false), (28_001, 1, false), (56_000, 2, true), (56_001, 2, false)]
@@ -448,9 +498,14 @@ mod tests {
         let found = plan("--plain --rate 2000 -d 5 --arrivals poisson --backlog 7 --seed 3").expect("valid");
         let open = OpenLoop { rate: 2000.0, arrivals: Arrivals::Poisson, backlog: 7 };
         assert_eq!((found.open_loop, found.seed), (Some(open), 3));
-        for flags in
-            ["--rate 5", "--rate 0 -d 1", "--backlog 5 -d 1", "--rate 5 -m 0 -d 1", "--rate 5 --hold 2"]
-        {
+        for flags in [
+            "--rate 5",
+            "--rate 0 -d 1",
+            "--backlog 5 -d 1",
+            "--rate 5 -m 0 -d 1",
+            "--rate 5 --hold 2",
+            "--rate 5 -d 1 --profile population",
+        ] {
             assert!(plan(&format!("--plain {flags}")).is_err(), "{flags}");
         }
     }

@@ -24,7 +24,7 @@ pub enum Profile {
 pub struct Options {
     /// Clients that live like managed devices, instead of one request again and again. Every client has two connections, the
     /// second for its held notification: -c 200 is 100 clients
-    #[arg(long, value_name = "PROFILE", conflicts_with_all = ["path", "method", "body", "hold", "total", "requests_per_connection"], requires = "duration")]
+    #[arg(long, value_name = "PROFILE", conflicts_with_all = ["path", "method", "body", "hold", "total", "requests_per_connection", "rate"], requires = "duration")]
     pub profile: Option<Profile>,
     /// Of the population's features only these
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "profile", value_parser = feature)]

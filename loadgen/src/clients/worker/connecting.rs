@@ -84,6 +84,10 @@ impl Worker<'_> {
             choose_port_late(&socket)?;
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }
+        if let Some(ports) = self.plan.ports {
+            let (first, last) = ports.slice(number / self.plan.sources.len().max(1));
+            narrow_ports(&socket, first, last)?;
+        }
         Ok(socket)
     }
 
@@ -140,4 +144,27 @@ fn choose_port_late(socket: &Socket) -> io::Result<()> {
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `IP_LOCAL_PORT_RANGE` of Linux 6.3: the first port below, the last above.
+const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
+
+/// Has the kernel choose the source port between the two. An older kernel chooses among all, which only takes longer.
+fn narrow_ports(socket: &Socket, first: u16, last: u16) -> io::Result<()> {
+    let range = u32::from(last) << 16 | u32::from(first);
+    // SAFETY: the value is a u32 that lives through the call, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            IP_LOCAL_PORT_RANGE,
+            (&raw const range).cast(),
+            size_of_val(&range) as libc::socklen_t,
+        )
+    };
+    match io::Error::last_os_error() {
+        _ if result == 0 => Ok(()),
+        error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
+        error => Err(error),
+    }
 }
