@@ -11,7 +11,7 @@ use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
 use std::process::ExitCode;
 
-use fixtures::{BATCH, Case, WARM_UP, When, Work};
+use fixtures::{BATCH, Case, When, Work};
 
 /// Counts what this thread asks the system for while it is told to.
 struct Counting;
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
 fn judge(case: &Case, made: &Made) -> bool {
     let texts: Vec<String> = made.places.iter().map(Backtrace::to_string).collect();
     let ours: Vec<&String> = texts.iter().filter(|text| owner(text) == Owner::Ours).collect();
-    let each = |count: usize| count as f64 / BATCH as f64;
+    let each = |count: usize| count as f64 / case.batch as f64;
     let is_good = ours.is_empty() && made.unseen == 0 || case.when == When::Rarely;
     let note = match (is_good, case.when) {
         (false, _) => "   too many",
@@ -107,18 +107,14 @@ fn judge(case: &Case, made: &Made) -> bool {
 }
 
 fn count(case: &Case) -> Made {
-    let mut work = (case.make)();
-    for _ in 0..WARM_UP / BATCH {
-        work.prepare(BATCH);
-        (0..BATCH).for_each(|_| work.run());
-    }
-    work.prepare(BATCH);
-    counted(work.as_mut())
+    let mut work = case.warm();
+    work.prepare(case.batch);
+    counted(work.as_mut(), case.batch)
 }
 
-fn counted(work: &mut dyn Work) -> Made {
+fn counted(work: &mut dyn Work, runs: usize) -> Made {
     IS_COUNTING.set(true);
-    for _ in 0..BATCH {
+    for _ in 0..runs {
         work.run();
     }
     IS_COUNTING.set(false);
@@ -137,6 +133,6 @@ fn owner(backtrace: &str) -> Owner {
 /// Whether one that is made is seen as ours.
 fn can_see() -> bool {
     let mut work = || drop(std::hint::black_box(Box::new(7)));
-    let Made { places, unseen } = counted(&mut work);
+    let Made { places, unseen } = counted(&mut work, BATCH);
     places.len() == BATCH && unseen == 0 && places.iter().all(|from| owner(&from.to_string()) == Owner::Ours)
 }

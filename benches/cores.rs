@@ -13,23 +13,17 @@ use std::{io, thread};
 
 use cmg::shard::{Mesh, Port};
 use criterion::{Criterion, criterion_group, criterion_main};
-use fixtures::{BATCH, Case, WARM_UP, Work};
+use fixtures::{BATCH, Work};
 
 fn cores(criterion: &mut Criterion) {
     for case in fixtures::cases() {
         let mut work = None;
         criterion.bench_function(case.name, |bencher| {
             // Made when it is its turn, which a filter may deny it.
-            let work = work.get_or_insert_with(|| warm(case));
+            let work = work.get_or_insert_with(|| case.warm());
             bencher.iter_custom(|count| time(work.as_mut(), count));
         });
     }
-}
-
-fn warm(case: &Case) -> Box<dyn Work> {
-    let mut work = (case.make)();
-    time(work.as_mut(), WARM_UP as u64);
-    work
 }
 
 /// So many runs, in batches whose making is not counted.

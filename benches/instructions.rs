@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-use fixtures::{BATCH, Case, WARM_UP, Work};
+use fixtures::{Case, Work};
 
 fn main() -> ExitCode {
     let wanted = match Wanted::from_args() {
@@ -67,20 +67,16 @@ impl Wanted {
 }
 
 fn run(case: &Case) {
-    let mut work = (case.make)();
-    for _ in 0..WARM_UP / BATCH {
-        work.prepare(BATCH);
-        (0..BATCH).for_each(|_| work.run());
-    }
-    work.prepare(BATCH);
-    measured(work.as_mut());
+    let mut work = case.warm();
+    work.prepare(case.batch);
+    measured(work.as_mut(), case.batch);
 }
 
 /// Callgrind counts from here to its end, by name.
 #[inline(never)]
 #[unsafe(no_mangle)]
-fn measured(work: &mut dyn Work) {
-    for _ in 0..BATCH {
+fn measured(work: &mut dyn Work, runs: usize) {
+    for _ in 0..runs {
         work.run();
     }
 }
@@ -106,7 +102,7 @@ fn count(wanted: &Wanted) -> Result<(), String> {
     let mut counted = serde_json::Map::new();
     for (number, case) in wanted.cases().enumerate() {
         let total = total(&folder.path().join(format!("out.{}", number + 1)))?;
-        let each = total as f64 / BATCH as f64;
+        let each = total as f64 / case.batch as f64;
         println!("{:<28} {each:>12.1} instructions", case.name);
         counted.insert(case.name.to_owned(), each.into());
     }
