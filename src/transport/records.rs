@@ -94,15 +94,14 @@ impl Records {
 
     // ── receiving ───────────────────────────────────────────────────────────────────────────────
 
-    /// Opens the whole records at the front of `bytes`, in place; what the protocol answers is appended
-    /// to `out`.
+    /// Opens the whole records at the front of `bytes`, in place.
     ///
     /// # Errors
     /// The peer broke the protocol; an alert that says so is in `out`.
     pub fn open(&mut self, bytes: &mut [u8], out: &mut Vec<u8>) -> Result<Opened, Error> {
         let mut opened = Opened { used: 0, plain: 0 };
         while !self.peer_closed {
-            match self.open_next(bytes, &mut opened, out) {
+            match self.open_next(bytes, &mut opened) {
                 Ok(true) => {}
                 Ok(false) => return Ok(opened),
                 Err(Broken { alert, error }) => {
@@ -119,12 +118,7 @@ impl Records {
     }
 
     /// Opens one record; false when it is not whole.
-    fn open_next(
-        &mut self,
-        bytes: &mut [u8],
-        opened: &mut Opened,
-        out: &mut Vec<u8>,
-    ) -> Result<bool, Broken> {
+    fn open_next(&mut self, bytes: &mut [u8], opened: &mut Opened) -> Result<bool, Broken> {
         let at = opened.used;
         let Some(&header) = bytes[at..].first_chunk::<HEADER>() else { return Ok(false) };
         let [kind, _, _, high, low] = header;
