@@ -113,6 +113,9 @@ pub const TRANSFER_SIZE: usize = 128 * 1024;
 /// Received buffers that one stream may keep from the pool; what comes behind them is copied. So a
 /// stalled stream holds so many buffers and its window.
 pub const PIECES_SHARED_MAX: usize = 4;
+/// Received buffers that the streams of a shard may keep, all together: a few bytes of a stream that
+/// nobody reads keep all of one. 66 MB; beyond them, what arrives is copied, and the windows bound it.
+pub const LENT_COUNT_MAX: usize = 512;
 /// Bytes a pooled transfer buffer holds: so much, with the framing of its records and of one chunk.
 pub const TRANSFER_BUFFER_SIZE: usize = TRANSFER_SIZE + 1024;
 /// Plaintext that a connection may hold while it waits for its turn (pipelined requests).

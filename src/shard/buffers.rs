@@ -143,6 +143,7 @@ pub struct Lent {
 impl Lent {
     /// Shares a vector of the pool.
     pub fn new(ring: &Rc<Ring>, bytes: Vec<u8>) -> Rc<Lent> {
+        ring.pool.borrow_mut().lent += 1;
         Rc::new(Lent { bytes, ring: ring.clone() })
     }
 }
@@ -156,7 +157,9 @@ impl Deref for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        self.ring.pool.borrow_mut().give_back(std::mem::take(&mut self.bytes));
+        let mut pool = self.ring.pool.borrow_mut();
+        pool.lent -= 1;
+        pool.give_back(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -165,6 +168,8 @@ impl Drop for Lent {
 pub struct Pool {
     small: Vec<Vec<u8>>,
     large: Vec<Vec<u8>>,
+    /// Vectors that are [`Lent`] now.
+    lent: usize,
 }
 
 impl Pool {
@@ -176,6 +181,11 @@ impl Pool {
     /// An empty vector with room for a transfer.
     pub fn large(&mut self) -> Vec<u8> {
         self.large.pop().unwrap_or_else(|| Vec::with_capacity(limits::TRANSFER_BUFFER_SIZE))
+    }
+
+    /// Whether so many vectors are [`Lent`] that bytes are rather copied out of them.
+    pub fn is_lent_out(&self) -> bool {
+        self.lent > limits::LENT_COUNT_MAX
     }
 
     /// Takes a vector back, as far as there is room to keep it.

@@ -10,6 +10,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use rustls::crypto::{ActiveKeyExchange, SharedSecret, SupportedKxGroup};
 use rustls::ffdhe_groups::FfdheGroup;
 use rustls::{Error, NamedGroup, PeerMisbehaved};
+use zeroize::Zeroizing;
 
 /// X25519 (RFC 7748), for rustls.
 pub static QUICK_X25519: &dyn SupportedKxGroup = &Group;
@@ -19,9 +20,10 @@ struct Group;
 
 impl SupportedKxGroup for Group {
     fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, Error> {
-        let mut secret = [0; SECRET_SIZE];
-        SystemRandom::new().fill(&mut secret).map_err(|_| Error::FailedToGetRandomBytes)?;
-        let key = PrivateKey::from_private_key(&X25519, &secret);
+        // AWS-LC wipes its copy; this is ours.
+        let mut secret = Zeroizing::new([0; SECRET_SIZE]);
+        SystemRandom::new().fill(&mut *secret).map_err(|_| Error::FailedToGetRandomBytes)?;
+        let key = PrivateKey::from_private_key(&X25519, &*secret);
         let own = key.map_err(|_| Error::General("X25519 took no key".into()))?;
         let public =
             own.compute_public_key().map_err(|_| Error::General("X25519 gave no public key".into()))?;
@@ -95,7 +97,17 @@ mod tests {
             small_order[0] = 1;
             small_order.to_vec()
         }];
-        for share in table {
+        // All points of small order, two of them written as more than the prime.
+        let of_small_order = [
+            "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+            "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        ];
+        let octet = |digits: &[u8]| u8::from_str_radix(&digits.escape_ascii().to_string(), 16).expect("hex");
+        let points = of_small_order.map(|point| point.as_bytes().chunks(2).map(octet).collect());
+        for share in table.into_iter().chain(points) {
             let ours = QUICK_X25519.start().expect("a key");
             let error = ours.complete(&share).err();
             assert_eq!(error, Some(PeerMisbehaved::InvalidKeyShare.into()), "{share:?}");

@@ -135,7 +135,8 @@ impl Mailbox {
     /// waits already: a stream that nobody reads holds few buffers.
     pub(super) fn put_shared(&self, buffer: &Rc<Lent>, range: Range<usize>) {
         let mut mail = self.mail.borrow_mut();
-        if range.len() <= SMALL || mail.shared >= limits::PIECES_SHARED_MAX {
+        let is_lent_out = self.ring.pool.borrow().is_lent_out();
+        if range.len() <= SMALL || mail.shared >= limits::PIECES_SHARED_MAX || is_lent_out {
             drop(mail);
             return self.put_data(&buffer[range]);
         }
@@ -235,7 +236,8 @@ impl Mail {
         while let Some(piece) = self.data.pop_front() {
             match piece {
                 Piece::Own { bytes, .. } => ring.pool.borrow_mut().give_back(bytes),
-                // Gives its buffer back itself, to the same pool.
+                // The last to let go of a shared buffer gives it back to the pool: nobody else may hold
+                // that now.
                 Piece::Shared { buffer, .. } => drop(buffer),
             }
         }
@@ -272,7 +274,7 @@ mod tests {
         first.put_head(b"head");
         first.put_data(b"data");
         first.consume(2);
-        first.put_shared(&Lent::new(&ring, vec![7; 2 * SMALL]), 0..2 * SMALL);
+        first.put_shared(&Lent::new(&ring, vec![1; 3 * SMALL]), 0..2 * SMALL);
         first.put_end(b"trailers");
         first.put_broken(Broken::Lost { not_taken: true });
         let address = Rc::as_ptr(&first);
@@ -294,6 +296,25 @@ mod tests {
         mailboxes.give_back(&first);
         drop(first);
         assert!(!Rc::ptr_eq(&teller, &mailboxes.take()));
+    }
+
+    #[test]
+    fn streams_that_nobody_reads_keep_no_more_buffers_together_than_the_bound_says() {
+        let ring = Ring::new(64, Slots::ByRing).expect("this machine has io_uring");
+        let stalled: Vec<_> = (0..limits::LENT_COUNT_MAX + 40).map(|_| Mailbox::new(&ring)).collect();
+        for mailbox in &stalled {
+            let bytes = vec![7; 2 * SMALL];
+            mailbox.put_shared(&Lent::new(&ring, bytes), 0..SMALL + 1);
+            assert_eq!(*mailbox.data(), [7; SMALL + 1]);
+        }
+        let keeping = stalled.iter().filter(|mailbox| mailbox.mail.borrow().shared == 1).count();
+        assert_eq!(keeping, limits::LENT_COUNT_MAX);
+        stalled[0].consume(SMALL + 1);
+        let next = Mailbox::new(&ring);
+        next.put_shared(&Lent::new(&ring, vec![7; 2 * SMALL]), 0..SMALL + 1);
+        assert_eq!(next.mail.borrow().shared, 1, "room again");
+        drop((stalled, next));
+        assert!(!ring.pool.borrow().is_lent_out());
     }
 
     #[test]

@@ -38,8 +38,10 @@ pub(super) struct Records {
     records_max: u64,
     /// The beginning of a handshake message that goes on in the next record.
     message: Vec<u8>,
-    /// Requests for new keys since the last data.
-    key_updates: u32,
+    /// Records since the last one that carried data.
+    without_data: u32,
+    /// The peer wants new keys of ours before our next data.
+    owes_keys: bool,
     peer_closed: bool,
 }
 
@@ -79,7 +81,8 @@ impl Records {
             receiving: Half::new(rx)?,
             records_max: suite.common.confidentiality_limit,
             message: Vec::new(),
-            key_updates: 0,
+            without_data: 0,
+            owes_keys: false,
             peer_closed: false,
         })
     }
@@ -91,15 +94,14 @@ impl Records {
 
     // ── receiving ───────────────────────────────────────────────────────────────────────────────
 
-    /// Opens the whole records at the front of `bytes`, in place; what the protocol answers is appended
-    /// to `out`.
+    /// Opens the whole records at the front of `bytes`, in place.
     ///
     /// # Errors
     /// The peer broke the protocol; an alert that says so is in `out`.
     pub fn open(&mut self, bytes: &mut [u8], out: &mut Vec<u8>) -> Result<Opened, Error> {
         let mut opened = Opened { used: 0, plain: 0 };
         while !self.peer_closed {
-            match self.open_next(bytes, &mut opened, out) {
+            match self.open_next(bytes, &mut opened) {
                 Ok(true) => {}
                 Ok(false) => return Ok(opened),
                 Err(Broken { alert, error }) => {
@@ -116,12 +118,7 @@ impl Records {
     }
 
     /// Opens one record; false when it is not whole.
-    fn open_next(
-        &mut self,
-        bytes: &mut [u8],
-        opened: &mut Opened,
-        out: &mut Vec<u8>,
-    ) -> Result<bool, Broken> {
+    fn open_next(&mut self, bytes: &mut [u8], opened: &mut Opened) -> Result<bool, Broken> {
         let at = opened.used;
         let Some(&header) = bytes[at..].first_chunk::<HEADER>() else { return Ok(false) };
         let [kind, _, _, high, low] = header;
@@ -143,20 +140,26 @@ impl Records {
             let error = PeerMisbehaved::IllegalTlsInnerPlaintext.into();
             return Err(Broken::new(AlertDescription::UnexpectedMessage, error));
         };
-        if last > PAYLOAD_MAX {
+        // Padding counts (RFC 8446 5.4).
+        if inner.len() > PAYLOAD_MAX + 1 {
             return Err(Broken::new(AlertDescription::RecordOverflow, Error::PeerSentOversizedRecord));
         }
         let (kind, content) = (inner[last], &inner[..last]);
+        self.without_data += 1;
+        if self.without_data > WITHOUT_DATA_MAX {
+            let error = PeerMisbehaved::TooManyEmptyFragments.into();
+            return Err(Broken::new(AlertDescription::UnexpectedMessage, error));
+        }
         match kind {
             APPLICATION_DATA if self.message.is_empty() => {
                 opened.plain += last;
                 if last > 0 {
-                    self.key_updates = 0;
+                    self.without_data = 0;
                 }
             }
             HANDSHAKE if !content.is_empty() => {
                 self.message.extend_from_slice(content);
-                self.hear_messages(out)?;
+                self.hear_messages()?;
             }
             ALERT if self.message.is_empty() => {
                 let content = [content.first().copied(), content.get(1).copied(), content.get(2).copied()];
@@ -184,7 +187,7 @@ impl Records {
     }
 
     /// Takes whole handshake messages from the front of what came.
-    fn hear_messages(&mut self, out: &mut Vec<u8>) -> Result<(), Broken> {
+    fn hear_messages(&mut self) -> Result<(), Broken> {
         while let Some(&[kind, s0, s1, s2]) = self.message.first_chunk() {
             let size = u32::from_be_bytes([0, s0, s1, s2]) as usize;
             if size > MESSAGE_MAX {
@@ -196,7 +199,7 @@ impl Records {
                 return Ok(());
             }
             match (kind, &mut self.kernel) {
-                (KEY_UPDATE, _) => self.hear_key_update(end, out)?,
+                (KEY_UPDATE, _) => self.hear_key_update(end)?,
                 (NEW_SESSION_TICKET, Kernel::Client(kernel)) => {
                     let ticket = kernel.handle_new_session_ticket(&self.message[MESSAGE_HEADER..end]);
                     ticket.map_err(|error| Broken::new(AlertDescription::DecodeError, error))?;
@@ -217,28 +220,26 @@ impl Records {
         Ok(())
     }
 
-    /// The peer protects what it sends next with new keys, and may want the same of us.
-    fn hear_key_update(&mut self, end: usize, out: &mut Vec<u8>) -> Result<(), Broken> {
+    /// The peer protects what it sends next with new keys, and may want the same of us: before our next
+    /// data, and once however often it asked until then. So one that asks and reads nothing has us keep
+    /// no answers for it (RFC 8446 4.6.3).
+    fn hear_key_update(&mut self, end: usize) -> Result<(), Broken> {
         // The keys change at a record's border.
         if self.message.len() != end {
             let error = PeerMisbehaved::KeyEpochWithPendingFragment.into();
             return Err(Broken::new(AlertDescription::UnexpectedMessage, error));
         }
-        let wants_ours = match self.message[MESSAGE_HEADER..end] {
-            [0] => false,
-            [1] => true,
+        match self.message[MESSAGE_HEADER..end] {
+            [NOT_REQUESTED] => {}
+            [REQUESTED] => self.owes_keys = true,
+            [_] => {
+                let error = InvalidMessage::InvalidKeyUpdate.into();
+                return Err(Broken::new(AlertDescription::IllegalParameter, error));
+            }
             _ => {
                 let error = InvalidMessage::InvalidKeyUpdate.into();
                 return Err(Broken::new(AlertDescription::DecodeError, error));
             }
-        };
-        self.key_updates += 1;
-        if self.key_updates > KEY_UPDATES_MAX {
-            let error = PeerMisbehaved::TooManyKeyUpdateRequests.into();
-            return Err(Broken::new(AlertDescription::UnexpectedMessage, error));
-        }
-        if wants_ours {
-            self.renew(out)?;
         }
         self.receiving = Half::new(match &mut self.kernel {
             Kernel::Server(kernel) => kernel.update_rx_secret()?,
@@ -257,7 +258,7 @@ impl Records {
         let records = bytes.len().div_ceil(PAYLOAD_MAX);
         out.reserve(bytes.len() + records * OVERHEAD);
         for piece in bytes.chunks(PAYLOAD_MAX) {
-            if self.sending.sequence + 1 >= self.records_max {
+            if self.owes_keys || self.sending.sequence >= self.records_max.saturating_sub(1) {
                 self.renew(out)?;
             }
             self.seal_record(APPLICATION_DATA, piece, out)?;
@@ -275,7 +276,8 @@ impl Records {
 
     /// Says that new keys follow, and takes them.
     fn renew(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
-        self.seal_record(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0], out)?;
+        self.seal_record(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, NOT_REQUESTED], out)?;
+        self.owes_keys = false;
         self.sending = Half::new(match &mut self.kernel {
             Kernel::Server(kernel) => kernel.update_tx_secret()?,
             Kernel::Client(kernel) => kernel.update_tx_secret()?,
@@ -290,8 +292,14 @@ impl Records {
         let start = out.len();
         out.extend_from_slice(content);
         out.push(kind);
-        let tag = self.sending.seal(header, &mut out[start..])?;
-        out.extend_from_slice(tag.as_ref());
+        match self.sending.seal(header, &mut out[start..]) {
+            Ok(tag) => out.extend_from_slice(tag.as_ref()),
+            Err(error) => {
+                // What is not protected must not stay where it would be sent.
+                out.truncate(start - HEADER);
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -377,6 +385,10 @@ const APPLICATION_DATA: u8 = 23;
 /// RFC 8446 4: types of handshake messages.
 const NEW_SESSION_TICKET: u8 = 4;
 const KEY_UPDATE: u8 = 24;
+/// RFC 8446 4.6.3: what a KeyUpdate asks for.
+const NOT_REQUESTED: u8 = 0;
+/// See [`NOT_REQUESTED`].
+const REQUESTED: u8 = 1;
 /// RFC 8446 6: levels of alerts.
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
@@ -392,8 +404,10 @@ pub(super) const PAYLOAD_MAX: usize = 16 * 1024;
 const EXPANSION_MAX: usize = 256;
 /// Bytes of one handshake message: tickets of servers have some hundred.
 const MESSAGE_MAX: usize = 16 * 1024;
-/// Requests for new keys without any data between them; as many as rustls allows.
-const KEY_UPDATES_MAX: u32 = 32;
+/// Records without data between two that carry some: new keys, tickets, alerts that end nothing, and
+/// empty ones. Each costs us a decryption, and moves nothing that a deadline looks at. As many as
+/// BoringSSL allows of empty ones, and rustls of new keys.
+const WITHOUT_DATA_MAX: u32 = 32;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -172,8 +172,10 @@ fn keys_are_renewed_before_their_limit_and_when_the_peer_asks() {
         client.refresh_traffic_keys().unwrap();
         let (cipher, mut answer) = (said(&mut client, &bytes), Vec::new());
         assert!(opened(&mut records, &cipher, 50_000, &mut answer).unwrap() == bytes);
-        assert!(!answer.is_empty(), "the peer wants new keys of ours, too");
+        assert!(answer.is_empty(), "what it asked for comes with the next data");
         records.seal(b"more", &mut answer).unwrap();
+        assert_eq!(answer.len(), b"more".len() + OVERHEAD + 5 + OVERHEAD, "new keys are announced");
+        records.seal(b"", &mut answer).unwrap();
         assert_eq!(heard(&mut client, &answer), b"more");
     }
 }
@@ -290,16 +292,168 @@ fn alerts_of_the_peer_end_the_connection_and_are_not_answered() {
 }
 
 #[test]
+fn records_without_data_have_an_end_and_data_counts_anew() {
+    let kinds: [&[u8]; 3] = [b"\x17", b"\x01\x5a\x15", b"\0\0\x17\0\0"];
+    for content in kinds {
+        let (mut records, mut peer) = crafted_pair();
+        let has_data = content.starts_with(b"\0");
+        for count in 0..=2 * WITHOUT_DATA_MAX {
+            let mut cipher = crafted(&mut peer, content);
+            let is_sound = records.open(&mut cipher, &mut Vec::new()).is_ok();
+            assert_eq!(is_sound, has_data || count < WITHOUT_DATA_MAX, "{content:?} {count}");
+        }
+    }
+    let (mut records, mut peer) = crafted_pair();
+    for _ in 0..10 {
+        for _ in 1..WITHOUT_DATA_MAX {
+            records.open(&mut crafted(&mut peer, b"\x17"), &mut Vec::new()).unwrap();
+        }
+        records.open(&mut crafted(&mut peer, b"d\x17"), &mut Vec::new()).unwrap();
+    }
+}
+
+#[test]
 fn key_updates_without_data_have_an_end() {
     let (mut records, mut peer) = crafted_pair();
-    for count in 0..=KEY_UPDATES_MAX {
+    for count in 0..=WITHOUT_DATA_MAX {
         let mut cipher = crafted(&mut peer, b"\x18\0\0\x01\0\x16");
         let opened = records.open(&mut cipher, &mut Vec::new());
-        assert_eq!(opened.is_ok(), count < KEY_UPDATES_MAX, "{count}");
+        assert_eq!(opened.is_ok(), count < WITHOUT_DATA_MAX, "{count}");
         // The next keys, which this peer does not know.
         (records.receiving, peer) = {
             let (other, peer) = crafted_pair();
             (other.receiving, peer)
         };
     }
+}
+
+#[test]
+fn a_peer_that_asks_for_keys_and_reads_nothing_makes_no_answer_wait() {
+    let (mut records, mut client) = pair(CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let mut out = Vec::new();
+    for _ in 0..100 {
+        client.refresh_traffic_keys().unwrap();
+        let cipher = said(&mut client, b"x");
+        assert_eq!(opened(&mut records, &cipher, 1_000, &mut out).unwrap(), b"x");
+    }
+    assert!(out.is_empty(), "{} bytes wait", out.len());
+    records.seal(b"one answer for all", &mut out).unwrap();
+    assert_eq!(out.len(), 18 + OVERHEAD + 5 + OVERHEAD);
+    assert_eq!(heard(&mut client, &out), b"one answer for all");
+}
+
+#[test]
+fn nothing_is_left_unprotected_when_sealing_fails_and_no_nonce_is_used_twice() {
+    let (mut records, _) = pair(CipherSuite::TLS13_AES_128_GCM_SHA256);
+    records.limit(u64::MAX);
+    records.sending.sequence = u64::MAX - 2;
+    let mut out = b"sealed before".to_vec();
+    records.seal_record(APPLICATION_DATA, b"last", &mut out).unwrap();
+    records.seal_record(APPLICATION_DATA, b"last", &mut out).unwrap();
+    let sealed = out.clone();
+    for _ in 0..3 {
+        assert!(records.seal(b"secret", &mut out).is_err());
+        assert!(records.close(&mut out).is_err());
+        assert_eq!(out, sealed);
+    }
+}
+
+#[test]
+fn padding_counts_as_content_does() {
+    for (size, is_sound) in [(PAYLOAD_MAX + 1, true), (PAYLOAD_MAX + 2, false), (PAYLOAD_MAX + 240, false)] {
+        let (mut records, mut peer) = crafted_pair();
+        let mut content = vec![0; size];
+        content[..2].copy_from_slice(b"a\x17");
+        let mut cipher = crafted(&mut peer, &content);
+        assert_eq!(records.open(&mut cipher, &mut Vec::new()).is_ok(), is_sound, "{size}");
+    }
+}
+
+#[test]
+fn the_version_of_a_record_says_nothing_and_is_protected_as_it_came() {
+    let (mut records, mut peer) = crafted_pair();
+    let header = [APPLICATION_DATA, 9, 9, 0, 2 + TAG as u8];
+    let mut record = b"v\x17".to_vec();
+    let tag = peer.seal(header, &mut record).unwrap();
+    let mut cipher = [&header[..], &record, tag.as_ref()].concat();
+    assert_eq!(records.open(&mut cipher, &mut Vec::new()), Ok(Opened { used: cipher.len(), plain: 1 }));
+}
+
+/// Any bytes as what a peer with the keys protects: a size, so much content, and so on; the greatest size
+/// stands for bytes without protection. How they arrive must not matter, and what is opened is what a
+/// simpler reader finds.
+fn fuzz(bytes: &[u8]) {
+    let (whole, in_steps) = (run_script(bytes, usize::MAX), run_script(bytes, 7));
+    assert_eq!(whole, in_steps, "how it arrives matters");
+}
+
+fn run_script(mut script: &[u8], step: usize) -> (Vec<u8>, Option<Error>) {
+    let (mut records, mut peer) = crafted_pair();
+    let (mut plain, mut told, mut expected) = (Vec::new(), Vec::new(), Vec::new());
+    while let Some((&size, rest)) = script.split_first() {
+        let is_raw = size == u8::MAX;
+        let (content, rest) = rest.split_at(usize::from(size).min(rest.len()));
+        script = rest;
+        let cipher = if is_raw { content.to_vec() } else { crafted(&mut peer, content) };
+        let end = content.iter().rposition(|&byte| byte != 0);
+        let (mut buffer, mut left) = (Vec::new(), &cipher[..]);
+        while !left.is_empty() {
+            let (piece, more) = left.split_at(step.min(left.len()));
+            left = more;
+            buffer.extend_from_slice(piece);
+            let opened = records.open(&mut buffer, &mut told);
+            assert!(records.message.len() <= MESSAGE_HEADER + MESSAGE_MAX + PAYLOAD_MAX);
+            match opened {
+                Ok(opened) => {
+                    assert!(opened.plain <= opened.used);
+                    plain.extend_from_slice(&buffer[..opened.plain]);
+                    buffer.drain(..opened.used);
+                }
+                Err(error) => {
+                    let is_heard = matches!(error, Error::AlertReceived(_));
+                    assert_eq!(told.len(), if is_heard { 0 } else { OVERHEAD + 2 }, "{error}");
+                    assert_eq!(plain, expected, "nothing of a wrong record");
+                    return (plain, Some(error));
+                }
+            }
+        }
+        if let (false, Some(end)) = (is_raw || records.is_peer_closed(), end)
+            && content[end] == APPLICATION_DATA
+        {
+            expected.extend_from_slice(&content[..end]);
+        }
+        if !is_raw && records.receiving.sequence == 0 {
+            // New keys: of them this peer knows no more than of the first.
+            let (other, half) = crafted_pair();
+            (records.receiving, peer) = (other.receiving, half);
+        }
+        // Bytes without protection are the beginning of a record at most.
+        if !buffer.is_empty() || records.is_peer_closed() {
+            break;
+        }
+        assert!(told.is_empty(), "nothing is said before data is");
+    }
+    assert_eq!(plain, expected);
+    (plain, None)
+}
+
+#[test]
+fn seeded_records_are_opened_alike_however_they_arrive() {
+    let script = |contents: &[&[u8]]| {
+        let one = |content: &&[u8]| [&[content.len() as u8], *content].concat();
+        contents.iter().flat_map(one).collect::<Vec<u8>>()
+    };
+    let seeds = [
+        ("data", script(&[b"some data\x17", b"\x17", b"padded\x17\0\0\0"])),
+        ("keys", script(&[b"a\x17", b"\x18\0\0\x01\x01\x16", b"b\x17", b"\x18\0\0\x01\0\x16", b"c\x17"])),
+        ("split", script(&[b"\x18\0\x16", b"\0\x01\0\x16", b"d\x17"])),
+        ("interleaved", script(&[b"\x18\0\x16", b"d\x17", b"\0\x01\0\x16"])),
+        ("close", script(&[b"end\x17", b"\x01\0\x15", b"late\x17"])),
+        ("alert", script(&[b"x\x17", b"\x02\x28\x15"])),
+        ("ticket", script(&[b"\x04\0\0\x02ab\x16"])),
+        ("raw", [&script(&[b"x\x17"])[..], b"\xff\x17\x03\x03\0\x20abcdef"].concat()),
+        ("plain_alert", b"\xff\x15\x03\x03\0\x02\x01\0".to_vec()),
+    ];
+    crate::seeded::keep("records", &seeds);
+    crate::seeded::run("records", 300, fuzz);
 }

@@ -258,7 +258,8 @@ impl Tls {
         let Some(left) = &mut self.hand_over_in else { return Ok(()) };
         *left = less(*left, carried);
         // Something half heard stays with rustls, which alone knows where it is.
-        if *left > 0 || self.peer_closed || !self.held.is_empty() {
+        // Nor does rustls say what it has to, with nothing sent.
+        if *left > 0 || carried == 0 || self.peer_closed || !self.held.is_empty() {
             return Ok(());
         }
         self.hand_over_in = None;
@@ -297,8 +298,16 @@ impl Tls {
                         let _counted = of_this_thread(Whose::Ours);
                         out.resize(start + bytes.len() + records * RECORD_OVERHEAD, 0);
                     }
-                    let size = traffic.encrypt(bytes, &mut out[start..]).map_err(exhausted)?;
-                    out.truncate(start + size);
+                    let size = match traffic.encrypt(bytes, &mut out[start..]) {
+                        // New keys that the peer asked for are announced before the data.
+                        Err(EncryptError::InsufficientSize(needed)) => {
+                            out.resize(start + needed.required_size, 0);
+                            traffic.encrypt(bytes, &mut out[start..])
+                        }
+                        sealed => sealed,
+                    };
+                    out.truncate(start + *size.as_ref().unwrap_or(&0));
+                    size.map_err(exhausted)?;
                     // Now nothing that rustls wants to say is waiting.
                     return self.hand_over(bytes.len());
                 }

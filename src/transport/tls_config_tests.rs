@@ -133,3 +133,65 @@ fn a_damaged_ticket_is_not_read() {
         assert!(tickets.open(&ticket[..at], epoch).is_none(), "cut at {at}");
     }
 }
+
+/// Our side after the handshake, and rustls's with whom it speaks.
+fn connected() -> (crate::transport::Tls, ClientConnection) {
+    let (gateway, roots) = gateway();
+    let client = client(provider().as_ref().clone(), roots);
+    let name = ServerName::try_from("gateway").expect("a name");
+    let mut client = ClientConnection::new(client, name).expect("a client");
+    let mut tls = crate::transport::Tls::server(gateway).expect("a server");
+    for _ in 0..3 {
+        let mut out = Vec::new();
+        assert!(exchange(&mut tls, &mut client, &mut out).is_empty());
+    }
+    assert!(tls.is_handshaken() && !client.is_handshaking());
+    (tls, client)
+}
+
+/// What the client has written reaches our side, which says what is in `out` and what it answers; gives
+/// what was said to it.
+fn exchange(tls: &mut crate::transport::Tls, client: &mut ClientConnection, out: &mut Vec<u8>) -> Vec<u8> {
+    let (mut cipher, mut plain) = (Vec::new(), Vec::new());
+    while client.wants_write() {
+        client.write_tls(&mut cipher).expect("written");
+    }
+    let used = tls.receive(&mut cipher, out, &mut |bytes| plain.extend_from_slice(bytes)).expect("sound");
+    assert_eq!(used, cipher.len());
+    hear(client, out);
+    out.clear();
+    plain
+}
+
+fn hear(client: &mut ClientConnection, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        client.read_tls(&mut bytes).expect("read");
+        client.process_new_packets().expect("sound");
+    }
+}
+
+#[test]
+fn a_peer_that_asks_for_new_keys_gets_them_with_the_next_answer_before_and_after_the_hand_over() {
+    for carried in [0, 4_000, 16_000, 40_000] {
+        let (mut tls, mut client) = connected();
+        let mut out = Vec::new();
+        let mut received = 0;
+        while received < carried {
+            client.writer().write_all(&[1; 4_000]).expect("taken");
+            received += exchange(&mut tls, &mut client, &mut out).len();
+        }
+        for round in 0..4 {
+            client.refresh_traffic_keys().expect("TLS 1.3");
+            assert!(exchange(&mut tls, &mut client, &mut out).is_empty());
+            // Nothing to send is no reason to change hands.
+            tls.send(b"", &mut out).expect("nothing");
+            tls.send(b"answer", &mut out).expect("sent");
+            hear(&mut client, &out);
+            out.clear();
+            let mut answer = [0; 16];
+            let size = client.reader().read(&mut answer).expect("an answer");
+            assert_eq!(&answer[..size], b"answer", "{carried} {round}");
+        }
+        assert_eq!(tls.is_handed_over(), carried > 8_192, "{carried}");
+    }
+}

@@ -147,9 +147,18 @@ impl Wire {
                 self.read_closed = true;
                 return Poll::Ready(Ok(false));
             }
-            if !std::task::ready!(self.poll_receive(context))? {
-                self.read_closed = true;
-                return Poll::Ready(Ok(false));
+            match std::task::ready!(self.poll_receive(context)) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.read_closed = true;
+                    return Poll::Ready(Ok(false));
+                }
+                Err(error) => {
+                    // The alert that tells the peer what it did wrong, if it can leave at once.
+                    self.held = false;
+                    let _ = self.start_send();
+                    return Poll::Ready(Err(error));
+                }
             }
             if self.plain.len() > before {
                 return Poll::Ready(Ok(true));
@@ -229,7 +238,7 @@ impl Wire {
 
     /// What was received becomes what can be read; only the beginning of a record moves.
     fn decrypt_in_place(&mut self) -> io::Result<()> {
-        let Wire { tls: Some(tls), plain, cipher, out, socket, .. } = self else { return Ok(()) };
+        let Wire { tls: Some(tls), plain, cipher, out, socket, own_buffer, .. } = self else { return Ok(()) };
         let opened = tls.receive_in_place(cipher, out);
         let Opened { used, plain: size } =
             opened.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
@@ -246,7 +255,8 @@ impl Wire {
         }
         let mut rest = Vec::new();
         if used < cipher.len() {
-            rest = pool.large();
+            // One at rest must not hold the room of a transfer for the beginning of a record.
+            rest = if *own_buffer { pool.large() } else { pool.small() };
             rest.extend_from_slice(&cipher[used..]);
         }
         cipher.truncate(size);
