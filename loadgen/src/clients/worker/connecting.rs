@@ -5,6 +5,7 @@ use super::super::session::Session;
 use super::super::work::Stand;
 use super::ending::Cause;
 use super::{Timer, Worker};
+use crate::clients::shared::Phase;
 use crate::ring::{Flight, Operation};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::cmp::Reverse;
@@ -23,8 +24,15 @@ impl Worker<'_> {
         }
     }
 
+    /// Whether the requests that are left are but one for each connection that is being made anew: one more would be made
+    /// and ask nothing.
+    fn is_spoken_for(&self) -> bool {
+        let left = self.pool.filter(|_| self.starts.is_none() && !self.plan.is_handshakes_only());
+        self.phase != Phase::Connecting && left.is_some_and(|left| left <= u64::from(self.connecting))
+    }
+
     pub fn connect(&mut self, key: u32, now: Instant) {
-        if !self.has_work(key) {
+        if !self.has_work(key) || self.is_spoken_for() {
             return self.retire(key);
         }
         if let Some(script) = self.clients[key as usize].life.script() {
