@@ -232,7 +232,7 @@ impl Tls {
         }, _ => unreachable!("looked at above"), Err(Error::HandshakeNotComplete))
     }
 
-    /// Whether received bytes can be opened where they lie: [`Tls::receive_in_place`].
+    /// Whether received bytes can be opened where they lie.
     pub fn is_handed_over(&self) -> bool {
         matches!(self.session, Session::Handed(_))
     }
