@@ -50,6 +50,9 @@ const _: () = assert!(TRAILERS_SIZE_MAX + FIELD_COUNT_MAX <= FRAME_PAYLOAD_SIZE_
 pub const STREAM_WINDOW_INITIAL: usize = 64 * 1024;
 /// What a stream's window may grow to: 1 MiB carries 80 Mbit/s over 100 ms.
 pub const STREAM_WINDOW_MAX: usize = 1024 * 1024;
+/// What a stream's window begins with when its body's length is announced and greater: two whole sends
+/// under way, so that a body of a megabyte does not end before its window has grown. Out of the budget below.
+pub const STREAM_WINDOW_ANNOUNCED: usize = 256 * 1024;
 /// What a stream's window should last for, at least, while it may grow: one that is consumed faster makes
 /// every hop wake up for each of its halves.
 pub const WINDOW_WORTH_LEAST: Duration = Duration::from_millis(4);
@@ -83,6 +86,7 @@ pub const RECONNECT_LONGEST: Duration = Duration::from_secs(15);
 
 const _: () = assert!(STREAM_WINDOW_INITIAL >= 4 * FRAME_PAYLOAD_SIZE_MAX - 64);
 const _: () = assert!(CHANNEL_WINDOW >= STREAM_WINDOW_MAX);
+const _: () = assert!(STREAM_WINDOW_MAX >= STREAM_WINDOW_ANNOUNCED);
 const _: () = assert!(IDENTITY_SIZE_MAX <= FRAME_PAYLOAD_SIZE_MAX);
 
 // ── Shard ───────────────────────────────────────────────────────────────────────────────────────
@@ -118,6 +122,9 @@ pub const PIECES_SHARED_MAX: usize = 4;
 pub const LENT_COUNT_MAX: usize = 512;
 /// Bytes a pooled transfer buffer holds: so much, with the framing of its records and of one chunk.
 pub const TRANSFER_BUFFER_SIZE: usize = TRANSFER_SIZE + 1024;
+/// Room before the records of a body that are sealed again where they lie (`transport/reseal.rs`): the
+/// headers of frames, which a client's records do not have.
+pub const RESEAL_HEADROOM: usize = 256;
 /// Plaintext that a connection may hold while it waits for its turn (pipelined requests).
 pub const PIPELINE_SIZE_MAX: usize = 32 * 1024;
 /// Bytes of a send that is expected to fit the socket's buffer at once, so that nobody need be told that
@@ -139,6 +146,7 @@ pub const WHEEL_TICK: Duration = Duration::from_millis(250);
 const _: () = assert!(PIPELINE_SIZE_MAX >= HEAD_SIZE_MAX);
 const _: () = assert!(SHARED_BUFFERS_HELD_MAX * SHARED_BUFFER_SIZE >= HEAD_SIZE_MAX);
 const _: () = assert!(TRANSFER_BUFFER_SIZE >= 2 * (16 * 1024 + 256 + 5));
+const _: () = assert!(TRANSFER_BUFFER_SIZE >= RESEAL_HEADROOM + TRANSFER_SIZE + 8 * 22);
 
 /// Waiting at start for an address that is in use: a killed process gives its listeners back within a
 /// second.

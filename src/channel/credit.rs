@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::limits::{CHANNEL_WINDOW, STREAM_WINDOW_MAX, WINDOW_WORTH_LEAST};
+use crate::limits::{CHANNEL_WINDOW, STREAM_WINDOW_ANNOUNCED, STREAM_WINDOW_MAX, WINDOW_WORTH_LEAST};
 
 /// The receiving end of a stream's window. Always: `granted + held + owed == size`.
 #[derive(Debug)]
@@ -52,6 +52,18 @@ impl ReceiveWindow {
         let grant = std::mem::take(&mut self.owed);
         self.granted += grant;
         Some(grant)
+    }
+
+    /// A body of so many bytes was announced: the window begins wider, as far as the budget goes. Gives what to
+    /// grant for that.
+    pub fn expect(&mut self, length: u64, budget: &mut u32) -> Option<u32> {
+        let wanted = length.min(STREAM_WINDOW_ANNOUNCED as u64) as u32;
+        let by = wanted.saturating_sub(self.size).min(*budget);
+        *budget -= by;
+        self.size += by;
+        self.grown += by;
+        self.granted += by;
+        (by > 0).then_some(by)
     }
 
     /// A whole window consumed within two round trips: the window is what slows the sender. Within some

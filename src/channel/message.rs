@@ -147,6 +147,8 @@ pub(super) struct OpenFacts {
     pub identity: u32,
     pub window: u32,
     pub has_body: bool,
+    /// Of the body, when it was announced; else 0.
+    pub length: u64,
 }
 
 /// Reads the facts that credit and identities need. `None`: too short, or a window out of range.
@@ -156,8 +158,9 @@ pub(super) fn open_facts(payload: &[u8]) -> Option<OpenFacts> {
     let identity = bytes.u32()?;
     let window = bytes.u32()?;
     let is_in_range = (1..=STREAM_WINDOW_INITIAL as u32).contains(&window);
+    let length = bytes.u64()?;
     let has_body = fixed[REQUEST_FLAGS_AT] & HAS_BODY != 0;
-    is_in_range.then_some(OpenFacts { identity, window, has_body })
+    is_in_range.then_some(OpenFacts { identity, window, has_body, length })
 }
 
 /// Writes the payload of OPEN.
@@ -332,6 +335,14 @@ fn is_interim_status(status: u16) -> bool {
 pub(super) fn is_interim(payload: &[u8]) -> Option<bool> {
     let fixed = payload.first_chunk::<RESPONSE_FIXED_SIZE>()?;
     Some(is_interim_status(u16::from_be_bytes([fixed[0], fixed[1]])))
+}
+
+/// Length of the body that a HEAD payload announces; 0 without.
+pub(super) fn answer_length(payload: &[u8]) -> u64 {
+    match read_response(payload) {
+        Some((ResponseStart { body: Body::Length, length: Some(length), .. }, ..)) => length,
+        _ => 0,
+    }
 }
 
 /// Writes the payload of HEAD.

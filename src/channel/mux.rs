@@ -16,9 +16,9 @@ use super::pulse::Pulse;
 use super::stream::{Half, NumberHasher, Stream, StreamId, Streams};
 use super::{Busy, ResetCode, Side};
 use crate::limits::{
-    CHANNEL_OUT_SIZE_HARD_MAX, CHANNEL_OUT_SIZE_MAX, CHANNEL_WINDOW, FRAME_PAYLOAD_SIZE_MAX,
-    IDENTITY_COUNT_MAX, IDENTITY_SIZE_MAX, INTERIM_COUNT_MAX, SETTINGS_FEED_SIZE, STREAM_COUNT_MAX,
-    STREAM_WINDOW_INITIAL, WINDOW_GROWTH_BUDGET,
+    CHANNEL_OUT_SIZE_HARD_MAX, CHANNEL_OUT_SIZE_MAX, CHANNEL_WINDOW, FRAME_HEADER_SIZE,
+    FRAME_PAYLOAD_SIZE_MAX, IDENTITY_COUNT_MAX, IDENTITY_SIZE_MAX, INTERIM_COUNT_MAX, SETTINGS_FEED_SIZE,
+    STREAM_COUNT_MAX, STREAM_WINDOW_INITIAL, WINDOW_GROWTH_BUDGET,
 };
 
 /// One end of a channel, after its hello.
@@ -97,9 +97,10 @@ impl Channel {
         self.pulse.round_trip()
     }
 
-    /// This stream has no credit of its own left; `Event::Writable` tells when it has.
-    pub fn is_starved(&mut self, stream: StreamId) -> bool {
-        self.streams.get(stream).is_none_or(|entry| entry.credit.left() == 0)
+    /// This stream has no credit of its own for `count` bytes, or is forgotten; `Event::Writable` tells when
+    /// it has more.
+    pub fn lacks_credit(&mut self, stream: StreamId, count: usize) -> bool {
+        self.streams.get(stream).is_none_or(|entry| entry.credit.left() < count)
     }
 
     /// Bytes that wait to be sent.
@@ -229,22 +230,53 @@ impl Channel {
     /// possibly 0. Offer the rest after `Event::Writable`, `Event::Room` or `transmitted`. A forgotten
     /// stream takes nothing.
     pub fn data(&mut self, stream: StreamId, bytes: &[u8]) -> usize {
-        if self.closed {
-            return 0;
-        }
         let room = CHANNEL_OUT_SIZE_MAX.saturating_sub(self.out.len());
-        let Some(entry) = self.streams.get(stream) else { return 0 };
-        assert_eq!(entry.sending, Half::Body, "body bytes come between head and end");
-        entry.credit.note_wanted(bytes.len());
-        let wanted = bytes.len().min(entry.credit.left()).min(room);
-        self.credit.note_wanted(wanted);
-        let accepted = wanted.min(self.credit.left());
-        entry.credit.spend(accepted);
-        self.credit.spend(accepted);
+        let accepted = self.offer(stream, bytes.len(), room);
+        self.spend(stream, accepted);
         for piece in bytes[..accepted].chunks(FRAME_PAYLOAD_SIZE_MAX) {
             self.out.frame(FrameKind::Data, stream.wire, piece);
         }
         accepted
+    }
+
+    /// How many of `wanted` bytes stream and channel have credit for now, at most `room`. Offer the rest
+    /// after `Event::Writable` or `Event::Room`.
+    fn offer(&mut self, stream: StreamId, wanted: usize, room: usize) -> usize {
+        if self.closed {
+            return 0;
+        }
+        let Some(entry) = self.streams.get(stream) else { return 0 };
+        assert_eq!(entry.sending, Half::Body, "body bytes come between head and end");
+        entry.credit.note_wanted(wanted);
+        let wanted = wanted.min(entry.credit.left()).min(room);
+        self.credit.note_wanted(wanted);
+        wanted.min(self.credit.left())
+    }
+
+    fn spend(&mut self, stream: StreamId, count: usize) {
+        let Some(entry) = self.streams.get(stream) else { return };
+        entry.credit.spend(count);
+        self.credit.spend(count);
+    }
+
+    /// Bytes of a body that the shell may send by itself now, in frames with [`Channel::data_header`]: of
+    /// `wanted` as many as there is credit for, and none while other frames wait, which come first. Offer
+    /// the rest as in [`Channel::data`].
+    pub fn passable(&mut self, stream: StreamId, wanted: usize) -> usize {
+        let room = if self.out.len() == 0 { usize::MAX } else { 0 };
+        self.offer(stream, wanted, room)
+    }
+
+    /// The shell sent so many bytes of a body, `framed` with their headers: at most what
+    /// [`Channel::passable`] gave.
+    pub fn passed(&mut self, stream: StreamId, count: usize, framed: usize) {
+        self.spend(stream, count);
+        self.out.pass(framed);
+    }
+
+    /// What stands before a piece of a body of `size` bytes.
+    pub fn data_header(stream: StreamId, size: u16) -> [u8; FRAME_HEADER_SIZE] {
+        frame::header(FrameKind::Data, stream.wire, size)
     }
 
     /// Ends our direction; `trailers` as written by [`super::TrailersWriter`], or empty. A forgotten

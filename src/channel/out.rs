@@ -38,6 +38,12 @@ impl OutBuffer {
         self.total += size as u64;
     }
 
+    /// Frames of `size` bytes were sent past this buffer, which is empty.
+    pub fn pass(&mut self, size: usize) {
+        assert!(self.len() == 0, "what waits is sent first");
+        self.total += size as u64;
+    }
+
     /// The first `count` bytes were sent.
     pub fn consume(&mut self, count: usize) {
         assert!(count <= self.len(), "only what was offered can have been sent");

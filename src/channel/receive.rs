@@ -115,6 +115,7 @@ impl Channel {
             credit: SendCredit::new(facts.window),
             window: ReceiveWindow::new(STREAM_WINDOW_INITIAL as u32, self.pulse.now()),
         });
+        self.expect(stream, facts.length);
         Ok(Event::Opened { stream, message: frame.payload })
     }
 
@@ -144,7 +145,19 @@ impl Channel {
         } else {
             return Err(ChannelError::TooManyInterims(frame.stream));
         }
-        Ok(Event::Head { stream, token: entry.token, message: frame.payload })
+        let token = entry.token;
+        if !is_interim {
+            self.expect(stream, message::answer_length(frame.payload));
+        }
+        Ok(Event::Head { stream, token, message: frame.payload })
+    }
+
+    /// The peer announced a body: it may send more of it at once.
+    fn expect(&mut self, stream: StreamId, length: u64) {
+        let Some(entry) = self.streams.get(stream) else { return };
+        if let Some(grant) = entry.window.expect(length, &mut self.growth_left) {
+            self.put(FrameKind::Credit, stream.wire, &grant.to_be_bytes());
+        }
     }
 
     fn hear_data<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {

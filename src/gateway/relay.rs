@@ -15,7 +15,7 @@ use crate::channel::{self, ResetCode, ResponseMessage, TrailersWriter};
 use crate::http::{self, Step};
 use crate::limits;
 use crate::refusal::{Refusal, Refused};
-use crate::transport::{Broken, Stream};
+use crate::transport::{Broken, Passed, Stream};
 
 /// How an exchange ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,7 +38,8 @@ pub enum Outcome {
 /// The way of the request's body.
 enum Sending {
     /// Bytes of the body are read and sent; so many decoded ones lie at the front of what was received.
-    Body { decoded: usize },
+    /// `held`: records that were not opened wait because the channel takes nothing.
+    Body { decoded: usize, held: bool },
     /// All sent.
     Done,
 }
@@ -93,7 +94,7 @@ impl<'c> Relay<'c> {
         keep: bool,
     ) -> Relay<'c> {
         let sending = if request.manner.has_body {
-            Sending::Body { decoded: 0 }
+            Sending::Body { decoded: 0, held: false }
         } else {
             stream.has_no_body();
             Sending::Done
@@ -153,7 +154,7 @@ impl<'c> Relay<'c> {
         if self.has_left {
             return limits.answer.min(LEFT_WITHIN);
         }
-        let owes_body = matches!(self.sending, Sending::Body { decoded: 0 });
+        let owes_body = matches!(self.sending, Sending::Body { decoded: 0, held: false });
         let waits_for_client = owes_body || self.connection.wire.unsent() > 0;
         if waits_for_client { limits.body } else { limits.answer }
     }
@@ -163,7 +164,7 @@ impl<'c> Relay<'c> {
         let secs = self.patience().as_secs_f32();
         match (&self.answering, &self.sending) {
             // The client owes bytes.
-            (Answering::Head, Sending::Body { decoded: 0 }) => {
+            (Answering::Head, Sending::Body { decoded: 0, held: false }) => {
                 Outcome::Cut(format!("the client sent nothing of its body for {secs} s").into())
             }
             // The origin owes an answer, or takes no more of the body.
@@ -189,7 +190,15 @@ impl<'c> Relay<'c> {
     // ── the request's body ──────────────────────────────────────────────────────────────────────
 
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Halt>> {
-        while let Sending::Body { decoded } = &mut self.sending {
+        while let Sending::Body { decoded, .. } = self.sending {
+            if decoded == 0 && self.connection.wire.passes_records() {
+                match self.poll_pass(context)? {
+                    Poll::Ready(true) => continue,
+                    Poll::Ready(false) => {}
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            let Sending::Body { decoded, .. } = &mut self.sending else { break };
             let wire = &mut self.connection.wire;
             if *decoded > 0 {
                 let sent = self.stream.send(&wire.received()[..*decoded]);
@@ -238,6 +247,45 @@ impl<'c> Relay<'c> {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Passes whole records of the body on as they are; whether it did. What else there is has to be read.
+    fn poll_pass(&mut self, context: &Context<'_>) -> Result<Poll<bool>, Halt> {
+        let left = self.request.body.remaining_hint().unwrap_or(0);
+        // Of the last record, what follows the body may be a part.
+        if left == 0 {
+            return Ok(Poll::Ready(false));
+        }
+        let wire = &mut self.connection.wire;
+        if wire.first_record().is_none() {
+            match wire.poll_records(context) {
+                Poll::Ready(Ok(true)) => self.moved = true,
+                // Read on, it says so again.
+                Poll::Ready(Ok(false) | Err(_)) => return Ok(Poll::Ready(false)),
+                Poll::Pending => return Ok(Poll::Pending),
+            }
+            if wire.first_record().is_none() {
+                return Ok(Poll::Ready(true));
+            }
+        }
+        let passed = self.stream.pass(wire, left).map_err(Halt::Left)?;
+        let is_blocked = passed == Passed::Blocked;
+        self.sending = Sending::Body { decoded: 0, held: is_blocked };
+        match passed {
+            Passed::Bytes(count) => {
+                self.request.body.pass(count as u64);
+                self.request.account.bytes_in += count as u64;
+                let left = self.request.length_left.checked_sub(count as u64);
+                self.request.length_left = left.ok_or_else(|| self.too_long())?;
+                self.moved = true;
+                Ok(Poll::Ready(true))
+            }
+            Passed::Blocked => {
+                wire.pause();
+                Ok(Poll::Pending)
+            }
+            Passed::NotNow => Ok(Poll::Ready(false)),
+        }
     }
 
     fn too_long(&self) -> Refused {

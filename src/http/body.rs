@@ -137,6 +137,16 @@ impl BodyReader {
         self.state == State::Finished
     }
 
+    /// So many bytes of a body by length passed elsewhere: at most what is still to come.
+    pub fn pass(&mut self, count: u64) {
+        let State::Length { remaining } = self.state else {
+            assert!(count == 0, "only a body by length passes unread");
+            return;
+        };
+        assert!(count <= remaining, "a body ends where its length says");
+        *self = Self::of_length(remaining - count);
+    }
+
     /// Bytes of the body still to come, where its length was declared.
     pub fn remaining_hint(&self) -> Option<u64> {
         match self.state {

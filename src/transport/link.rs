@@ -91,6 +91,8 @@ pub struct Link {
     /// A stream or an identity was refused for want of room.
     has_refused: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    /// While the link is driven.
+    wire: RefCell<Option<Wire>>,
     lost: Cell<bool>,
     next_identity: Cell<u32>,
     crossing: Option<Rc<Crossing>>,
@@ -111,6 +113,7 @@ impl Link {
             no_credit: RefCell::default(),
             has_refused: Cell::new(false),
             waker: RefCell::default(),
+            wire: RefCell::default(),
             lost: Cell::new(false),
             next_identity: Cell::new(0),
             crossing,
@@ -227,12 +230,9 @@ impl Link {
     pub(super) fn send(&self, id: StreamId, token: u32, bytes: &[u8]) -> usize {
         let mut channel = self.channel.borrow_mut();
         let sent = channel.data(id, bytes);
-        if sent < bytes.len() && !channel.is_starved(id) {
-            let queue = if channel.has_room_for_bulk() { &self.no_credit } else { &self.no_room };
-            let mut queue = queue.borrow_mut();
-            if !queue.contains(&token) {
-                queue.push_back(token);
-            }
+        if sent < bytes.len() && !channel.lacks_credit(id, 1) {
+            let has_room = channel.has_room_for_bulk();
+            if has_room { self.wait_for_credit(token) } else { self.wait_for_room(token) }
         }
         drop(channel);
         if sent > 0 {
@@ -241,12 +241,68 @@ impl Link {
         sent
     }
 
+    /// Passes records that `from` received on as they are, with at most `left` bytes of body in them.
+    fn pass(&self, id: StreamId, token: u32, from: &mut Wire, left: u64) -> std::io::Result<Passed> {
+        let Ok(mut wire) = self.wire.try_borrow_mut() else { return Ok(Passed::NotNow) };
+        let Some(wire) = wire.as_mut().filter(|wire| wire.takes_records()) else { return Ok(Passed::NotNow) };
+        let Some(first) = from.first_record() else { return Ok(Passed::NotNow) };
+        if first as u64 > left {
+            return Ok(Passed::NotNow);
+        }
+        let mut channel = self.channel.borrow_mut();
+        if self.move_frames(&mut channel, wire).is_err() {
+            return Ok(Passed::NotNow);
+        }
+        if channel.transmit_len() > 0 || !wire.has_room() {
+            self.wait_for_room(token);
+            // It sends what waits, and then calls.
+            self.kick();
+            return Ok(Passed::Blocked);
+        }
+        let credit = channel.passable(id, limits::TRANSFER_SIZE);
+        if credit < first {
+            if !channel.lacks_credit(id, first) {
+                self.wait_for_credit(token);
+            }
+            return Ok(Passed::Blocked);
+        }
+        let content_max = usize::try_from(left).unwrap_or(usize::MAX).min(credit);
+        let header = |size| Channel::data_header(id, size);
+        let Some((content, framed)) = from.pass_records(wire, content_max, header)? else {
+            return Ok(Passed::NotNow);
+        };
+        channel.passed(id, content, framed);
+        self.traffic.0.set(self.traffic.0.get() + framed as u64);
+        drop(channel);
+        self.kick();
+        Ok(Passed::Bytes(content))
+    }
+
+    /// Moves frames that wait to the wire, as far as it has room.
+    fn move_frames(&self, channel: &mut Channel, wire: &mut Wire) -> std::io::Result<()> {
+        while channel.transmit_len() > 0 && wire.has_room() {
+            self.move_run(channel, wire)?;
+        }
+        Ok(())
+    }
+
+    /// Moves as many frames as fit one record.
+    fn move_run(&self, channel: &mut Channel, wire: &mut Wire) -> std::io::Result<()> {
+        let size = channel.transmit_run(RECORD);
+        wire.write(&channel.transmit()[..size])?;
+        channel.transmitted(size);
+        self.traffic.0.set(self.traffic.0.get() + size as u64);
+        Ok(())
+    }
+
     /// A stream that found no room at all is woken when there is some.
     fn wait_for_room(&self, token: u32) {
-        let mut queue = self.no_room.borrow_mut();
-        if !queue.contains(&token) {
-            queue.push_back(token);
-        }
+        wait_in(&self.no_room, token);
+    }
+
+    /// A stream that found no credit of the channel is woken when there is some.
+    fn wait_for_credit(&self, token: u32) {
+        wait_in(&self.no_credit, token);
     }
 
     pub(super) fn end(&self, id: StreamId, trailers: &[u8]) {
@@ -296,11 +352,13 @@ impl Link {
     /// Drives the link until it ends; then every stream on it has broken off.
     pub async fn drive(self: Rc<Self>, mut wire: Wire, events: Rc<dyn LinkEvents>) -> Cause {
         wire.use_own_buffer(true);
+        *self.wire.borrow_mut() = Some(wire);
         let deadline = self.shard.deadline();
         let driven = Driven(self.clone());
-        let cause =
-            std::future::poll_fn(|context| self.poll_drive(context, &mut wire, &deadline, &events)).await;
+        let cause = std::future::poll_fn(|context| self.poll_drive(context, &deadline, &events)).await;
         drop(driven);
+        let wire = self.wire.take();
+        let Some(mut wire) = wire else { return cause };
         if let Cause::Protocol(error) = &cause {
             let mut channel = self.channel.borrow_mut();
             if !channel.is_closed() {
@@ -337,11 +395,12 @@ impl Link {
     fn poll_drive(
         self: &Rc<Self>,
         context: &mut Context<'_>,
-        wire: &mut Wire,
         deadline: &Deadline,
         events: &Rc<dyn LinkEvents>,
     ) -> Poll<Cause> {
         *self.waker.borrow_mut() = Some(context.waker().clone());
+        let mut wire = self.wire.borrow_mut();
+        let Some(wire) = wire.as_mut() else { return Poll::Ready(Cause::Left) };
         match self.read(context, wire, events) {
             Ok(None) => {}
             Ok(Some(cause)) => return Poll::Ready(cause),
@@ -356,7 +415,9 @@ impl Link {
         if let Err(error) = self.write(context, wire) {
             return Poll::Ready(Cause::Wire(error));
         }
-        self.invite(context);
+        if wire.has_room() {
+            self.invite(context);
+        }
         if self.has_refused.get() && self.channel.borrow().has_room_for_streams() {
             self.has_refused.set(false);
             events.room(self);
@@ -506,10 +567,7 @@ impl Link {
                 Poll::Ready(result) => result?,
                 Poll::Pending => return Ok(()),
             }
-            let size = channel.transmit_run(RECORD);
-            wire.write(&channel.transmit()[..size])?;
-            channel.transmitted(size);
-            self.traffic.0.set(self.traffic.0.get() + size as u64);
+            self.move_run(&mut channel, wire)?;
         }
         wire.start_send()?;
         if channel.is_closed() {
@@ -531,6 +589,24 @@ impl Link {
         }
         // Those invited may have nothing left to send; then the next ones must not wait for ever.
         context.waker().wake_by_ref();
+    }
+}
+
+/// What became of records that were to be passed on as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// So many bytes of the body went.
+    Bytes(usize),
+    /// Nothing can be sent now; the task is woken when something can.
+    Blocked,
+    /// They have to be read.
+    NotNow,
+}
+
+fn wait_in(queue: &RefCell<VecDeque<u32>>, token: u32) {
+    let mut queue = queue.borrow_mut();
+    if !queue.contains(&token) {
+        queue.push_back(token);
     }
 }
 
@@ -591,6 +667,18 @@ impl Stream {
         match &self.place {
             Place::Here { link, id, token } => link.send(*id, *token, bytes),
             Place::There { crossing, shard, exchange } => crossing.send(*shard, *exchange, bytes),
+        }
+    }
+
+    /// Sends the first records of a body that `from` received, at most `left` bytes of it, without their
+    /// being read here: they are opened and sealed where they lie.
+    ///
+    /// # Errors
+    /// The peer of `from` broke the protocol.
+    pub fn pass(&self, from: &mut Wire, left: u64) -> std::io::Result<Passed> {
+        match &self.place {
+            Place::Here { link, id, token } => link.pass(*id, *token, from, left),
+            Place::There { .. } => Ok(Passed::NotNow),
         }
     }
 

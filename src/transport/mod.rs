@@ -6,12 +6,13 @@ mod link;
 pub mod listen;
 mod mailbox;
 mod records;
+mod reseal;
 mod tls;
 pub mod tls_config;
 mod wire;
 
 pub use cross::{CrossMessage, Crossing};
-pub use link::{Cause, Link, LinkEvents, Stream};
+pub use link::{Cause, Link, LinkEvents, Passed, Stream};
 pub use mailbox::{Broken, Mailbox};
 pub use tls::Tls;
 pub use wire::{Parts, Wire};

@@ -23,7 +23,7 @@ enum Kernel {
 }
 
 /// One direction: its key, and how many records were protected with it.
-struct Half {
+pub(super) struct Half {
     key: LessSafeKey,
     iv: [u8; NONCE_LEN],
     sequence: u64,
@@ -104,12 +104,7 @@ impl Records {
             match self.open_next(bytes, &mut opened) {
                 Ok(true) => {}
                 Ok(false) => return Ok(opened),
-                Err(Broken { alert, error }) => {
-                    if let Some(alert) = alert {
-                        self.seal_record(ALERT, &[FATAL, alert.into()], out)?;
-                    }
-                    return Err(error);
-                }
+                Err(broken) => return Err(self.tell(broken, out)),
             }
         }
         // Nothing counts after the closing alert.
@@ -119,8 +114,43 @@ impl Records {
 
     /// Opens one record; false when it is not whole.
     fn open_next(&mut self, bytes: &mut [u8], opened: &mut Opened) -> Result<bool, Broken> {
-        let at = opened.used;
-        let Some(&header) = bytes[at..].first_chunk::<HEADER>() else { return Ok(false) };
+        let Some((end, size)) = self.open_record(bytes, opened.used, opened.plain)? else { return Ok(false) };
+        opened.used = end;
+        opened.plain += size;
+        Ok(true)
+    }
+
+    /// Opens the record that begins at `at`; its plain bytes lie from `to` on afterwards, which is no later
+    /// than its ciphertext. Gives where it ends and how many plain bytes it had. `None`: it is not whole.
+    ///
+    /// # Errors
+    /// The peer broke the protocol; an alert that says so is in `out`.
+    pub fn open_one(
+        &mut self,
+        bytes: &mut [u8],
+        at: usize,
+        to: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<(usize, usize)>, Error> {
+        self.open_record(bytes, at, to).or_else(|broken| Err(self.tell(broken, out)))
+    }
+
+    /// Says to the peer what it did, if that is worth an alert.
+    fn tell(&mut self, broken: Broken, out: &mut Vec<u8>) -> Error {
+        let Broken { alert, error } = broken;
+        match alert.map(|alert| self.seal_record(ALERT, &[FATAL, alert.into()], out)) {
+            Some(Err(error)) => error,
+            Some(Ok(())) | None => error,
+        }
+    }
+
+    fn open_record(
+        &mut self,
+        bytes: &mut [u8],
+        at: usize,
+        to: usize,
+    ) -> Result<Option<(usize, usize)>, Broken> {
+        let Some(&header) = bytes[at..].first_chunk::<HEADER>() else { return Ok(None) };
         let [kind, _, _, high, low] = header;
         let size = usize::from(u16::from_be_bytes([high, low]));
         if size > PAYLOAD_MAX + EXPANSION_MAX {
@@ -131,9 +161,8 @@ impl Records {
         }
         let end = at + HEADER + size;
         if bytes.len() < end {
-            return Ok(false);
+            return Ok(None);
         }
-        let to = opened.plain;
         let inner = self.receiving.open(header, &mut bytes[to..end], at + HEADER - to)?;
         // The type is the last octet that is not padding.
         let Some(last) = inner.iter().rposition(|&byte| byte != 0) else {
@@ -152,10 +181,10 @@ impl Records {
         }
         match kind {
             APPLICATION_DATA if self.message.is_empty() => {
-                opened.plain += last;
                 if last > 0 {
                     self.without_data = 0;
                 }
+                return Ok(Some((end, last)));
             }
             HANDSHAKE if !content.is_empty() => {
                 self.message.extend_from_slice(content);
@@ -167,8 +196,7 @@ impl Records {
             }
             kind => return Err(unexpected(kind)),
         }
-        opened.used = end;
-        Ok(true)
+        Ok(Some((end, 0)))
     }
 
     fn hear_alert(&mut self, content: [Option<u8>; 3]) -> Result<(), Broken> {
@@ -303,6 +331,27 @@ impl Records {
         Ok(())
     }
 
+    /// Whether so many more records can be sealed before something must be said in between: new keys.
+    pub fn seals_on(&self, records: u64) -> bool {
+        !self.owes_keys && self.sending.sequence.saturating_add(records) < self.records_max.saturating_sub(1)
+    }
+
+    /// Seals `size` bytes of data where they lie: behind [`HEADER`] bytes of room from `at` on, and with
+    /// [`FOOTER`] behind them. Gives where the record ends.
+    ///
+    /// # Errors
+    /// When keys are used up: nothing of it may be sent.
+    pub fn seal_in_place(&mut self, bytes: &mut [u8], at: usize, size: usize) -> Result<usize, Error> {
+        let [high, low] = ((size + FOOTER) as u16).to_be_bytes();
+        let header = [APPLICATION_DATA, 3, 3, high, low];
+        let (start, end) = (at + HEADER, at + HEADER + size);
+        bytes[at..start].copy_from_slice(&header);
+        bytes[end] = APPLICATION_DATA;
+        let tag = self.sending.seal(header, &mut bytes[start..=end])?;
+        bytes[end + 1..end + FOOTER].copy_from_slice(tag.as_ref());
+        Ok(end + FOOTER)
+    }
+
     #[cfg(test)]
     pub fn limit(&mut self, records_max: u64) {
         self.records_max = records_max;
@@ -393,11 +442,13 @@ const REQUESTED: u8 = 1;
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 /// Type, version, length.
-const HEADER: usize = 5;
+pub(super) const HEADER: usize = 5;
 const MESSAGE_HEADER: usize = 4;
 const TAG: usize = 16;
-/// What a record of ours is longer than its content: header, type, tag.
-const OVERHEAD: usize = HEADER + 1 + TAG;
+/// What stands behind the content of a record of ours: its type and tag.
+pub(super) const FOOTER: usize = 1 + TAG;
+/// What a record of ours is longer than its content.
+const OVERHEAD: usize = HEADER + FOOTER;
 /// RFC 8446 5.1.
 pub(super) const PAYLOAD_MAX: usize = 16 * 1024;
 /// RFC 8446 5.2: what a protected record may add.
@@ -412,4 +463,4 @@ const WITHOUT_DATA_MAX: u32 = 32;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 #[path = "records_tests.rs"]
-mod tests;
+pub(in crate::transport) mod tests;

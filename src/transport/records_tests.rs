@@ -35,7 +35,7 @@ fn configs(suite: CipherSuite) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
 }
 
 /// Records of a server, and the client of rustls that it speaks with.
-fn pair(suite: CipherSuite) -> (Records, ClientConnection) {
+pub(in crate::transport) fn pair(suite: CipherSuite) -> (Records, ClientConnection) {
     let (server, client) = configs(suite);
     let mut client = ClientConnection::new(client, ServerName::try_from("gateway").unwrap()).unwrap();
     let mut server = UnbufferedServerConnection::new(server).unwrap();
@@ -74,7 +74,7 @@ fn give(client: &mut ClientConnection, mut bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// What rustls decrypts of these bytes.
-fn heard(client: &mut ClientConnection, bytes: &[u8]) -> Vec<u8> {
+pub(in crate::transport) fn heard(client: &mut ClientConnection, bytes: &[u8]) -> Vec<u8> {
     let (mut plain, mut rest) = (Vec::new(), bytes);
     while !rest.is_empty() {
         client.read_tls(&mut rest).unwrap();
@@ -116,7 +116,7 @@ fn pattern(size: usize) -> Vec<u8> {
 }
 
 /// A record of any content type, as a peer with the keys could make it.
-fn crafted(client_side: &mut Half, content: &[u8]) -> Vec<u8> {
+pub(in crate::transport) fn crafted(client_side: &mut Half, content: &[u8]) -> Vec<u8> {
     let [high, low] = ((content.len() + TAG) as u16).to_be_bytes();
     let header = [APPLICATION_DATA, 3, 3, high, low];
     let mut record = content.to_vec();
@@ -125,7 +125,7 @@ fn crafted(client_side: &mut Half, content: &[u8]) -> Vec<u8> {
 }
 
 /// Records, and the half that protects what they receive.
-fn crafted_pair() -> (Records, Half) {
+pub(in crate::transport) fn crafted_pair() -> (Records, Half) {
     let (mut records, _) = pair(CipherSuite::TLS13_AES_128_GCM_SHA256);
     let half = || {
         let key = UnboundKey::new(&aead::AES_128_GCM, &[7; 16]).unwrap();

@@ -4,6 +4,7 @@
 //! rustls makes the handshake and protects the first records; a TLS 1.3 connection that goes on to
 //! carry traffic is handed over to `records.rs`, where the configuration allows it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
@@ -13,7 +14,9 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptErr
 use rustls::{ClientConfig, Error, HandshakeKind, ProtocolVersion, ServerConfig};
 
 use super::records::{self, Opened, Records};
+use super::reseal::{self, Resealed};
 use crate::allocations::{Whose, of_this_thread};
+use crate::limits::FRAME_HEADER_SIZE;
 
 /// One TLS connection, either side.
 pub struct Tls {
@@ -251,6 +254,34 @@ impl Tls {
         self.failed = opened.is_err();
         self.peer_closed = handed.records.is_peer_closed();
         opened
+    }
+
+    /// Opens the records in `range` of `bytes` and seals them for `to` at its front: see [`reseal`]. `None`:
+    /// not now, for one of the two has something else to say or does not protect its records here.
+    ///
+    /// # Errors
+    /// As [`reseal::reseal`].
+    pub(super) fn reseal(
+        &mut self,
+        to: &mut Tls,
+        bytes: &mut [u8],
+        range: Range<usize>,
+        header: impl Fn(u16) -> [u8; FRAME_HEADER_SIZE],
+        out: &mut Vec<u8>,
+    ) -> Result<Option<(Resealed, Result<(), Error>)>, Error> {
+        let (Session::Handed(from), Session::Handed(into)) = (&mut self.session, &mut to.session) else {
+            return Ok(None);
+        };
+        if self.failed || to.failed || !into.records.seals_on(reseal::records_of(range.len())) {
+            return Ok(None);
+        }
+        let done = reseal::reseal(&mut from.records, &mut into.records, bytes, range, header, out);
+        self.peer_closed = from.records.is_peer_closed();
+        match &done {
+            Ok((_, outcome)) => self.failed = outcome.is_err(),
+            Err(_) => to.failed = true,
+        }
+        done.map(Some)
     }
 
     /// Hands the connection over, once it has carried enough to be worth it.

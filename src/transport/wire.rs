@@ -5,12 +5,14 @@
 //! shard's shared buffers; one in a transfer (`use_own_buffer`) receives into its own, and not
 //! reading it is the back-pressure.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::records::Opened;
+use super::reseal;
 use super::tls::Tls;
 use crate::limits;
 use crate::shard::{Polled, Ring, Socket};
@@ -23,8 +25,12 @@ pub struct Wire {
     /// Where the unconsumed part of `plain` begins.
     at: usize,
     cipher: Vec<u8>,
+    /// Records that were sealed where they lie, each a buffer to be sent before `out`; on channels only.
+    sealed: Option<Box<VecDeque<Vec<u8>>>>,
     out: Vec<u8>,
     own_buffer: bool,
+    /// There is room before what `cipher` holds, see [`Wire::poll_records`].
+    has_headroom: bool,
     read_closed: bool,
     /// `out` may wait for what is written next.
     held: bool,
@@ -46,8 +52,8 @@ impl Wire {
     /// A wire over a connected socket.
     pub fn new(socket: Socket, tls: Option<Tls>) -> Wire {
         let (plain, cipher, out) = (Vec::new(), Vec::new(), Vec::new());
-        let (at, own_buffer, read_closed, held) = Default::default();
-        Wire { socket, tls, plain, at, cipher, out, own_buffer, read_closed, held }
+        let (at, sealed, own_buffer, has_headroom, read_closed, held) = Default::default();
+        Wire { socket, tls, plain, at, cipher, sealed, out, own_buffer, has_headroom, read_closed, held }
     }
 
     /// A wire that was begun on another shard.
@@ -60,6 +66,7 @@ impl Wire {
 
     /// Takes the wire apart, to go on elsewhere; `None` while anything is in flight.
     pub fn into_parts(mut self) -> Option<Parts> {
+        self.drop_headroom();
         let plain = self.plain.split_off(self.at);
         let (tls, cipher) = (self.tls.take(), std::mem::take(&mut self.cipher));
         let fd = self.socket.duplicate()?;
@@ -118,6 +125,21 @@ impl Wire {
     /// Receives into a buffer of its own from now on (true), or into the shard's (false).
     pub fn use_own_buffer(&mut self, own: bool) {
         self.own_buffer = own;
+        if !own && self.has_headroom && !self.socket.is_receiving_owned() {
+            self.leave_records();
+        }
+    }
+
+    /// One at rest must not hold the room of a transfer for the beginning of a record.
+    fn leave_records(&mut self) {
+        self.drop_headroom();
+        let mut pool = self.socket.ring().pool.borrow_mut();
+        let mut rest = Vec::new();
+        if !self.cipher.is_empty() {
+            rest = if self.cipher.len() <= 2048 { pool.small() } else { pool.large() };
+            rest.extend_from_slice(&self.cipher);
+        }
+        pool.give_back(std::mem::replace(&mut self.cipher, rest));
     }
 
     /// Stops receiving until the next [`Wire::poll_fill`]: what the peer sends stays with it. Who waits
@@ -146,6 +168,14 @@ impl Wire {
             if self.tls.as_ref().is_some_and(Tls::is_peer_closed) {
                 self.read_closed = true;
                 return Poll::Ready(Ok(false));
+            }
+            if self.has_headroom && self.first_record().is_some() {
+                // Records that were not passed on.
+                self.decrypt_own()?;
+                if self.plain.len() > before {
+                    return Poll::Ready(Ok(true));
+                }
+                continue;
             }
             match std::task::ready!(self.poll_receive(context)) {
                 Ok(true) => {}
@@ -185,6 +215,7 @@ impl Wire {
         let Some(mut bytes) = std::task::ready!(self.socket.poll_recv_shared(context))? else {
             return Poll::Ready(Ok(false));
         };
+        self.drop_headroom();
         if self.cipher.is_empty() {
             let used = self.decrypt(&mut bytes)?;
             if used < bytes.len() {
@@ -218,6 +249,7 @@ impl Wire {
     }
 
     fn decrypt_own(&mut self) -> io::Result<()> {
+        self.drop_headroom();
         if self.plain.is_empty() && self.tls.as_ref().is_some_and(Tls::is_handed_over) {
             return self.decrypt_in_place();
         }
@@ -287,11 +319,135 @@ impl Wire {
         used.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
+    // ── passing records on ──────────────────────────────────────────────────────────────────────
+
+    /// Whether what comes next can be passed on as records: nothing plain waits.
+    pub fn passes_records(&self) -> bool {
+        let goes_on = |tls: &Tls| tls.is_handed_over() && !tls.is_peer_closed();
+        self.own_buffer && self.received().is_empty() && self.tls.as_ref().is_some_and(goes_on)
+    }
+
+    /// Bytes that the first record received and not opened may carry, once it is whole.
+    pub fn first_record(&self) -> Option<usize> {
+        reseal::first(self.cipher.get(self.headroom()..)?)
+    }
+
+    /// Waits for bytes and leaves them as they are, with room before them. False is the end of the stream.
+    pub fn poll_records(&mut self, context: &Context<'_>) -> Polled<bool> {
+        if !self.socket.is_receiving_owned() && !self.has_headroom {
+            self.add_headroom();
+        }
+        let size = std::task::ready!(self.socket.poll_recv_owned(context, &mut self.cipher))?;
+        if !self.has_headroom {
+            // The receive was under way before.
+            self.add_headroom();
+        }
+        Poll::Ready(Ok(size > 0))
+    }
+
+    fn add_headroom(&mut self) {
+        let mut pool = self.socket.ring().pool.borrow_mut();
+        let mut roomy = pool.large();
+        roomy.resize(limits::RESEAL_HEADROOM, 0);
+        roomy.extend_from_slice(&self.cipher);
+        self.has_headroom = true;
+        let before = std::mem::replace(&mut self.cipher, roomy);
+        if before.capacity() > 0 {
+            pool.give_back(before);
+        }
+    }
+
+    fn drop_headroom(&mut self) {
+        // It may be away with a receive; then there is nothing to drop yet, and whoever takes it asks again.
+        if self.cipher.len() >= self.headroom() {
+            self.cipher.drain(..self.headroom());
+            self.has_headroom = false;
+        }
+    }
+
+    fn headroom(&self) -> usize {
+        if self.has_headroom { limits::RESEAL_HEADROOM } else { 0 }
+    }
+
+    /// Passes the first records received on to `to`, as far as their content is `content_max` bytes at
+    /// most: in frames whose headers `header` gives. What they were received into is what is sent. Gives
+    /// the bytes of content and of frames that passed; `None`: not now, they have to be read.
+    ///
+    /// # Errors
+    /// The peer broke the protocol; what it is told leaves with the next send.
+    pub fn pass_records(
+        &mut self,
+        to: &mut Wire,
+        content_max: usize,
+        header: impl Fn(u16) -> [u8; limits::FRAME_HEADER_SIZE],
+    ) -> io::Result<Option<(usize, usize)>> {
+        let Wire { tls: Some(from), cipher, has_headroom, out, socket, .. } = self else { return Ok(None) };
+        let Some(into) = &mut to.tls else { return Ok(None) };
+        let start = limits::RESEAL_HEADROOM;
+        if !*has_headroom || cipher.len() < start {
+            return Ok(None);
+        }
+        let (size, _) = reseal::passable(&cipher[start..], content_max);
+        let range = start..start + size;
+        let done = from.reseal(into, cipher, range, header, out).map_err(io::Error::other)?;
+        let Some((resealed, outcome)) = done else { return Ok(None) };
+        let mut bytes = std::mem::take(cipher);
+        if resealed.used < bytes.len() {
+            let mut rest = socket.ring().pool.borrow_mut().large();
+            rest.resize(limits::RESEAL_HEADROOM, 0);
+            rest.extend_from_slice(&bytes[resealed.used..]);
+            *cipher = rest;
+        } else {
+            *has_headroom = false;
+        }
+        bytes.truncate(resealed.sealed);
+        to.send_sealed(bytes);
+        if let Err(error) = outcome {
+            self.held = false;
+            let _ = self.start_send();
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+        Ok(Some((resealed.content, resealed.framed)))
+    }
+
+    /// Whether records can be passed on to this wire.
+    pub fn takes_records(&self) -> bool {
+        self.tls.as_ref().is_some_and(Tls::is_handed_over)
+    }
+
+    fn send_sealed(&mut self, records: Vec<u8>) {
+        if records.is_empty() {
+            self.socket.ring().pool.borrow_mut().give_back(records);
+            return;
+        }
+        self.held = false;
+        let sealed = self.sealed.get_or_insert_default();
+        if !self.out.is_empty() {
+            sealed.push_back(std::mem::take(&mut self.out));
+        }
+        sealed.push_back(records);
+    }
+
     // ── writing ─────────────────────────────────────────────────────────────────────────────────
 
     /// Bytes written and not yet given to the kernel, and not held back either.
     pub fn unsent(&self) -> usize {
-        if self.held { 0 } else { self.out.len() }
+        if self.held { 0 } else { self.waiting() }
+    }
+
+    /// Bytes written and not yet given to the kernel.
+    fn waiting(&self) -> usize {
+        self.out.len() + self.sealed.iter().flat_map(|sealed| sealed.iter()).map(Vec::len).sum::<usize>()
+    }
+
+    /// What is to be sent next, if anything waits.
+    fn next_out(&mut self) -> Option<Vec<u8>> {
+        let sealed = self.sealed.as_mut().and_then(|sealed| sealed.pop_front());
+        sealed.or_else(|| (!self.out.is_empty()).then(|| std::mem::take(&mut self.out)))
+    }
+
+    fn nothing_waits(&self) -> bool {
+        self.out.is_empty() && self.sealed.as_ref().is_none_or(|sealed| sealed.is_empty())
     }
 
     /// Lets what was held back leave with the next send.
@@ -306,7 +462,7 @@ impl Wire {
 
     /// Bytes that the writer may add before what waits is as much as one send takes.
     pub fn room(&self) -> usize {
-        limits::TRANSFER_SIZE.saturating_sub(self.out.len())
+        limits::TRANSFER_SIZE.saturating_sub(self.waiting())
     }
 
     /// Adds bytes to what is to be sent, encrypted where there is TLS.
@@ -337,7 +493,7 @@ impl Wire {
     /// # Errors
     /// What the last send said.
     pub fn start_send(&mut self) -> io::Result<()> {
-        if self.out.is_empty() || self.held {
+        if self.nothing_waits() || self.held {
             return Ok(());
         }
         if self.socket.is_sending() {
@@ -348,7 +504,12 @@ impl Wire {
             if let Poll::Ready(result) = self.socket.poll_sent(&context) {
                 result?;
             }
-            self.socket.send(std::mem::take(&mut self.out));
+            if let Some(next) = self.next_out() {
+                self.socket.send(next);
+            }
+            if !self.nothing_waits() {
+                self.socket.want_sent();
+            }
         }
         Ok(())
     }
@@ -358,17 +519,15 @@ impl Wire {
         self.held = false;
         loop {
             std::task::ready!(self.socket.poll_sent(context))?;
-            if self.out.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            self.socket.send(std::mem::take(&mut self.out));
+            let Some(next) = self.next_out() else { return Poll::Ready(Ok(())) };
+            self.socket.send(next);
         }
     }
 
     /// Sends what can be sent without waiting for it, and asks to be woken when more can be sent of what
     /// is written. Gives whether there is room to write more.
     pub fn poll_room(&mut self, context: &Context<'_>) -> Polled<()> {
-        if (self.out.is_empty() || self.held) && self.socket.is_sending() {
+        if (self.nothing_waits() || self.held) && self.socket.is_sending() {
             // Nothing waits for its end; an error wakes whoever waits on the socket.
             self.socket.watch(context);
             return Poll::Ready(Ok(()));
@@ -376,9 +535,14 @@ impl Wire {
         match self.socket.poll_sent(context) {
             Poll::Ready(result) => {
                 result?;
-                if !self.out.is_empty() && !self.held {
-                    self.socket.send(std::mem::take(&mut self.out));
+                if !self.held
+                    && let Some(next) = self.next_out()
+                {
+                    self.socket.send(next);
                     self.socket.watch(context);
+                    if !self.nothing_waits() {
+                        self.socket.want_sent();
+                    }
                 }
                 Poll::Ready(Ok(()))
             }
@@ -395,7 +559,7 @@ impl Wire {
 
     /// Whether everything written is with the kernel and its sends have ended.
     pub fn is_flushed(&self) -> bool {
-        self.out.is_empty() && !self.socket.is_sending()
+        self.nothing_waits() && !self.socket.is_sending()
     }
 
     /// Whoever waits on this wire is woken, too, when the send in flight has ended.
@@ -489,6 +653,9 @@ impl Drop for Wire {
     fn drop(&mut self) {
         let ring = self.socket.ring().clone();
         let mut pool = ring.pool.borrow_mut();
+        for buffer in self.sealed.iter_mut().flat_map(|sealed| sealed.drain(..)) {
+            pool.give_back(buffer);
+        }
         for buffer in [&mut self.plain, &mut self.cipher, &mut self.out] {
             if buffer.capacity() > 0 {
                 pool.give_back(std::mem::take(buffer));
