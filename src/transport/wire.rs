@@ -125,7 +125,8 @@ impl Wire {
     /// Receives into a buffer of its own from now on (true), or into the shard's (false).
     pub fn use_own_buffer(&mut self, own: bool) {
         self.own_buffer = own;
-        if !own && self.has_headroom && !self.socket.is_receiving_owned() {
+        // Whole records are opened first, by the next that reads.
+        if !own && self.has_headroom && self.first_record().is_none() && !self.socket.is_receiving_owned() {
             self.leave_records();
         }
     }

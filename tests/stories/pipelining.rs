@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use ring::digest::{SHA256, digest};
+
 use crate::harness::{
     HandOrigin, MANAGEMENT_POINT, Nginx, OWN, SERVICE, SampleOrigin, Setup, noise, read_head, run, text,
 };
@@ -59,6 +61,41 @@ fn a_hundred_pipelined_requests_are_answered_in_order() {
             answer.text()
         );
         assert!(answer.text().contains(&format!("length: {length}\n")), "{number}: {}", answer.text());
+    }
+    assert_eq!(stack.count("panics"), 0);
+}
+
+#[test]
+fn large_bodies_behind_one_another_are_told_apart() {
+    // Written alone, a body ends with a record, and records of the next request lie behind it already;
+    // written together, it ends in the middle of one.
+    let origin = SampleOrigin::start();
+    let stack = Setup::new(origin.url()).start();
+    for (first, alone) in [(1, true), (1, false), (70_000, true), (200_000, false)] {
+        let mut client = stack.client().unwrap();
+        for round in 0..4 {
+            let sizes: Vec<_> = (0..12).map(|number| first + number * 7_001 + round).chain([20]).collect();
+            let request = |size: &usize| {
+                let head = post(&format!("CCM_System/{size}"), &format!("Content-Length: {size}\r\n"));
+                [head.as_bytes(), &noise(*size)].concat()
+            };
+            let requests: Vec<_> = sizes.iter().map(request).collect();
+            if alone {
+                requests.iter().for_each(|request| client.send(request));
+            } else {
+                client.send(&requests.concat());
+            }
+            for size in sizes {
+                let answer = client.read().unwrap_or_else(|error| panic!("{size} after {first}: {error}"));
+                assert_eq!(answer.status, 200, "{size}: {answer:?}");
+                let told = answer.text();
+                assert!(told.contains(&format!("target: /CCM_System/{size}\n")), "{size}: {told}");
+                assert!(told.contains(&format!("length: {size}\n")), "{size}: {told}");
+                let sum = digest(&SHA256, &noise(size));
+                let sum: String = sum.as_ref().iter().map(|octet| format!("{octet:02x}")).collect();
+                assert!(told.contains(&format!("sha256: {sum}\n")), "{size}: {told}");
+            }
+        }
     }
     assert_eq!(stack.count("panics"), 0);
 }
