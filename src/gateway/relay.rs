@@ -411,13 +411,24 @@ impl<'c> Relay<'c> {
     fn write_body(&mut self, context: &mut Context<'_>, framing: AnswerFraming) -> io::Result<bool> {
         let wire = &mut self.connection.wire;
         loop {
-            let data = self.stream.data();
+            let mut data = self.stream.data();
             if data.is_empty() {
                 break;
             }
             match wire.poll_space(context) {
                 Poll::Ready(result) => result?,
                 Poll::Pending => return Ok(true),
+            }
+            if framing != AnswerFraming::Chunked {
+                drop(data);
+                let size = self.stream.pass_on(wire, self.promised.unwrap_or(u64::MAX))?;
+                if size > 0 {
+                    keep_promise(&mut self.promised, size);
+                    self.request.account.bytes_out += size as u64;
+                    self.moved = true;
+                    continue;
+                }
+                data = self.stream.data();
             }
             let size = data.len().min(wire.room());
             if !keep_promise(&mut self.promised, size) {

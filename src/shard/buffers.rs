@@ -2,8 +2,9 @@
 //! rest receives, and a pool of vectors that are lent for as long as a message needs.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::cell::UnsafeCell;
 use std::io;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -135,8 +136,10 @@ impl Drop for SharedBuffer {
 }
 
 /// Received bytes that several readers look at; goes back to the shard's pool with the last of them.
+///
+/// A reader may change its own part in place ([`Lent::part`]), which nobody else reads.
 pub struct Lent {
-    bytes: Vec<u8>,
+    bytes: UnsafeCell<Vec<u8>>,
     ring: Rc<Ring>,
 }
 
@@ -144,14 +147,35 @@ impl Lent {
     /// Shares a vector of the pool.
     pub fn new(ring: &Rc<Ring>, bytes: Vec<u8>) -> Rc<Lent> {
         ring.pool.borrow_mut().lent += 1;
-        Rc::new(Lent { bytes, ring: ring.clone() })
+        Rc::new(Lent { bytes: UnsafeCell::new(bytes), ring: ring.clone() })
     }
-}
 
-impl Deref for Lent {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        &self.bytes
+    /// Bytes there are.
+    pub fn size(&self) -> usize {
+        // SAFETY: the vector itself never changes while it is lent; only bytes of it do.
+        unsafe { (*self.bytes.get()).len() }
+    }
+
+    /// The bytes in `range`.
+    pub fn bytes(&self, range: Range<usize>) -> &[u8] {
+        assert!(range.start <= range.end && range.end <= self.size(), "a part lies within its buffer");
+        // SAFETY: within the vector, which lives as long as `self`; who changes bytes of it is the only one
+        // who looks at them (`part`).
+        unsafe { std::slice::from_raw_parts((*self.bytes.get()).as_ptr().add(range.start), range.len()) }
+    }
+
+    /// The bytes in `range`, to be changed where they lie.
+    ///
+    /// # Safety
+    /// No slice of any of them may live, and nobody else may be going to read what they were: the range is
+    /// this reader's alone.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn part(&self, range: Range<usize>) -> &mut [u8] {
+        assert!(range.start <= range.end && range.end <= self.size(), "a part lies within its buffer");
+        // SAFETY: within the vector; alone, as the caller says.
+        unsafe {
+            std::slice::from_raw_parts_mut((*self.bytes.get()).as_mut_ptr().add(range.start), range.len())
+        }
     }
 }
 
@@ -159,7 +183,36 @@ impl Drop for Lent {
     fn drop(&mut self) {
         let mut pool = self.ring.pool.borrow_mut();
         pool.lent -= 1;
-        pool.give_back(std::mem::take(&mut self.bytes));
+        pool.give_back(std::mem::take(self.bytes.get_mut()));
+    }
+}
+
+/// Bytes on their way out.
+pub enum Outgoing {
+    /// Goes back to the pool.
+    Own(Vec<u8>),
+    /// A part of what was received.
+    Lent {
+        /// Where it lies.
+        buffer: Rc<Lent>,
+        /// Which part.
+        range: Range<usize>,
+    },
+}
+
+impl Outgoing {
+    /// What is sent.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Outgoing::Own(bytes) => bytes,
+            Outgoing::Lent { buffer, range } => buffer.bytes(range.clone()),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Outgoing {
+    fn from(bytes: Vec<u8>) -> Outgoing {
+        Outgoing::Own(bytes)
     }
 }
 

@@ -13,7 +13,7 @@ mod probe;
 mod ring;
 mod socket;
 
-pub use buffers::{Lent, Pool, SharedBuffer};
+pub use buffers::{Lent, Outgoing, Pool, SharedBuffer};
 pub use deadline::{Deadline, Wheel};
 pub use mesh::{Mesh, Port};
 pub use nest::{Nest, Nested};

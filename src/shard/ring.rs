@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use slab::Slab;
 
-use super::buffers::{Pool, SharedBuffers};
+use super::buffers::{Outgoing, Pool, SharedBuffers};
 use super::socket::{ListenerCore, SocketCore};
 use crate::limits;
 
@@ -28,8 +28,8 @@ pub(super) enum Op {
     RecvShared { socket: Rc<SocketCore> },
     /// Receives once into the spare room of a buffer.
     RecvOwned { socket: Rc<SocketCore>, buffer: Vec<u8> },
-    /// Sends `buffer[at..]`; `quick` ends without a completion, see [`Ring::end_quick_sends`].
-    Send { socket: Rc<SocketCore>, buffer: Vec<u8>, at: usize, quick: bool },
+    /// Sends `bytes[at..]`; `quick` ends without a completion, see [`Ring::end_quick_sends`].
+    Send { socket: Rc<SocketCore>, bytes: Outgoing, at: usize, quick: bool },
     /// Accepts one connection.
     Accept { listener: Rc<ListenerCore>, address: Box<Address> },
     /// Connects a socket.
@@ -280,18 +280,17 @@ impl Ring {
         self.start(Op::RecvOwned { socket: socket.clone(), buffer }, entry)
     }
 
-    pub(super) fn send(self: &Rc<Self>, socket: &Rc<SocketCore>, buffer: Vec<u8>) -> u64 {
+    pub(super) fn send(self: &Rc<Self>, socket: &Rc<SocketCore>, bytes: Outgoing) -> u64 {
         let descriptor = socket.descriptor();
-        let is_small = buffer.len() <= limits::QUICK_SEND_SIZE_MAX;
+        let is_small = bytes.bytes().len() <= limits::QUICK_SEND_SIZE_MAX;
         // In the backlog nobody could tell when it was submitted.
         let quick = is_small && self.backlog.borrow().is_empty() && self.has_room();
         if !is_small {
             self.press();
         }
-        let entry =
-            if quick { quick_send_entry(descriptor, &buffer) } else { send_entry(descriptor, &buffer) };
+        let entry = if quick { quick_send_entry } else { send_entry }(descriptor, bytes.bytes());
         let before = self.queued.get();
-        let tag = self.start(Op::Send { socket: socket.clone(), buffer, at: 0, quick }, entry);
+        let tag = self.start(Op::Send { socket: socket.clone(), bytes, at: 0, quick }, entry);
         if quick {
             self.quick.borrow_mut().push_back((tag, before));
         }
@@ -473,9 +472,9 @@ impl Ring {
         }
         let op = flight.remove(key).op;
         drop(flight);
-        if let Op::Send { socket, buffer, .. } = op {
-            let size = buffer.len() as i32;
-            socket.sent(buffer, size);
+        if let Op::Send { socket, bytes, .. } = op {
+            let size = bytes.bytes().len() as i32;
+            socket.sent(bytes, size);
         }
         true
     }
@@ -501,8 +500,8 @@ impl Ring {
             }
             return;
         }
-        if let Op::Send { socket, buffer, at, quick } = &mut flight[key].op
-            && is_unfinished(result, buffer.len() - *at, *quick)
+        if let Op::Send { socket, bytes, at, quick } = &mut flight[key].op
+            && is_unfinished(result, bytes.bytes().len() - *at, *quick)
             && !socket.is_abandoned()
         {
             // A short send goes on where it stopped, under the same tag; so does one that would have had
@@ -510,7 +509,7 @@ impl Ring {
             // not go on, for nobody would cancel it again.
             *at += result.max(0) as usize;
             *quick = false;
-            let entry = send_entry(socket.descriptor(), &buffer[*at..]).user_data(tag);
+            let entry = send_entry(socket.descriptor(), &bytes.bytes()[*at..]).user_data(tag);
             drop(flight);
             self.press();
             self.push(entry);
@@ -540,7 +539,7 @@ impl Ring {
                 }
                 socket.received_owned(into, result);
             }
-            Op::Send { socket, buffer: sent, .. } => socket.sent(sent, result),
+            Op::Send { socket, bytes, .. } => socket.sent(bytes, result),
             Op::Connect { socket, address } => {
                 drop(address);
                 socket.connected(result);

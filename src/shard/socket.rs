@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::buffers::SharedBuffer;
+use super::buffers::{Outgoing, SharedBuffer};
 use super::ring::{Descriptor, Polled, Ring, outcome, remember};
 use crate::limits;
 
@@ -149,8 +149,12 @@ impl SocketCore {
         }
     }
 
-    pub(super) fn sent(&self, buffer: Vec<u8>, result: i32) {
-        self.ring.pool.borrow_mut().give_back(buffer);
+    pub(super) fn sent(&self, bytes: Outgoing, result: i32) {
+        match bytes {
+            Outgoing::Own(buffer) => self.ring.pool.borrow_mut().give_back(buffer),
+            // The last to let go of it gives it back to the pool.
+            Outgoing::Lent { buffer, .. } => drop(buffer),
+        }
         let mut state = self.state.borrow_mut();
         state.sending = Sending::Done(outcome(result).map(drop));
         if std::mem::take(&mut state.awaits_sent) || result < 0 {
@@ -353,14 +357,14 @@ impl Socket {
         }
     }
 
-    /// Starts to send `buffer`, which goes back to the shard's pool afterwards.
+    /// Starts to send `bytes`, whose buffer goes back to the shard's pool afterwards.
     ///
     /// # Panics
     /// When a send is in flight: callers ask [`Socket::poll_sent`] first.
-    pub fn send(&self, buffer: Vec<u8>) {
+    pub fn send(&self, bytes: impl Into<Outgoing>) {
         let mut state = self.0.state.borrow_mut();
         assert!(!matches!(state.sending, Sending::InFlight(_)), "one send at a time");
-        state.sending = Sending::InFlight(self.0.ring.send(&self.0, buffer));
+        state.sending = Sending::InFlight(self.0.ring.send(&self.0, bytes.into()));
     }
 
     /// Whether a send is in flight.

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -93,6 +94,8 @@ pub struct Link {
     waker: RefCell<Option<Waker>>,
     /// While the link is driven.
     wire: RefCell<Option<Wire>>,
+    /// Where what was received lies, while it is looked at.
+    pieces: RefCell<Vec<Range<usize>>>,
     lost: Cell<bool>,
     next_identity: Cell<u32>,
     crossing: Option<Rc<Crossing>>,
@@ -114,6 +117,7 @@ impl Link {
             has_refused: Cell::new(false),
             waker: RefCell::default(),
             wire: RefCell::default(),
+            pieces: RefCell::default(),
             lost: Cell::new(false),
             next_identity: Cell::new(0),
             crossing,
@@ -445,11 +449,16 @@ impl Link {
         if let Some(cause) = self.take_frames(wire, events)? {
             return Ok(Some(cause));
         }
+        let mut pieces = self.pieces.borrow_mut();
         for _ in 0..READS_PER_TURN {
-            match wire.poll_fill(context) {
+            match wire.poll_pieces(context, &mut pieces) {
                 Poll::Ready(Ok(true)) => {
-                    if let Some(cause) = self.take_frames(wire, events)? {
-                        return Ok(Some(cause));
+                    let cause = match pieces.is_empty() {
+                        true => self.take_frames(wire, events)?,
+                        false => self.take_pieces(wire, &pieces, events)?,
+                    };
+                    if cause.is_some() {
+                        return Ok(cause);
                     }
                 }
                 Poll::Ready(Ok(false)) => return Ok(Some(Cause::Eof)),
@@ -467,15 +476,62 @@ impl Link {
         events: &Rc<dyn LinkEvents>,
     ) -> Result<Option<Cause>, ChannelError> {
         if wire.received().len() < SHARED_FROM {
-            let (used, cause) = self.take_frames_of(wire.received(), None, events)?;
+            let (used, cause) = self.take_frames_of(wire.received(), Lying::Alone, events)?;
             wire.consume(used);
             return Ok(cause);
         }
         let (bytes, start) = wire.take_received();
+        let size = bytes.len();
         let bytes = Lent::new(&self.shard.ring, bytes);
-        let (used, cause) = self.take_frames_of(&bytes[start..], Some((&bytes, start)), events)?;
-        wire.put_back(&bytes[start + used..]);
+        let lying = Lying::In { buffer: &bytes, start, is_roomy: false };
+        let (used, cause) = self.take_frames_of(bytes.bytes(start..size), lying, events)?;
+        wire.put_back(bytes.bytes(start + used..size));
         Ok(cause)
+    }
+
+    /// Takes frames from `pieces` of what was received, one record's each.
+    fn take_pieces(
+        self: &Rc<Self>,
+        wire: &mut Wire,
+        pieces: &[Range<usize>],
+        events: &Rc<dyn LinkEvents>,
+    ) -> Result<Option<Cause>, ChannelError> {
+        let (bytes, _) = wire.take_received();
+        if bytes.len() < SHARED_FROM {
+            let outcome = self.take_pieces_of(wire, &bytes, pieces, None, events);
+            self.shard.ring.pool.borrow_mut().give_back(bytes);
+            return outcome;
+        }
+        let buffer = Lent::new(&self.shard.ring, bytes);
+        self.take_pieces_of(wire, buffer.bytes(0..buffer.size()), pieces, Some(&buffer), events)
+    }
+
+    fn take_pieces_of(
+        self: &Rc<Self>,
+        wire: &mut Wire,
+        bytes: &[u8],
+        pieces: &[Range<usize>],
+        buffer: Option<&Rc<Lent>>,
+        events: &Rc<dyn LinkEvents>,
+    ) -> Result<Option<Cause>, ChannelError> {
+        for (number, piece) in pieces.iter().enumerate() {
+            let lying = match buffer {
+                Some(buffer) => Lying::In { buffer, start: piece.start, is_roomy: true },
+                None => Lying::Alone,
+            };
+            let (used, cause) = self.take_frames_of(&bytes[piece.clone()], lying, events)?;
+            if cause.is_some() {
+                return Ok(cause);
+            }
+            if used < piece.len() {
+                // A frame goes on in the next record: ours never do. All that is left is put together.
+                let mut rest = bytes[piece.start + used..piece.end].to_vec();
+                pieces[number + 1..].iter().for_each(|piece| rest.extend_from_slice(&bytes[piece.clone()]));
+                wire.put_back(&rest);
+                return self.take_frames(wire, events);
+            }
+        }
+        Ok(None)
     }
 
     /// Takes frames from the front of `bytes`, which may lie in a buffer that streams can keep. Gives how
@@ -483,7 +539,7 @@ impl Link {
     fn take_frames_of(
         self: &Rc<Self>,
         bytes: &[u8],
-        lent: Option<(&Rc<Lent>, usize)>,
+        lying: Lying<'_>,
         events: &Rc<dyn LinkEvents>,
     ) -> Result<(usize, Option<Cause>), ChannelError> {
         let now = self.shard.now();
@@ -493,17 +549,23 @@ impl Link {
             let frame = self.channel.borrow_mut().handle_frame(&bytes[used..], now)?;
             let Some((size, event)) = frame else { break };
             used += size;
-            cause = self.deliver(event, lent.map(|(buffer, start)| (buffer, start + used)), events);
+            let lent = match lying {
+                Lying::Alone => None,
+                Lying::In { buffer, start, is_roomy } => {
+                    Some(Kept { buffer, end: start + used, is_roomy: is_roomy && used == bytes.len() })
+                }
+            };
+            cause = self.deliver(event, lent, events);
         }
         self.traffic.1.set(self.traffic.1.get() + used as u64);
         Ok((used, cause))
     }
 
-    /// Tells what a frame means; `lent` is where it ends in a buffer that its stream can keep.
+    /// Tells what a frame means; `lent` is where it lies in a buffer that its stream can keep.
     fn deliver(
         self: &Rc<Self>,
         event: Event<'_>,
-        lent: Option<(&Rc<Lent>, usize)>,
+        lent: Option<Kept<'_>>,
         events: &Rc<dyn LinkEvents>,
     ) -> Option<Cause> {
         match event {
@@ -525,7 +587,9 @@ impl Link {
                 token,
                 |mailbox| match lent {
                     // A frame ends with its payload.
-                    Some((buffer, end)) => mailbox.put_shared(buffer, end - data.len()..end),
+                    Some(Kept { buffer, end, is_roomy }) => {
+                        mailbox.put_shared(buffer, end - data.len()..end, is_roomy)
+                    }
                     None => mailbox.put_data(data),
                 },
                 |crossing, shard, exchange| crossing.data(shard, exchange, data),
@@ -592,6 +656,23 @@ impl Link {
     }
 }
 
+/// Where bytes of frames lie.
+#[derive(Clone, Copy)]
+enum Lying<'b> {
+    /// Where they are used at once.
+    Alone,
+    /// From `start` on in a buffer that streams can keep; all that one record carried, when `is_roomy`.
+    In { buffer: &'b Rc<Lent>, start: usize, is_roomy: bool },
+}
+
+/// Where a frame ends in a buffer that its stream can keep; last in its record, when `is_roomy`.
+#[derive(Clone, Copy)]
+struct Kept<'b> {
+    buffer: &'b Rc<Lent>,
+    end: usize,
+    is_roomy: bool,
+}
+
 /// What became of records that were to be passed on as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passed {
@@ -656,10 +737,32 @@ impl Stream {
             return;
         }
         self.mailbox.consume(size);
+        self.has_taken(size);
+    }
+
+    fn has_taken(&self, size: usize) {
         match &self.place {
             Place::Here { link, id, .. } => link.consumed(*id, size),
             Place::There { crossing, shard, exchange } => crossing.consumed(*shard, *exchange, size),
         }
+    }
+
+    /// Passes the first bytes that arrived on to `to`, sealed where they lie; how many, 0 when they have to
+    /// be written. The other hop may send as many anew. `size_max`: more must not pass.
+    ///
+    /// # Errors
+    /// When TLS cannot send.
+    pub fn pass_on(&self, to: &mut Wire, size_max: u64) -> std::io::Result<usize> {
+        if !to.writes_in_place() || self.mailbox.data().len() as u64 > size_max {
+            return Ok(0);
+        }
+        let Some((buffer, range)) = self.mailbox.take_roomy() else { return Ok(0) };
+        let size = range.len();
+        if !to.write_in_place(&buffer, range.clone())? {
+            to.write(buffer.bytes(range))?;
+        }
+        self.has_taken(size);
+        Ok(size)
     }
 
     /// Sends body bytes: as many as are taken now. The task is woken when more may be.

@@ -27,15 +27,24 @@ pub enum Broken {
 enum Piece {
     /// Copied out of what was received: little, or behind much that nobody took.
     Own { bytes: Vec<u8>, at: usize },
-    /// Where they were received, beside bytes of other streams.
-    Shared { buffer: Rc<Lent>, range: Range<usize> },
+    /// Where they were received, beside bytes of other streams. `roomy`: around it lies nothing that anybody
+    /// still reads, before it a record's header and behind it a record's footer.
+    Shared { buffer: Rc<Lent>, range: Range<usize>, roomy: bool },
 }
 
 impl Piece {
     fn bytes(&self) -> &[u8] {
         match self {
             Piece::Own { bytes, at } => &bytes[*at..],
-            Piece::Shared { buffer, range } => &buffer[range.clone()],
+            Piece::Shared { buffer, range, .. } => buffer.bytes(range.clone()),
+        }
+    }
+
+    /// The buffer it keeps.
+    fn shared(&self) -> Option<&Rc<Lent>> {
+        match self {
+            Piece::Own { .. } => None,
+            Piece::Shared { buffer, .. } => Some(buffer),
         }
     }
 }
@@ -45,7 +54,7 @@ struct Mail {
     heads: VecDeque<Vec<u8>>,
     /// None of them empty.
     data: VecDeque<Piece>,
-    /// Shared pieces among them.
+    /// Shared buffers among them; those behind one another count once.
     shared: usize,
     end: Option<Vec<u8>>,
     broken: Option<Broken>,
@@ -132,16 +141,17 @@ impl Mailbox {
     }
 
     /// Keeps `range` of a received buffer, unless it is too little to keep all of that for, or much
-    /// waits already: a stream that nobody reads holds few buffers.
-    pub(super) fn put_shared(&self, buffer: &Rc<Lent>, range: Range<usize>) {
+    /// waits already: a stream that nobody reads holds few buffers. `roomy`: see [`Piece::Shared`].
+    pub(super) fn put_shared(&self, buffer: &Rc<Lent>, range: Range<usize>, roomy: bool) {
         let mut mail = self.mail.borrow_mut();
-        let is_lent_out = self.ring.pool.borrow().is_lent_out();
-        if range.len() <= SMALL || mail.shared >= limits::PIECES_SHARED_MAX || is_lent_out {
+        let is_held = mail.data.back().and_then(Piece::shared).is_some_and(|last| Rc::ptr_eq(last, buffer));
+        let may_hold = mail.shared < limits::PIECES_SHARED_MAX && !self.ring.pool.borrow().is_lent_out();
+        if range.len() <= SMALL || !(is_held || may_hold) {
             drop(mail);
-            return self.put_data(&buffer[range]);
+            return self.put_data(buffer.bytes(range));
         }
-        mail.shared += 1;
-        mail.data.push_back(Piece::Shared { buffer: buffer.clone(), range });
+        mail.shared += usize::from(!is_held);
+        mail.data.push_back(Piece::Shared { buffer: buffer.clone(), range, roomy });
         mail.wake();
     }
 
@@ -197,13 +207,22 @@ impl Mailbox {
             if !piece.bytes().is_empty() {
                 break;
             }
-            match mail.data.pop_front() {
-                Some(Piece::Own { bytes, .. }) => self.ring.pool.borrow_mut().give_back(bytes),
-                Some(Piece::Shared { .. }) => mail.shared -= 1,
-                None => {}
+            if let Some(Piece::Own { bytes, .. }) = mail.take_piece() {
+                self.ring.pool.borrow_mut().give_back(bytes);
             }
         }
         debug_assert!(size == 0, "only what was shown can be taken");
+    }
+
+    /// Takes the first bytes with the buffer they lie in, when there is room around them; they count as
+    /// taken, and are the caller's alone.
+    pub(super) fn take_roomy(&self) -> Option<(Rc<Lent>, Range<usize>)> {
+        let mut mail = self.mail.borrow_mut();
+        let Some(Piece::Shared { roomy: true, .. }) = mail.data.front() else { return None };
+        match mail.take_piece() {
+            Some(Piece::Shared { buffer, range, .. }) => Some((buffer, range)),
+            Some(Piece::Own { .. }) | None => None,
+        }
     }
 
     /// Whether the other side's direction has ended well and all its bytes were taken.
@@ -229,6 +248,14 @@ impl Mailbox {
 }
 
 impl Mail {
+    fn take_piece(&mut self) -> Option<Piece> {
+        let piece = self.data.pop_front()?;
+        let next = self.data.front().and_then(Piece::shared);
+        let is_last = |buffer| next.is_none_or(|next| !Rc::ptr_eq(next, buffer));
+        self.shared -= usize::from(piece.shared().is_some_and(is_last));
+        Some(piece)
+    }
+
     fn give_back_buffers(&mut self, ring: &Ring) {
         while let Some(head) = self.heads.pop_front() {
             ring.pool.borrow_mut().give_back(head);
@@ -274,7 +301,7 @@ mod tests {
         first.put_head(b"head");
         first.put_data(b"data");
         first.consume(2);
-        first.put_shared(&Lent::new(&ring, vec![1; 3 * SMALL]), 0..2 * SMALL);
+        first.put_shared(&Lent::new(&ring, vec![1; 3 * SMALL]), 0..2 * SMALL, false);
         first.put_end(b"trailers");
         first.put_broken(Broken::Lost { not_taken: true });
         let address = Rc::as_ptr(&first);
@@ -304,17 +331,44 @@ mod tests {
         let stalled: Vec<_> = (0..limits::LENT_COUNT_MAX + 40).map(|_| Mailbox::new(&ring)).collect();
         for mailbox in &stalled {
             let bytes = vec![7; 2 * SMALL];
-            mailbox.put_shared(&Lent::new(&ring, bytes), 0..SMALL + 1);
+            mailbox.put_shared(&Lent::new(&ring, bytes), 0..SMALL + 1, false);
             assert_eq!(*mailbox.data(), [7; SMALL + 1]);
         }
         let keeping = stalled.iter().filter(|mailbox| mailbox.mail.borrow().shared == 1).count();
         assert_eq!(keeping, limits::LENT_COUNT_MAX);
         stalled[0].consume(SMALL + 1);
         let next = Mailbox::new(&ring);
-        next.put_shared(&Lent::new(&ring, vec![7; 2 * SMALL]), 0..SMALL + 1);
+        next.put_shared(&Lent::new(&ring, vec![7; 2 * SMALL]), 0..SMALL + 1, false);
         assert_eq!(next.mail.borrow().shared, 1, "room again");
         drop((stalled, next));
         assert!(!ring.pool.borrow().is_lent_out());
+    }
+
+    #[test]
+    fn pieces_of_one_buffer_hold_it_once_and_only_roomy_ones_are_given_away() {
+        let ring = Ring::new(64, Slots::ByRing).expect("this machine has io_uring");
+        let mailbox = Mailbox::new(&ring);
+        let piece = 2 * SMALL;
+        let buffers: Vec<_> =
+            (0..=limits::PIECES_SHARED_MAX).map(|_| Lent::new(&ring, vec![3; 4 * piece])).collect();
+        for buffer in &buffers {
+            for at in 0..3 {
+                mailbox.put_shared(buffer, at * piece..(at + 1) * piece, at != 1);
+            }
+        }
+        assert_eq!(mailbox.mail.borrow().shared, limits::PIECES_SHARED_MAX, "the last one was copied");
+        let (buffer, range) = mailbox.take_roomy().expect("the first piece is roomy");
+        assert!(Rc::ptr_eq(&buffer, &buffers[0]) && range == (0..piece));
+        assert_eq!(mailbox.mail.borrow().shared, limits::PIECES_SHARED_MAX, "two pieces of it are left");
+        assert!(mailbox.take_roomy().is_none(), "the next is not");
+        mailbox.consume(piece);
+        assert_eq!(mailbox.take_roomy().map(|(_, range)| range), Some(2 * piece..3 * piece));
+        assert_eq!(mailbox.mail.borrow().shared, limits::PIECES_SHARED_MAX - 1);
+        while !mailbox.data().is_empty() {
+            let size = mailbox.data().len();
+            mailbox.consume(size);
+        }
+        assert_eq!(mailbox.mail.borrow().shared, 0);
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! were received into and sealed in the buffer they are sent from. What a record may be is RFC 8446 5;
 //! after the handshake only KeyUpdate, tickets and alerts come beside data.
 
+use std::ops::Range;
+
 use ring::aead::{self, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
@@ -15,6 +17,8 @@ use rustls::{
     AlertDescription, ConnectionTrafficSecrets, ContentType, Error, ExtractedSecrets, InvalidMessage,
     PeerMisbehaved, SupportedCipherSuite,
 };
+
+use crate::limits::FRAME_HEADER_SIZE;
 
 /// What goes on deriving keys.
 enum Kernel {
@@ -110,6 +114,31 @@ impl Records {
         // Nothing counts after the closing alert.
         opened.used = bytes.len();
         Ok(opened)
+    }
+
+    /// As [`Records::open`], but what the records carried stays apart: `pieces` tells where, each with
+    /// [`FOOTER`] bytes of nothing behind it and [`SPACING`] between it and the one before. Gives how many
+    /// bytes of the front are done with.
+    ///
+    /// # Errors
+    /// As [`Records::open`].
+    pub fn open_spaced(
+        &mut self,
+        bytes: &mut [u8],
+        pieces: &mut Vec<Range<usize>>,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, Error> {
+        let (mut at, mut to) = (0, 0);
+        while !self.peer_closed {
+            let Some((end, size)) = self.open_one(bytes, at, to, out)? else { return Ok(at) };
+            at = end;
+            if size > 0 {
+                pieces.push(to..to + size);
+                to += size + SPACING;
+            }
+        }
+        // Nothing counts after the closing alert.
+        Ok(bytes.len())
     }
 
     /// Opens one record; false when it is not whole.
@@ -445,6 +474,9 @@ const FATAL: u8 = 2;
 pub(super) const HEADER: usize = 5;
 const MESSAGE_HEADER: usize = 4;
 const TAG: usize = 16;
+/// Between what two records carried, where it is to be sealed again: the first one's footer and the next
+/// one's header have room in it, with the header of the frame that the next one begins with.
+pub(super) const SPACING: usize = FOOTER + HEADER - FRAME_HEADER_SIZE;
 /// What stands behind the content of a record of ours: its type and tag.
 pub(super) const FOOTER: usize = 1 + TAG;
 /// What a record of ours is longer than its content.

@@ -256,6 +256,41 @@ impl Tls {
         opened
     }
 
+    /// As [`Tls::receive_in_place`], but the plain bytes stay in pieces: see [`Records::open_spaced`].
+    ///
+    /// # Errors
+    /// As [`Tls::receive`].
+    pub(super) fn receive_spaced(
+        &mut self,
+        bytes: &mut [u8],
+        pieces: &mut Vec<Range<usize>>,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, Error> {
+        let Session::Handed(handed) = &mut self.session else { return Err(Error::HandshakeNotComplete) };
+        if self.failed {
+            return Err(Error::HandshakeNotComplete);
+        }
+        let used = handed.records.open_spaced(bytes, pieces, out);
+        self.failed = used.is_err();
+        self.peer_closed = handed.records.is_peer_closed();
+        used
+    }
+
+    /// Seals what lies in `bytes` behind the room for a record's header and before that for its footer. False:
+    /// not now, for something else has to be said first or records are not protected here.
+    ///
+    /// # Errors
+    /// When keys are used up.
+    pub(super) fn seal_in_place(&mut self, bytes: &mut [u8]) -> Result<bool, Error> {
+        match &mut self.session {
+            Session::Handed(handed) if !self.failed && handed.records.seals_on(1) => {
+                let size = bytes.len() - records::HEADER - records::FOOTER;
+                handed.records.seal_in_place(bytes, 0, size).map(|_| true)
+            }
+            Session::Handed(_) | Session::Server(_) | Session::Client(_) | Session::Gone => Ok(false),
+        }
+    }
+
     /// Opens the records in `range` of `bytes` and seals them for `to` at its front: see [`reseal`]. `None`:
     /// not now, for one of the two has something else to say or does not protect its records here.
     ///

@@ -7,15 +7,16 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use super::records::Opened;
+use super::records::{self, Opened};
 use super::reseal;
 use super::tls::Tls;
 use crate::limits;
-use crate::shard::{Polled, Ring, Socket};
+use crate::shard::{Lent, Outgoing, Polled, Ring, Socket};
 
 /// One TCP connection with or without TLS.
 pub struct Wire {
@@ -25,8 +26,8 @@ pub struct Wire {
     /// Where the unconsumed part of `plain` begins.
     at: usize,
     cipher: Vec<u8>,
-    /// Records that were sealed where they lie, each a buffer to be sent before `out`; on channels only.
-    sealed: Option<Box<VecDeque<Vec<u8>>>>,
+    /// Records that were sealed where they lie, to be sent before `out`; once there were any.
+    sealed: Option<Box<VecDeque<Outgoing>>>,
     out: Vec<u8>,
     own_buffer: bool,
     /// There is room before what `cipher` holds, see [`Wire::poll_records`].
@@ -239,10 +240,7 @@ impl Wire {
             let size = std::task::ready!(self.socket.poll_recv_owned(context, &mut self.plain))?;
             return Poll::Ready(Ok(size > 0));
         }
-        if self.cipher.capacity() == 0 && !self.socket.is_receiving_owned() {
-            self.cipher = self.socket.ring().pool.borrow_mut().large();
-        }
-        let size = std::task::ready!(self.socket.poll_recv_owned(context, &mut self.cipher))?;
+        let size = std::task::ready!(self.poll_cipher(context))?;
         if size > 0 {
             self.decrypt_own()?;
         }
@@ -411,6 +409,103 @@ impl Wire {
         Ok(Some((resealed.content, resealed.framed)))
     }
 
+    /// As [`Wire::poll_fill`], but what records carried may stay in `pieces` of [`Wire::received`], which are
+    /// then all there is: each with room around it to be sealed again.
+    pub(super) fn poll_pieces(
+        &mut self,
+        context: &Context<'_>,
+        pieces: &mut Vec<Range<usize>>,
+    ) -> Polled<bool> {
+        pieces.clear();
+        while self.passes_records() {
+            match std::task::ready!(self.poll_cipher(context))? {
+                0 => return self.poll_fill(context),
+                _ => self.open_spaced(pieces)?,
+            }
+            if !pieces.is_empty() {
+                return Poll::Ready(Ok(true));
+            }
+            // Messages of TLS itself, or the beginning of a record.
+            self.start_send()?;
+        }
+        self.poll_fill(context)
+    }
+
+    fn open_spaced(&mut self, pieces: &mut Vec<Range<usize>>) -> io::Result<()> {
+        let Wire { tls: Some(tls), plain, cipher, out, socket, .. } = self else { return Ok(()) };
+        let used = match tls.receive_spaced(cipher, pieces, out) {
+            Ok(used) => used,
+            Err(error) => {
+                self.held = false;
+                let _ = self.start_send();
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+        };
+        let mut pool = socket.ring().pool.borrow_mut();
+        let Some(last) = pieces.last() else {
+            cipher.drain(..used);
+            return Ok(());
+        };
+        let mut rest = Vec::new();
+        if used < cipher.len() {
+            rest = pool.large();
+            rest.extend_from_slice(&cipher[used..]);
+        }
+        cipher.truncate(last.end + records::FOOTER);
+        *plain = std::mem::replace(cipher, rest);
+        Ok(())
+    }
+
+    /// Waits for ciphertext in a buffer of this wire; 0 is the end of the stream.
+    fn poll_cipher(&mut self, context: &Context<'_>) -> Polled<usize> {
+        if self.cipher.capacity() == 0 && !self.socket.is_receiving_owned() {
+            self.cipher = self.socket.ring().pool.borrow_mut().large();
+        }
+        self.socket.poll_recv_owned(context, &mut self.cipher)
+    }
+
+    /// Seals `range` of `buffer` where it lies, and sends it so. False: not now, it has to be written.
+    /// Nobody else may read of `buffer` what lies in `range`, in the room for a record's header before it
+    /// and in that for its footer behind it.
+    ///
+    /// # Errors
+    /// When TLS cannot send.
+    pub(super) fn write_in_place(&mut self, buffer: &Rc<Lent>, range: Range<usize>) -> io::Result<bool> {
+        let Some(tls) = &mut self.tls else { return Ok(false) };
+        let whole = range.start - records::HEADER..range.end + records::FOOTER;
+        // SAFETY: the caller says so; no slice of it is kept here or there.
+        let bytes = unsafe { buffer.part(whole.clone()) };
+        if !tls.seal_in_place(bytes).map_err(io::Error::other)? {
+            return Ok(false);
+        }
+        self.held = false;
+        self.put_out_aside();
+        let sealed = self.sealed.get_or_insert_default();
+        match sealed.back_mut() {
+            Some(Outgoing::Lent { buffer: last, range })
+                if Rc::ptr_eq(last, buffer) && range.end == whole.start =>
+            {
+                range.end = whole.end;
+            }
+            _ => sealed.push_back(Outgoing::Lent { buffer: buffer.clone(), range: whole }),
+        }
+        Ok(true)
+    }
+
+    /// Whether what was received can be sealed where it lies: a client that reads nothing holds few buffers.
+    pub(super) fn writes_in_place(&self) -> bool {
+        let held = self.sealed.as_ref().map_or(0, |sealed| sealed.len());
+        held < limits::PIECES_SHARED_MAX && self.takes_records()
+    }
+
+    /// What was written leaves before what is sealed next.
+    fn put_out_aside(&mut self) {
+        if !self.out.is_empty() {
+            let out = std::mem::take(&mut self.out);
+            self.sealed.get_or_insert_default().push_back(out.into());
+        }
+    }
+
     /// Whether records can be passed on to this wire.
     pub fn takes_records(&self) -> bool {
         self.tls.as_ref().is_some_and(Tls::is_handed_over)
@@ -422,11 +517,8 @@ impl Wire {
             return;
         }
         self.held = false;
-        let sealed = self.sealed.get_or_insert_default();
-        if !self.out.is_empty() {
-            sealed.push_back(std::mem::take(&mut self.out));
-        }
-        sealed.push_back(records);
+        self.put_out_aside();
+        self.sealed.get_or_insert_default().push_back(records.into());
     }
 
     // ── writing ─────────────────────────────────────────────────────────────────────────────────
@@ -438,13 +530,14 @@ impl Wire {
 
     /// Bytes written and not yet given to the kernel.
     fn waiting(&self) -> usize {
-        self.out.len() + self.sealed.iter().flat_map(|sealed| sealed.iter()).map(Vec::len).sum::<usize>()
+        let sealed = self.sealed.iter().flat_map(|sealed| sealed.iter());
+        self.out.len() + sealed.map(|one| one.bytes().len()).sum::<usize>()
     }
 
     /// What is to be sent next, if anything waits.
-    fn next_out(&mut self) -> Option<Vec<u8>> {
+    fn next_out(&mut self) -> Option<Outgoing> {
         let sealed = self.sealed.as_mut().and_then(|sealed| sealed.pop_front());
-        sealed.or_else(|| (!self.out.is_empty()).then(|| std::mem::take(&mut self.out)))
+        sealed.or_else(|| (!self.out.is_empty()).then(|| std::mem::take(&mut self.out).into()))
     }
 
     fn nothing_waits(&self) -> bool {
@@ -653,10 +746,12 @@ impl Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         let ring = self.socket.ring().clone();
-        let mut pool = ring.pool.borrow_mut();
-        for buffer in self.sealed.iter_mut().flat_map(|sealed| sealed.drain(..)) {
-            pool.give_back(buffer);
+        for sealed in self.sealed.iter_mut().flat_map(|sealed| sealed.drain(..)) {
+            if let Outgoing::Own(buffer) = sealed {
+                ring.pool.borrow_mut().give_back(buffer);
+            }
         }
+        let mut pool = ring.pool.borrow_mut();
         for buffer in [&mut self.plain, &mut self.cipher, &mut self.out] {
             if buffer.capacity() > 0 {
                 pool.give_back(std::mem::take(buffer));
