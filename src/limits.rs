@@ -165,6 +165,11 @@ pub const IDLE_FOR: Duration = Duration::from_secs(180);
 /// From a request to the head of its answer, unless the endpoint says otherwise. Client messages
 /// carry a 60 s timeout; the origin may use all of it.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+/// From a held request (client notification) to the head of its answer, and between two pieces of that:
+/// longer than the 15 minutes after which a client says that it is there.
+pub const HELD_WITHIN: Duration = Duration::from_secs(20 * 60);
+/// The least that may be set for it.
+pub const HELD_WITHIN_MIN: Duration = Duration::from_secs(15 * 60);
 /// A published URL without a live connection point waits this long; always under the client's 60 s.
 pub const WAIT_FOR_CHANNEL: Duration = Duration::from_secs(10);
 /// Requests that may wait so on one shard.
@@ -194,8 +199,13 @@ pub const VERDICT_COUNT_MAX: usize = DIRECT_SLOTS_MAX as usize;
 
 /// Connections of one connector shard to one origin.
 pub const ORIGIN_CONNECTIONS_MAX: usize = 1_024;
+/// Held requests (client notification) of one connector shard to one origin, each on a connection apart from
+/// those above: nearly all that the shard's table has slots for.
+pub const ORIGIN_HELD_MAX: usize = 18_000;
 /// Requests waiting for one of them on one shard.
 pub const ORIGIN_WAITING_MAX: usize = 4_096;
+const _: () = assert!(ORIGIN_HELD_MAX + OUTGOING_SLOTS as usize + 500 <= DIRECT_SLOTS_MAX as usize);
+
 /// Waiting for a free connection to an origin.
 pub const ORIGIN_WAIT: Duration = Duration::from_secs(10);
 /// TCP connect and TLS handshake with an origin.

@@ -59,6 +59,8 @@ pub struct Channel {
 pub struct OriginCounts {
     /// In use, at rest and being made.
     pub open: Counter,
+    /// The same for held requests, which have their own.
+    pub held: Counter,
     /// At rest.
     pub idle: Counter,
     /// Requests that wait for one.
@@ -309,13 +311,13 @@ impl Board {
     }
 
     /// By authority, because two settings may lead to one.
-    fn origins(&self) -> BTreeMap<&str, [u64; 5]> {
-        let mut sums = BTreeMap::<&str, [u64; 5]>::new();
+    fn origins(&self) -> BTreeMap<&str, [u64; 6]> {
+        let mut sums = BTreeMap::<&str, [u64; 6]>::new();
         for shard in &self.origins {
             for (authority, counts) in self.authorities.iter().zip(shard) {
                 let sum = sums.entry(authority).or_default();
-                let OriginCounts { open, idle, waiting, opened, reused } = counts;
-                for (sum, count) in sum.iter_mut().zip([open, idle, waiting, opened, reused]) {
+                let OriginCounts { open, held, idle, waiting, opened, reused } = counts;
+                for (sum, count) in sum.iter_mut().zip([open, held, idle, waiting, opened, reused]) {
                     *sum += count.count();
                 }
             }
@@ -338,10 +340,11 @@ impl Report for Board {
                 .map(|(name, _, _, count)| ((*name).to_owned(), count.count().into()))
                 .collect()
         };
-        let origin = |(authority, [open, idle, waiting, opened, reused]): (&str, [u64; 5])| {
+        let origin = |(authority, [open, held, idle, waiting, opened, reused]): (&str, [u64; 6])| {
             json!({
                 "origin": authority,
                 "connections": open,
+                "connections_held": held,
                 "connections_idle": idle,
                 "requests_waiting": waiting,
                 "connections_opened": opened,
@@ -434,7 +437,11 @@ impl Board {
     fn describe_origins(&self, page: &mut Page) {
         let origins = self.origins();
         let gauges = [
-            ("connections", "Connections to an origin: in use, at rest and being made."),
+            (
+                "connections",
+                "Connections to an origin, but for held requests: in use, at rest and being made.",
+            ),
+            ("connections_held", "Connections to an origin for held requests, apart from the others."),
             ("connections_idle", "Connections to an origin that are at rest."),
             ("requests_waiting", "Requests that wait for a connection to an origin."),
         ];

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::Here;
 use super::head::Client;
-use super::origin::Want;
+use super::origin::{Kind, Want};
 use super::record::{self, Account, Fault, Record};
 use super::relay::Relay;
 use super::wait::unless_broken;
@@ -59,13 +59,14 @@ async fn carry<'r>(
     let client = introduce(&mapped, asking)?;
     let _active = here.begin_at_endpoint(mapped.offer);
     let origin = &here.origins[mapped.origin];
+    let kind = if mapped.endpoint.held { Kind::Held } else { Kind::Ordinary };
     let mut want = if is_repeatable(&request, &mapped) { Want::Any } else { Want::Recent };
     loop {
-        let connection = match origin.ready(want) {
+        let connection = match origin.ready(want, kind) {
             Some(connection) => connection,
             // Boxed, so that the usual exchange does not carry the room for a handshake.
             None => {
-                let made = Box::pin(unless_broken(stream, origin.connection(want)));
+                let made = Box::pin(unless_broken(stream, origin.connection(want, kind)));
                 made.await.ok_or(Fault::Left)??
             }
         };

@@ -34,6 +34,30 @@ pub enum Want {
     Fresh,
 }
 
+/// What a connection is for: requests that are held must not be in the way of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Requests that are answered soon.
+    Ordinary,
+    /// Requests that wait until the site has something to say.
+    Held,
+}
+
+/// Connections of one kind.
+#[derive(Default)]
+struct Pool {
+    /// The one used last at the end.
+    resting: RefCell<Vec<Resting>>,
+    /// Connections in use, at rest and being made.
+    open: Cell<usize>,
+}
+
+impl Pool {
+    fn gone(&self, count: usize) {
+        self.open.set(self.open.get() - count);
+    }
+}
+
 /// A connection in use. Dropped, it is closed and its place goes to who waits.
 pub struct Connection {
     /// What is said on it.
@@ -59,13 +83,14 @@ impl Connection {
         }
         lease.is_open = false;
         let since = lease.origin.shard.now();
-        lease.origin.take_back(Resting { wire, deadline, since });
+        lease.origin.take_back(lease.kind, Resting { wire, deadline, since });
     }
 }
 
 /// A place among the connections of an origin.
 struct Lease {
     origin: Rc<Origin>,
+    kind: Kind,
     /// False once the connection rests: then the place is the resting one's.
     is_open: bool,
 }
@@ -73,7 +98,7 @@ struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.is_open {
-            self.origin.place_free();
+            self.origin.place_free(self.kind);
         }
     }
 }
@@ -100,10 +125,8 @@ pub struct Origin {
     plan: Arc<Plan>,
     index: usize,
     name: Name,
-    /// The one used last at the end.
-    resting: RefCell<Vec<Resting>>,
-    /// Connections in use, at rest and being made.
-    open: Cell<usize>,
+    ordinary: Pool,
+    held: Pool,
     waiting: RefCell<VecDeque<Rc<RefCell<Grant>>>>,
     is_sweeping: Cell<bool>,
     /// Connections made, and lent again, since the start.
@@ -120,16 +143,16 @@ impl Origin {
     /// The origin with this number in the plan; nothing is dialled yet.
     pub fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, index: usize) -> Rc<Origin> {
         let name = Name::new(&plan.origins[index].host, plan.origins[index].port);
-        let (resting, waiting) = Default::default();
-        let (open, is_sweeping, made, is_out_of_reach, has_told_of_certificate) = Default::default();
+        let (ordinary, held, waiting) = Default::default();
+        let (is_sweeping, made, is_out_of_reach, has_told_of_certificate) = Default::default();
         let (shard, plan) = (shard.clone(), plan.clone());
         Rc::new(Origin {
             shard,
             plan,
             index,
             name,
-            resting,
-            open,
+            ordinary,
+            held,
             waiting,
             is_sweeping,
             made,
@@ -148,16 +171,24 @@ impl Origin {
     pub fn show(&self, board: &OriginCounts) {
         let waits = |grant: &&Rc<RefCell<Grant>>| matches!(*grant.borrow(), Grant::Waiting(_));
         let (opened, reused) = self.made.get();
-        board.open.set(self.open.get() as u64);
-        board.idle.set(self.resting.borrow().len() as u64);
+        board.open.set(self.ordinary.open.get() as u64);
+        board.held.set(self.held.open.get() as u64);
+        board.idle.set(self.ordinary.resting.borrow().len() as u64);
         board.waiting.set(self.waiting.borrow().iter().filter(waits).count() as u64);
         board.opened.set(opened);
         board.reused.set(reused);
     }
 
     /// A connection at rest that fits, if there is one.
-    pub fn ready(self: &Rc<Self>, want: Want) -> Option<Connection> {
-        self.take_resting(want).map(|resting| self.lend(resting))
+    pub fn ready(self: &Rc<Self>, want: Want, kind: Kind) -> Option<Connection> {
+        self.take_resting(want, kind).map(|resting| self.lend(resting, kind))
+    }
+
+    fn pool(&self, kind: Kind) -> &Pool {
+        match kind {
+            Kind::Ordinary => &self.ordinary,
+            Kind::Held => &self.held,
+        }
     }
 
     /// A connection for one request that found none ready; nothing was sent when there is none.
@@ -165,28 +196,45 @@ impl Origin {
     /// # Errors
     /// `NotBegun` after too long a wait for a free one, `BadGateway` or `GatewayTimeout` when none can
     /// be made.
-    pub async fn connection(self: &Rc<Self>, want: Want) -> Result<Connection, Fault> {
-        if self.open.get() >= self.plan().connections_max && !self.retire_oldest() {
-            return self.wait_for_one(want).await;
+    pub async fn connection(self: &Rc<Self>, want: Want, kind: Kind) -> Result<Connection, Fault> {
+        let pool = self.pool(kind);
+        let open_max = match kind {
+            Kind::Ordinary => self.plan().connections_max,
+            Kind::Held => limits::ORIGIN_HELD_MAX,
+        };
+        if pool.open.get() >= open_max && !self.retire_oldest(kind) {
+            return match kind {
+                Kind::Ordinary => self.wait_for_one(want).await,
+                // None of them comes back soon.
+                Kind::Held => Err(self.too_many_held()),
+            };
         }
-        self.open.set(self.open.get() + 1);
-        self.dial(self.lease()).await
+        pool.open.set(pool.open.get() + 1);
+        self.dial(self.lease(kind)).await
     }
 
-    fn lease(self: &Rc<Self>) -> Lease {
-        Lease { origin: self.clone(), is_open: true }
+    fn too_many_held(&self) -> Fault {
+        let (authority, held) = (&self.plan().authority, limits::ORIGIN_HELD_MAX);
+        Fault::NotBegun(
+            format!("{held} requests are held by origin {authority} on this shard, which is all it may hold")
+                .into(),
+        )
     }
 
-    fn lend(self: &Rc<Self>, resting: Resting) -> Connection {
+    fn lease(self: &Rc<Self>, kind: Kind) -> Lease {
+        Lease { origin: self.clone(), kind, is_open: true }
+    }
+
+    fn lend(self: &Rc<Self>, resting: Resting, kind: Kind) -> Connection {
         let Resting { wire, deadline, .. } = resting;
         let (opened, reused) = self.made.get();
         self.made.set((opened, reused + 1));
-        Connection { wire, deadline, is_fresh: false, lease: self.lease() }
+        Connection { wire, deadline, is_fresh: false, lease: self.lease(kind) }
     }
 
     // ── at rest ─────────────────────────────────────────────────────────────────────────────────
 
-    fn take_resting(&self, want: Want) -> Option<Resting> {
+    fn take_resting(&self, want: Want, kind: Kind) -> Option<Resting> {
         let idle_max = match want {
             Want::Any => self.plan.limits.origin_idle,
             Want::Recent => self.plan.limits.origin_idle / 2,
@@ -195,11 +243,12 @@ impl Origin {
         loop {
             // The last one is the youngest; if it is too old, all are.
             let is_recent = |resting: &Resting| self.age(resting) < idle_max;
-            let mut resting = self.resting.borrow_mut().pop_if(|resting| is_recent(resting))?;
+            let pool = self.pool(kind);
+            let mut resting = pool.resting.borrow_mut().pop_if(|resting| is_recent(resting))?;
             if is_alive(&mut resting.wire) {
                 return Some(resting);
             }
-            self.open.set(self.open.get() - 1);
+            pool.gone(1);
         }
     }
 
@@ -208,22 +257,25 @@ impl Origin {
     }
 
     /// Closes the connection at rest the longest, to make room; whether there was one.
-    fn retire_oldest(&self) -> bool {
-        let mut resting = self.resting.borrow_mut();
+    fn retire_oldest(&self, kind: Kind) -> bool {
+        let pool = self.pool(kind);
+        let mut resting = pool.resting.borrow_mut();
         if resting.is_empty() {
             return false;
         }
         drop(resting.remove(0));
-        self.open.set(self.open.get() - 1);
+        pool.gone(1);
         true
     }
 
-    fn take_back(self: &Rc<Self>, resting: Resting) {
-        if let Some(grant) = self.next_waiting() {
+    fn take_back(self: &Rc<Self>, kind: Kind, resting: Resting) {
+        if kind == Kind::Ordinary
+            && let Some(grant) = self.next_waiting()
+        {
             hand(&grant, Grant::Connection(Box::new(resting)));
             return;
         }
-        self.resting.borrow_mut().push(resting);
+        self.pool(kind).resting.borrow_mut().push(resting);
         if !self.is_sweeping.replace(true) {
             self.shard.spawn("sweep", self.clone().sweep());
         }
@@ -233,13 +285,17 @@ impl Origin {
     async fn sweep(self: Rc<Self>) {
         loop {
             let idle_max = self.plan.limits.origin_idle;
-            let oldest = self.resting.borrow().first().map(|resting| self.age(resting));
-            let Some(oldest) = oldest else { break };
+            let pools = [&self.ordinary, &self.held];
+            let oldest =
+                pools.iter().filter_map(|pool| pool.resting.borrow().first().map(|one| self.age(one)));
+            let Some(oldest) = oldest.max() else { break };
             self.shard.sleep(idle_max.saturating_sub(oldest).max(SWEEP_EVERY_MIN)).await;
-            let mut resting = self.resting.borrow_mut();
-            let before = resting.len();
-            resting.retain_mut(|one| self.age(one) < idle_max && is_alive(&mut one.wire));
-            self.open.set(self.open.get() - (before - resting.len()));
+            for pool in pools {
+                let mut resting = pool.resting.borrow_mut();
+                let before = resting.len();
+                resting.retain_mut(|one| self.age(one) < idle_max && is_alive(&mut one.wire));
+                pool.gone(before - resting.len());
+            }
         }
         self.is_sweeping.set(false);
     }
@@ -260,12 +316,12 @@ impl Origin {
         let granted = within(&self.shard, self.plan.limits.wait, ticket.granted()).await;
         let waited = || busy(&format!("; waited {} s", self.plan.limits.wait.as_secs_f32()));
         match granted.ok_or_else(waited)? {
-            Grant::Connection(resting) if want != Want::Fresh => Ok(self.lend(*resting)),
+            Grant::Connection(resting) if want != Want::Fresh => Ok(self.lend(*resting, Kind::Ordinary)),
             Grant::Connection(resting) => {
                 drop(resting);
-                self.dial(self.lease()).await
+                self.dial(self.lease(Kind::Ordinary)).await
             }
-            Grant::Place => self.dial(self.lease()).await,
+            Grant::Place => self.dial(self.lease(Kind::Ordinary)).await,
             Grant::Waiting(_) | Grant::Gone => Err(waited()),
         }
     }
@@ -290,10 +346,11 @@ impl Origin {
     }
 
     /// A connection was closed: its place goes to who waits longest.
-    fn place_free(&self) {
-        match self.next_waiting() {
+    fn place_free(&self, kind: Kind) {
+        let next = if kind == Kind::Ordinary { self.next_waiting() } else { None };
+        match next {
             Some(grant) => hand(&grant, Grant::Place),
-            None => self.open.set(self.open.get() - 1),
+            None => self.pool(kind).gone(1),
         }
     }
 
@@ -440,8 +497,8 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let grant = std::mem::replace(&mut *self.grant.borrow_mut(), Grant::Gone);
         match grant {
-            Grant::Connection(resting) => self.origin.take_back(*resting),
-            Grant::Place => self.origin.place_free(),
+            Grant::Connection(resting) => self.origin.take_back(Kind::Ordinary, *resting),
+            Grant::Place => self.origin.place_free(Kind::Ordinary),
             Grant::Waiting(_) | Grant::Gone => {}
         }
     }

@@ -24,6 +24,11 @@ use crate::mapping::Mapped;
 use crate::refusal::Refusal;
 use crate::transport::{Stream, Tls, Wire};
 
+/// How long the origin has for the head of its answer.
+fn answer_within(here: &Here, mapped: &Mapped<'_, '_>) -> Duration {
+    if mapped.endpoint.held { here.plan.limits.held } else { here.plan.limits.answer }
+}
+
 /// The request's body.
 /// Held ── 100, or time passed ──▶ Flowing ── end, all written ──▶ Whole
 /// Held ── final answer ──▶ Abandoned        Flowing ── origin takes no more ──▶ Abandoned
@@ -121,7 +126,7 @@ impl<'r> Relay<'r> {
             status: None,
             began: now,
             answered_after: None,
-            answer_due: now + here.plan.limits.answer,
+            answer_due: now + answer_within(here, mapped),
             has_continued: !request.expect_continue,
             interims: 0,
             heads: 0,
@@ -193,7 +198,10 @@ impl<'r> Relay<'r> {
         let limits = &self.here.plan.limits;
         match (&self.answering, self.sending) {
             (Answering::Ended, _) => None,
-            (Answering::Flowing(_), _) => (self.owed == 0 && self.head.is_none()).then_some(limits.body),
+            (Answering::Flowing(_), _) => {
+                let within = if self.mapped.endpoint.held { limits.held } else { limits.body };
+                (self.owed == 0 && self.head.is_none()).then_some(within)
+            }
             (Answering::Awaited, Sending::Held { until }) => Some(until.saturating_duration_since(now)),
             (Answering::Awaited, Sending::Flowing) => {
                 (!self.connection.wire.is_flushed()).then_some(limits.body)
@@ -216,7 +224,7 @@ impl<'r> Relay<'r> {
                 Err(Fault::refused(Refusal::GatewayTimeout, cause))
             }
             (Answering::Awaited, Sending::Whole | Sending::Abandoned) => {
-                let secs = self.here.plan.limits.answer.as_secs_f32();
+                let secs = answer_within(self.here, self.mapped).as_secs_f32();
                 let cause = format!("origin {} did not answer within {secs} s", self.authority());
                 Err(Fault::refused(Refusal::GatewayTimeout, cause))
             }
@@ -278,7 +286,7 @@ impl<'r> Relay<'r> {
 
     fn abandon(&mut self) {
         self.sending = Sending::Abandoned;
-        self.answer_due = self.here.shard.now() + self.here.plan.limits.answer;
+        self.answer_due = self.here.shard.now() + answer_within(self.here, self.mapped);
     }
 
     /// Moves some of the body to the wire; whether there was any.
@@ -323,7 +331,7 @@ impl<'r> Relay<'r> {
             return Err(Fault::Protocol("the gateway sent less body than it announced".into()));
         }
         self.sending = Sending::Whole;
-        self.answer_due = self.here.shard.now() + self.here.plan.limits.answer;
+        self.answer_due = self.here.shard.now() + answer_within(self.here, self.mapped);
         if self.request.length.is_none() {
             let trailers = self.stream.mailbox().trailers();
             let fields =

@@ -156,7 +156,11 @@ impl<'c> Relay<'c> {
         }
         let owes_body = matches!(self.sending, Sending::Body { decoded: 0, held: false });
         let waits_for_client = owes_body || self.connection.wire.unsent() > 0;
-        if waits_for_client { limits.body } else { limits.answer }
+        match (waits_for_client, self.request.is_held) {
+            (true, _) => limits.body,
+            (false, true) => limits.held,
+            (false, false) => limits.answer,
+        }
     }
 
     fn out_of_time(&self) -> Outcome {

@@ -64,6 +64,8 @@ pub struct Request {
     pub body: BodyReader,
     /// Body bytes that its endpoint still takes.
     pub length_left: u64,
+    /// Its answer may take long: see [`Endpoint::held`].
+    pub is_held: bool,
     /// It may be sent once more when a channel was lost: idempotent, no body, not marked `once`.
     pub is_repeatable: bool,
     /// The settings it is judged under.
@@ -106,14 +108,36 @@ struct Draft {
     message: Vec<u8>,
     body: BodyReader,
     length_left: u64,
+    is_held: bool,
     is_repeatable: bool,
     settings: Rc<InForce>,
 }
 
 impl Draft {
     fn with(self, account: Account) -> Request {
-        let Draft { manner, site, names_client, message, body, length_left, is_repeatable, settings } = self;
-        Request { manner, account, site, names_client, message, body, length_left, is_repeatable, settings }
+        let Draft {
+            manner,
+            site,
+            names_client,
+            message,
+            body,
+            length_left,
+            is_held,
+            is_repeatable,
+            settings,
+        } = self;
+        Request {
+            manner,
+            account,
+            site,
+            names_client,
+            message,
+            body,
+            length_left,
+            is_held,
+            is_repeatable,
+            settings,
+        }
     }
 }
 
@@ -150,6 +174,7 @@ fn judge(
         message,
         body: BodyReader::new(head.framing),
         length_left: endpoint.request_length_max,
+        is_held: endpoint.held,
         is_repeatable: is_repeatable(head, endpoint),
         settings: settings.clone(),
     }))

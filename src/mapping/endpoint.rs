@@ -267,6 +267,9 @@ pub struct Endpoint {
     pub request_length_max: u64,
     /// Never repeat a request here, not even a GET.
     pub once: bool,
+    /// Answers are held until the site has something to say (client notification): requests wait for a long
+    /// time, each on an origin connection apart from the others, and are never repeated.
+    pub held: bool,
     /// `Upgrade` may turn the exchange into a tunnel.
     pub tunnel: bool,
     /// The origin is told who the client is, so the gateway must say it to the connection point.
@@ -306,16 +309,22 @@ pub struct StandardEndpoint {
     pub families: Families,
     /// See [`Endpoint::once`].
     pub once: bool,
+    /// See [`Endpoint::held`].
+    pub held: bool,
     /// Whether it is published without being asked for.
     pub by_default: bool,
 }
 
 const fn row(kind: RoleKind, path: &'static str, families: Families) -> StandardEndpoint {
-    StandardEndpoint { kind, path, families, once: false, by_default: true }
+    StandardEndpoint { kind, path, families, once: false, held: false, by_default: true }
 }
 
 const fn once(row: StandardEndpoint) -> StandardEndpoint {
     StandardEndpoint { once: true, ..row }
+}
+
+const fn held(row: StandardEndpoint) -> StandardEndpoint {
+    StandardEndpoint { held: true, ..once(row) }
 }
 
 const fn on_request(row: StandardEndpoint) -> StandardEndpoint {
@@ -337,7 +346,7 @@ pub const STANDARD: &[StandardEndpoint] = &[
     row(MP, "SMS_MP_AltAuth", Families::MUTUAL_AUTH),
     row(MP, "SMS_MP_TokenAuth", Families::SERVER_AUTH),
     row(MP, "CCM_Incoming", Families::MUTUAL_AUTH),
-    once(row(MP, "BGB", Families::MUTUAL_AUTH)),
+    held(row(MP, "BGB", Families::MUTUAL_AUTH)),
     row(MP, "CCM_Client", Families::BOTH),
     row(MP, "CCM_STS", Families::BOTH),
     once(row(MP, "CMUserService", Families::BOTH)),
@@ -362,6 +371,7 @@ impl StandardEndpoint {
             methods: Vec::new(),
             request_length_max: REQUEST_LENGTH_MAX_DEFAULT,
             once: self.once,
+            held: self.held,
             tunnel: false,
             forward_identity: false,
         }

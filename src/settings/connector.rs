@@ -38,6 +38,8 @@ pub struct ConnectorLimits {
     pub connect: Duration,
     /// From a request to the head of its answer.
     pub answer: Duration,
+    /// The same, and between two steps of the answer, where requests are held.
+    pub held: Duration,
     /// Between two steps of a body.
     pub body: Duration,
     /// Waiting for a free connection to an origin.
@@ -51,6 +53,7 @@ impl Default for ConnectorLimits {
         ConnectorLimits {
             connect: limits::ORIGIN_CONNECT_WITHIN,
             answer: limits::ANSWER_WITHIN,
+            held: limits::HELD_WITHIN,
             body: limits::BODY_PROGRESS_WITHIN,
             wait: limits::ORIGIN_WAIT,
             origin_idle: limits::ORIGIN_IDLE_TIMEOUT,
@@ -140,10 +143,12 @@ fn gateways(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Vec<GatewayA
 fn connector_limits(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> ConnectorLimits {
     let mut section = root.section(report, "limits");
     let default = ConnectorLimits::default();
+    let held = section.optional(report, "held_secs", value::held_seconds);
     let mut seconds = |key, default| section.optional(report, key, value::seconds).unwrap_or(default);
     let limits = ConnectorLimits {
         connect: seconds("connect_secs", default.connect),
         answer: seconds("answer_secs", default.answer),
+        held: held.unwrap_or(default.held),
         body: seconds("body_secs", default.body),
         wait: seconds("wait_secs", default.wait),
         origin_idle: seconds("origin_idle_secs", default.origin_idle),

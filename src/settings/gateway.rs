@@ -45,6 +45,8 @@ pub struct GatewayLimits {
     pub idle: Duration,
     /// From a request to the head of its answer.
     pub answer: Duration,
+    /// The same, and between two steps of the answer, where requests are held.
+    pub held: Duration,
     /// Waiting for a live connection point.
     pub wait: Duration,
     /// Requests that may wait so on one shard.
@@ -59,6 +61,7 @@ impl Default for GatewayLimits {
             body: limits::BODY_PROGRESS_WITHIN,
             idle: limits::IDLE_FOR,
             answer: limits::ANSWER_WITHIN,
+            held: limits::HELD_WITHIN,
             wait: limits::WAIT_FOR_CHANNEL,
             waiting_max: limits::WAITING_COUNT_MAX,
         }
@@ -177,6 +180,7 @@ fn gateway_limits(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Gatewa
     let mut section = root.section(report, "limits");
     let default = GatewayLimits::default();
     let waiting_max = section.optional(report, "waiting_max", value::number(1..=WAITING_MAX));
+    let held = section.optional(report, "held_secs", value::held_seconds);
     let mut seconds = |key, default| section.optional(report, key, value::seconds).unwrap_or(default);
     let limits = GatewayLimits {
         handshake: seconds("handshake_secs", default.handshake),
@@ -184,6 +188,7 @@ fn gateway_limits(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Gatewa
         body: seconds("body_secs", default.body),
         idle: seconds("idle_secs", default.idle),
         answer: seconds("answer_secs", default.answer),
+        held: held.unwrap_or(default.held),
         wait: seconds("wait_secs", default.wait),
         waiting_max: waiting_max.and_then(|count| count.try_into().ok()).unwrap_or(default.waiting_max),
     };

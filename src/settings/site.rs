@@ -173,7 +173,9 @@ impl Site {
         let methods = section.list(report, "methods", value::method);
         let request_length_max = request_length_max(&mut section, report);
         let mut flag = |key, default| section.optional(report, key, value::boolean).unwrap_or(default);
-        let (once, forward_identity) = (flag("once", false), flag("forward_identity", true));
+        let (held, forward_identity) = (flag("held", false), flag("forward_identity", true));
+        // What was held may have been told: it is not sent again.
+        let once = flag("once", false) || held;
         let tunnel = section.optional(report, "tunnel", no_tunnel).unwrap_or(false);
         section.finish(report);
         if methods.len() > METHOD_COUNT_MAX {
@@ -182,7 +184,7 @@ impl Site {
         }
         let (Some(id), Some(path), Some((origin, prefix))) = (id, path, target) else { return };
         let endpoint =
-            Endpoint { path, families, methods, request_length_max, once, tunnel, forward_identity };
+            Endpoint { path, families, methods, request_length_max, once, held, tunnel, forward_identity };
         let mapped = MappedEndpoint { endpoint, origin, prefix, replaces_path: true };
         match self.roles.iter().position(|role| role.id == id) {
             Some(place) => self.extend_role(place, &section, report, mapped),

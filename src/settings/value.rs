@@ -9,6 +9,7 @@ use toml::de::DeValue;
 
 use super::document::Expected;
 use crate::auth::{is_name, is_site_code};
+use crate::limits::HELD_WITHIN_MIN;
 use crate::mapping::{EndpointPath, Family, InternalUrl, Method, is_host, split_authority};
 
 type Read<T> = Result<T, Expected>;
@@ -48,6 +49,12 @@ pub(super) fn number(bounds: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Re
 /// Whole seconds, from one to a day.
 pub(super) fn seconds(value: &DeValue<'_>) -> Read<Duration> {
     number(1..=86_400)(value).map(Duration::from_secs).map_err(|_| "whole seconds from 1 to 86400".into())
+}
+
+/// Whole seconds that a held request may wait for its answer.
+pub(super) fn held_seconds(value: &DeValue<'_>) -> Read<Duration> {
+    let expected = "whole seconds from 900 to 86400: clients say every 15 minutes that they are there";
+    seconds(value).ok().filter(|held| *held >= HELD_WITHIN_MIN).ok_or(expected.into())
 }
 
 /// `true` or `false`.

@@ -11,6 +11,7 @@ mod client;
 mod curl;
 mod failures;
 mod harness;
+mod held;
 mod hostile;
 mod logs;
 mod metrics;

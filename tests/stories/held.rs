@@ -1,0 +1,122 @@
+//! Requests that wait until the site has something to say (client notification): for longer than others
+//! may, apart from them, and never twice.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+use crate::harness::{HandOrigin, MANAGEMENT_POINT, OWN, SERVICE, Setup, eventually, read_head};
+
+/// An origin that answers requests below `BGB` and `held` when it is let, and others at once.
+#[derive(Clone, Default)]
+struct Site {
+    may_answer: Arc<AtomicBool>,
+    /// Requests that wait now.
+    held: Arc<AtomicUsize>,
+    /// Requests that ever came to be held.
+    came: Arc<AtomicUsize>,
+}
+
+impl Site {
+    fn serve(&self, mut stream: TcpStream) {
+        loop {
+            let head = read_head(&mut stream);
+            let Some(path) = head.split(' ').nth(1) else { return };
+            if path.starts_with("/BGB") || path.starts_with("/held") {
+                self.held.fetch_add(1, Ordering::SeqCst);
+                self.came.fetch_add(1, Ordering::SeqCst);
+                while !self.may_answer.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                self.held.fetch_sub(1, Ordering::SeqCst);
+            }
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len());
+            if stream.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn start(&self) -> HandOrigin {
+        let site = self.clone();
+        HandOrigin::start(move |stream| site.serve(stream))
+    }
+}
+
+fn target(rest: &str) -> String {
+    format!("/CCM_Proxy_MutualAuth/{MANAGEMENT_POINT}/{rest}")
+}
+
+fn hold(client: &mut Client, target: &str) {
+    client.send(format!("GET {target} HTTP/1.1\r\nHost: {SERVICE}\r\n\r\n").as_bytes());
+}
+
+#[test]
+fn held_requests_outlast_the_deadline_of_others_and_stand_in_nobodys_way() {
+    let site = Site::default();
+    let origin = site.start();
+    let own = format!(
+        "connections_max = 2\n[[endpoint]]\nid = {OWN}\npath = \"wait\"\nurl = \"{0}/held\"\nheld = true\nconnections_max = 2\n",
+        origin.url()
+    );
+    let setup = Setup {
+        site: own,
+        gateway_limits: "answer_secs = 1".into(),
+        connector_limits: "answer_secs = 1\nwait_secs = 1".into(),
+        ..Setup::new(origin.url())
+    };
+    let stack = setup.start();
+    // Many more than there may be ordinary connections.
+    let paths: Vec<_> = (0..20).map(|number| target(&format!("BGB/handler.ashx?client={number}"))).collect();
+    let own = format!("/CCM_Proxy_MutualAuth/{OWN}/wait/x");
+    let mut clients: Vec<_> =
+        paths.iter().chain([&own]).map(|path| (stack.client().unwrap(), path)).collect();
+    for (client, path) in &mut clients {
+        hold(client, path);
+    }
+    eventually("all are held", || site.held.load(Ordering::SeqCst) == clients.len());
+    let began = Instant::now();
+    let mut other = stack.client().unwrap();
+    while began.elapsed() < Duration::from_secs(3) {
+        let answer = other.ask("GET", &target("SMS_MP/policy")).unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "/SMS_MP/policy"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(
+        site.held.load(Ordering::SeqCst),
+        clients.len(),
+        "three times the deadline of others has passed"
+    );
+    site.may_answer.store(true, Ordering::SeqCst);
+    for (client, path) in &mut clients {
+        let answer = client.read().unwrap();
+        let said = path.replace(&target(""), "/").replace(&own, "/held/x");
+        assert_eq!((answer.status, answer.text()), (200, said));
+    }
+    assert_eq!(site.came.load(Ordering::SeqCst), clients.len());
+    assert_eq!(stack.count("panics"), 0);
+}
+
+#[test]
+fn a_held_request_whose_channel_is_lost_is_not_sent_again() {
+    let site = Site::default();
+    let origin = site.start();
+    let mut stack = Setup::new(origin.url()).start();
+    let mut client = stack.client().unwrap();
+    hold(&mut client, &target("BGB/handler.ashx"));
+    eventually("it is held", || site.held.load(Ordering::SeqCst) == 1);
+    stack.connector.take().unwrap().kill();
+    stack.start_connector();
+    let answer = client.read().unwrap();
+    assert_eq!(answer.status, 502, "{answer:?}");
+    stack.wait_until_ready();
+    hold(&mut client, &target("BGB/handler.ashx"));
+    eventually("the client's own second one is held", || site.came.load(Ordering::SeqCst) == 2);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(site.came.load(Ordering::SeqCst), 2);
+    site.may_answer.store(true, Ordering::SeqCst);
+    assert_eq!(client.read().unwrap().status, 200);
+}
