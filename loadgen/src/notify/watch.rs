@@ -50,14 +50,8 @@ impl Processes {
     /// Looks; exactly costs a walk over their page tables.
     pub fn look(&self, is_exact: bool) -> Look {
         let seen = watched_now(self.up.as_deref(), &self.given).into_iter().map(|watched| {
-            let (cpu, resident) = if is_exact {
-                let usage = watched.usage();
-                (usage.cpu, usage.resident)
-            } else {
-                let glance = watched.glance();
-                (glance.cpu, glance.resident)
-            };
-            Seen { watched, cpu_micros: cpu.map(|cpu| cpu.all()), resident }
+            let resident = if is_exact { watched.usage().resident } else { watched.glance().resident };
+            Seen { cpu_micros: watched.cpu_micros(), resident, watched }
         });
         Look { at: Instant::now(), seen: seen.collect(), own_cpu: own_cpu() }
     }
