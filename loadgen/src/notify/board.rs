@@ -22,6 +22,8 @@ pub struct Board {
     pub lost_connections: AtomicU64,
     /// Answers with a status that was not 200.
     pub refused: AtomicU64,
+    /// Clients, each time, whose held request ended without an answer, or with such a status.
+    pub put_out: AtomicU64,
     /// Pushes that a client had already.
     pub duplicated: AtomicU64,
     /// Answers for another client, or to another request.

@@ -60,7 +60,7 @@ impl Population for Waiting {
             state: State::SignedOut,
             id: 0,
             seen: self.0.seen,
-            back_at: None,
+            rests: None,
         })
     }
 
@@ -90,8 +90,8 @@ struct Client {
     id: u64,
     /// Number of the push it had last.
     seen: u64,
-    /// When it comes back.
-    back_at: Option<Instant>,
+    /// When it goes on, and whether it stays connected until then.
+    rests: Option<(Instant, bool)>,
 }
 
 impl Client {
@@ -178,10 +178,11 @@ fn is_it(reply: Reply, id: &[u8], answer: &Answer<'_>) -> bool {
 
 impl Script for Client {
     fn next(&mut self, id: u64, now: Instant) -> Next {
-        if let Some(at) = self.back_at.filter(|at| *at > now) {
-            return Next::Away(at);
+        match self.rests {
+            Some((at, true)) if at > now => return Next::At(at),
+            Some((at, false)) if at > now => return Next::Away(at),
+            Some(_) | None => self.rests = None,
         }
-        self.back_at = None;
         self.id = id;
         let request = self.request(id);
         if self.state == State::Idle {
@@ -196,20 +197,27 @@ impl Script for Client {
         self.let_go();
         if answer.status != 200 {
             add(&self.shared.board.refused);
-            self.back_at = Some(now + REFUSED_WAIT.max(self.shared.spread).mul_f64(self.chance.unit()));
+            if was_held {
+                add(&self.shared.board.put_out);
+            }
+            let rest = REFUSED_WAIT.max(self.shared.spread).mul_f64(self.chance.unit());
+            self.rests = Some((now + rest, true));
             return false;
         }
         self.judge(answer, was_held, now)
     }
 
     fn lost(&mut self, why: &'static str, now: Instant) {
+        if self.state == State::Held {
+            add(&self.shared.board.put_out);
+        }
         self.let_go();
         add(&self.shared.board.lost_connections);
         if why == NO_ANSWER {
             add(&self.shared.board.malformed);
         }
         self.state = State::SignedOut;
-        self.back_at = Some(now + self.shared.spread.mul_f64(self.chance.unit()));
+        self.rests = Some((now + self.shared.spread.mul_f64(self.chance.unit()), false));
     }
 }
 

@@ -128,11 +128,13 @@ fn who_lost_the_connection_comes_back_within_the_spread_and_signs_in_again() {
     asked.script.lost("the connection ended before the answer", asked.now);
     assert_eq!((count(&asked.board.held), count(&asked.board.lost_connections)), (0, 1));
     let Next::Away(at) = asked.script.next(9, asked.now) else { panic!("it comes back at once") };
+    assert_eq!(count(&asked.board.put_out), 1);
     assert!(at > asked.now && at <= asked.now + Duration::from_secs(2));
     asked.now = at;
     assert!(asked.ask().contains("RequestType=LogIn"));
     assert_eq!(count(&asked.board.malformed), 0);
     asked.script.lost(NO_ANSWER, asked.now);
+    assert_eq!(count(&asked.board.put_out), 1, "nothing was held");
     assert_eq!(count(&asked.board.malformed), 1);
 }
 
@@ -141,5 +143,6 @@ fn who_is_turned_away_waits_before_the_next_try() {
     let mut asked = held();
     assert!(!asked.answer(503, Reply::Nothing, 7, None, 2));
     assert_eq!((count(&asked.board.refused), count(&asked.board.held)), (1, 0));
-    assert!(matches!(asked.script.next(9, asked.now), Next::Away(_)));
+    assert!(matches!(asked.script.next(9, asked.now), Next::At(_)), "connected, for another try");
+    assert_eq!(count(&asked.board.put_out), 1);
 }

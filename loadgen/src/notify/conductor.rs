@@ -28,6 +28,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// While nothing happens, processes are looked at as often: a storm counts from the last look before it.
 const CALM_LOOK: Duration = Duration::from_secs(1);
 
+/// So many times the timeout may clients take until all are held, besides the pace of their connects.
+const RISES_MAX: u32 = 10;
+
 /// What the conductor found.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -71,6 +74,24 @@ impl Found {
                 Memory { name: used.name, before, held, after, each }
             })
             .collect()
+    }
+}
+
+/// Counters that a storm raises.
+#[derive(Clone, Copy)]
+struct Put {
+    clients: u64,
+    lost: u64,
+    refused: u64,
+}
+
+impl Put {
+    fn of(board: &Board) -> Self {
+        Self {
+            clients: count(&board.put_out),
+            lost: count(&board.lost_connections),
+            refused: count(&board.refused),
+        }
     }
 }
 
@@ -166,10 +187,12 @@ impl<'a> Conductor<'a> {
         self.wait_until_held(is_broken)
     }
 
-    /// Waits as long as more and more are held.
+    /// Waits as long as more and more are held, and no longer than they may take that come and go for ever.
     fn wait_until_held(&mut self, is_broken: &impl Fn() -> bool) -> Option<()> {
         self.found.all_held = false;
-        let (mut most, mut since) = (0, Instant::now());
+        let paced = Duration::from_secs_f64(self.found.clients as f64 / self.options.connect_rate);
+        let end = Instant::now() + paced + self.options.timeout.saturating_mul(RISES_MAX);
+        let (mut last, mut since) = (0, Instant::now());
         loop {
             match self.wait(Instant::now() + ASK, is_broken, Self::is_all_held) {
                 Waited::Came => {
@@ -180,10 +203,12 @@ impl<'a> Conductor<'a> {
                 Waited::Late => {}
             }
             let held = count(&self.board.held);
-            if held > most {
-                (most, since) = (held, Instant::now());
+            // Clients may still be falling off when the wait begins: what counts is that it rises again.
+            if held > last {
+                since = Instant::now();
             }
-            if since.elapsed() >= self.options.timeout {
+            last = held;
+            if since.elapsed() >= self.options.timeout || Instant::now() >= end {
                 return None;
             }
         }
@@ -276,39 +301,40 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// Until `end`, sees each time that connections are lost through to its end.
+    /// Until `end`, sees each time that clients are put out through to its end.
     fn watch_storms(&mut self, end: Instant, is_broken: &impl Fn() -> bool) -> Option<()> {
-        let (mut calm, mut lost) = (self.processes.look(false), count(&self.board.lost_connections));
+        let (mut calm, mut before) = (self.processes.look(false), Put::of(self.board));
         while Instant::now() < end {
             self.doing = "waiting for storms";
             let next = end.min(Instant::now() + CALM_LOOK);
-            match self.wait(next, is_broken, |me| count(&me.board.lost_connections) > lost) {
+            match self.wait(next, is_broken, |me| count(&me.board.put_out) > before.clients) {
                 Waited::Over => return None,
                 Waited::Late => calm = self.processes.look(false),
                 Waited::Came => {
-                    let before = std::mem::replace(&mut lost, 0);
-                    let held = self.see_storm(&calm, before, is_broken);
-                    (calm, lost) = (self.processes.look(false), count(&self.board.lost_connections));
-                    held?;
+                    self.see_storm(&calm, before, is_broken)?;
+                    (calm, before) = (self.processes.look(false), Put::of(self.board));
                 }
             }
         }
         Some(())
     }
 
-    fn see_storm(&mut self, calm: &Look, lost: u64, is_broken: &impl Fn() -> bool) -> Option<()> {
+    fn see_storm(&mut self, calm: &Look, before: Put, is_broken: &impl Fn() -> bool) -> Option<()> {
         self.doing = "coming back";
         let began = Instant::now();
         self.windows.begin_storm(began);
         let held = self.wait_until_held(is_broken);
         let ended = Instant::now();
         self.windows.end_storm(ended);
-        let lost = count(&self.board.lost_connections) - lost;
+        let after = Put::of(self.board);
+        let clients = after.clients - before.clients;
         self.found.storms.push(Storm {
             at: (began - self.held.shared.start).as_secs_f64(),
-            lost,
+            clients,
+            connections_lost: after.lost - before.lost,
+            refused: after.refused - before.refused,
             seconds_until_held: held.map(|()| (ended - began).as_secs_f64()),
-            processes: self.processes.look(false).since(calm, lost),
+            processes: self.processes.look(false).since(calm, clients),
         });
         held
     }

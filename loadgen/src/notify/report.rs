@@ -50,7 +50,7 @@ pub struct Report {
     pub silence: Option<Silence>,
     /// Pushes in order.
     pub pushes: Vec<PushReport>,
-    /// Times when connections were lost and came back.
+    /// Times when clients were put out and came back.
     pub storms: Vec<Storm>,
     /// Ordinary requests meanwhile.
     pub ordinary: Option<Ordinary>,
@@ -155,13 +155,17 @@ pub struct PushReport {
     pub own_cpu_micros_each: f64,
 }
 
-/// One time when connections were lost.
+/// One time when clients were put out.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Storm {
     /// When it was noticed, in seconds since the start of the run.
     pub at: f64,
-    /// Connections lost.
-    pub lost: u64,
+    /// Clients whose held request ended without an answer, each time.
+    pub clients: u64,
+    /// Connections lost, those on the way back included.
+    pub connections_lost: u64,
+    /// Answers with a status that was not 200.
+    pub refused: u64,
     /// Until all were held again; `None` when they never were.
     pub seconds_until_held: Option<f64>,
     /// What processes used, from the look before it; each: of a returning client. `resident` is that when all were back.
@@ -236,9 +240,11 @@ impl Report {
         }
         for storm in &self.storms {
             let text = format!(
-                "at {:.1} s {} connections lost, all held again after {}",
+                "at {:.1} s {} clients put out ({} connections lost, {} refusals), all held again after {}",
                 storm.at,
-                storm.lost,
+                storm.clients,
+                storm.connections_lost,
+                storm.refused,
                 until(storm.seconds_until_held)
             );
             row("storm", text);

@@ -28,11 +28,6 @@ pub fn clients(flags: &str) -> Outcome {
     clients_until(flags, |_| {})
 }
 
-/// Runs `loadgen MODE`.
-pub fn loadgen(mode: &str, flags: &str) -> Outcome {
-    loadgen_until(mode, flags, |_| {})
-}
-
 /// Runs `loadgen clients`, and does `meanwhile` with its process id.
 pub fn clients_until(flags: &str, meanwhile: impl FnOnce(u32)) -> Outcome {
     loadgen_until("clients", flags, meanwhile)
