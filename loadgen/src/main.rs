@@ -1,13 +1,15 @@
 //! `loadgen`: simulated clients, and an origin, that measure cmg or any HTTPS proxy from outside.
 //!
-//! `loadgen clients` asks and checks every answer, `loadgen origin` answers. It shares no code with the proxy. This file
+//! `loadgen clients` asks and checks every answer, `loadgen notify` waits for notifications, `loadgen origin` answers. It shares no code with the proxy. This file
 //! alone decides how the process ends: 0 all right, 1 something failed, 2 wrong usage, 3 right and not as wanted (an
-//! objective missed, an open loop behind its plan), 130 ended early by the user.
+//! objective missed, an open loop behind its plan), 4 a notification not delivered exactly once, 130 ended early by the user.
 
 mod clients;
 mod compare;
 mod content;
 mod machine;
+mod notification;
+mod notify;
 mod origin;
 mod population;
 mod process;
@@ -45,13 +47,22 @@ Examples:
   loadgen clients --up cmg-up/up.json -c 10 --feature policy,inventory
   loadgen clients --up cmg-up/up.json -c 2000 --profile population --speed 60 -d 120 --burst after-outage";
 
+const NOTIFY_EXAMPLES: &str = "\
+Examples:
+  loadgen origin --listen 127.0.0.1:8081 --shards 2 --control 127.0.0.1:8082
+  loadgen notify --up cmg-up/up.json --clients 1000 --origin-control 127.0.0.1:8082 --hold 10 --pushes 5
+  loadgen notify --up cmg-up/up.json --clients 32000 --source 127.0.0.2,127.0.0.3 --origin-control 127.0.0.1:8082 --hold 600 --pushes 3
+  loadgen notify --up cmg-up/up.json --clients 16000 --resume --hold 5 --storm 60 --ordinary 500 --json run.json";
+
 const ORIGIN_EXAMPLES: &str = "\
 Examples:
   loadgen origin --listen 127.0.0.1:8081 --shards 2
   loadgen origin --delay 5..20 --hold 15000
   loadgen origin --fault reset=0.01,stall=0.001,cut=0.01,garbage=0.005 --seed 7
   curl -X PROPFIND http://127.0.0.1:8080/CCM_Client/package/
-  curl 'http://127.0.0.1:8080/x?bytes=1000&fault=cut'";
+  curl 'http://127.0.0.1:8080/x?bytes=1000&fault=cut'
+  loadgen origin --shards 2 --control 127.0.0.1:8082
+  curl -X POST 'http://127.0.0.1:8082/push?rate=1000'";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -61,6 +72,16 @@ enum Command {
     /// were never sent, 130 interrupted (the report is printed all the same).
     #[command(after_help = EXAMPLES)]
     Clients(Box<clients::options::Options>),
+    /// Hold notifications for many clients, push to them, and see that each has each push exactly once
+    ///
+    /// Clients connect, sign in, and each has one request held (client notification). Then: silence, which shows memory and CPU
+    /// of the processes between; pushes ordered from `loadgen origin`, which show how fast all have them; and, if asked for, a
+    /// time in which what is between is stopped and started, which shows how fast all come back.
+    ///
+    /// Exit code: 0 all right, 1 connections were lost or refused, or not all were held, 2 wrong usage, 4 a notification was
+    /// lost, duplicated, misdelivered or malformed, 130 interrupted (the report is printed all the same).
+    #[command(after_help = NOTIFY_EXAMPLES)]
+    Notify(Box<notify::options::Options>),
     /// Be the management point and the software update point behind a proxy
     ///
     /// Any request is answered with what it was, as its query decides: id=ID, bytes=N (200), status=N, delay_ms=N,
@@ -87,24 +108,31 @@ fn main() -> ExitCode {
     let mut command = Arguments::command();
     let matches = command.get_matches_mut();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let flags = matches
+        .subcommand()
+        .and_then(|(name, matches)| Some(report::flags_of(command.find_subcommand(name)?, matches)))
+        .unwrap_or_default();
     match arguments.command {
         Command::Clients(options) if options.population.list_features => {
             print!("{}", population::list());
             ExitCode::SUCCESS
         }
-        Command::Clients(options) => {
-            let flags = matches
-                .subcommand()
-                .and_then(|(name, matches)| Some(report::flags_of(command.find_subcommand(name)?, matches)));
-            match clients::run(&options, flags.unwrap_or_default()) {
-                Ok(Outcome::Right) => ExitCode::SUCCESS,
-                Ok(Outcome::Failed) => ExitCode::from(1),
-                Ok(Outcome::Missed) => ExitCode::from(3),
-                Ok(Outcome::Interrupted) => ExitCode::from(130),
-                Err(error @ RunError::Usage(_)) => failed(&error, 2),
-                Err(error @ RunError::System(_)) => failed(&error, 1),
-            }
-        }
+        Command::Clients(options) => match clients::run(&options, flags) {
+            Ok(Outcome::Right) => ExitCode::SUCCESS,
+            Ok(Outcome::Failed) => ExitCode::from(1),
+            Ok(Outcome::Missed) => ExitCode::from(3),
+            Ok(Outcome::Interrupted) => ExitCode::from(130),
+            Err(error @ RunError::Usage(_)) => failed(&error, 2),
+            Err(error @ RunError::System(_)) => failed(&error, 1),
+        },
+        Command::Notify(options) => match notify::run(&options, flags) {
+            Ok(notify::Outcome::Right) => ExitCode::SUCCESS,
+            Ok(notify::Outcome::Failed) => ExitCode::from(1),
+            Ok(notify::Outcome::NotOnce) => ExitCode::from(4),
+            Ok(notify::Outcome::Interrupted) => ExitCode::from(130),
+            Err(error @ RunError::Usage(_)) => failed(&error, 2),
+            Err(error @ RunError::System(_)) => failed(&error, 1),
+        },
         Command::Origin(options) => match options.rules() {
             Ok(rules) => {
                 origin::run(&options, rules).map_or_else(|error| failed(&error, 1), |()| ExitCode::SUCCESS)

@@ -102,6 +102,11 @@ impl Watched {
         Glance { cpu: self.cpu(), resident: self.sum(counted_resident, |sum, one| sum + one) }
     }
 
+    /// CPU time until now in microseconds, finer than the ticks of [`Usage::cpu`].
+    pub fn cpu_micros(&self) -> Option<u64> {
+        self.sum(cpu_clock, |sum, one| sum + one)
+    }
+
     fn cpu(&self) -> Option<Cpu> {
         self.sum(cpu, |sum, one| Cpu { user: sum.user + one.user, system: sum.system + one.system })
     }
@@ -113,6 +118,18 @@ impl Watched {
 
 fn cpu(pid: u32) -> Option<Cpu> {
     cpu_of(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// What the process's own clock says, which counts nanoseconds; `/proc` counts ticks of 10 ms.
+fn cpu_clock(pid: u32) -> Option<u64> {
+    let mut clock = 0;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: both calls fill what they are given, which lives through them.
+    let is_read = unsafe {
+        libc::clock_getcpuclockid(libc::pid_t::try_from(pid).ok()?, &raw mut clock) == 0
+            && libc::clock_gettime(clock, &raw mut time) == 0
+    };
+    is_read.then(|| time.tv_sec.max(0) as u64 * 1_000_000 + time.tv_nsec.max(0) as u64 / 1000)
 }
 
 fn resident(pid: u32) -> Option<u64> {
@@ -218,6 +235,9 @@ mod tests {
         assert!(own.usage().resident.is_some_and(|bytes| bytes > 100_000));
         assert!(own.usage().resident_peak >= own.usage().resident);
         assert!(own.usage().cpu.is_some() && own.glance().resident.is_some());
+        let (clock, ticks) = (own.cpu_micros().expect("readable"), own.cpu().expect("readable").all());
+        assert!(clock.abs_diff(ticks) < 1_000_000, "{clock} {ticks}");
+        assert_eq!(Watched { name: "gone".into(), pids: vec![u32::MAX] }.cpu_micros(), None);
         let before = own.usage().switches.expect("readable");
         std::thread::sleep(Duration::from_millis(1));
         let since = own.usage().switches.expect("readable").since(before);

@@ -26,6 +26,8 @@ pub enum Operation {
     Send,
     /// A slot is free again.
     Close,
+    /// A watched descriptor can be read.
+    Readable,
     /// Nobody waits for this one: cancellations.
     Unwatched,
 }
@@ -38,6 +40,7 @@ impl Operation {
             2 => Self::Receive,
             3 => Self::Send,
             4 => Self::Close,
+            5 => Self::Readable,
             _ => Self::Unwatched,
         }
     }
@@ -176,6 +179,11 @@ impl Ring {
             opcode::AsyncCancel::new(tag.pack()).build(),
             Tag { operation: Operation::Unwatched, ..tag },
         );
+    }
+
+    /// Tells once when `descriptor`, which is no slot, can be read.
+    pub fn watch(&mut self, descriptor: RawFd, tag: Tag) {
+        self.push(opcode::PollAdd::new(types::Fd(descriptor), libc::POLLIN as u32).build(), tag);
     }
 
     /// Closes `slot`. Nothing else may be in flight on it.

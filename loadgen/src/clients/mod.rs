@@ -5,15 +5,15 @@
 
 mod client;
 mod exchange;
-mod identities;
-mod interrupt;
+pub mod identities;
+pub mod interrupt;
 pub mod options;
-mod plan;
+pub mod plan;
 mod schedule;
 mod session;
-mod shared;
+pub mod shared;
 pub mod work;
-mod worker;
+pub mod worker;
 
 use crate::machine::Machine;
 use crate::report::{
@@ -134,7 +134,7 @@ fn drive(plan: &Plan, shared: &Shared, tally: &Tally, report: &Report) -> Drive 
 }
 
 /// A number that other runs hardly have: ids of two runs do not meet.
-fn run_number() -> u64 {
+pub fn run_number() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     (u64::from(since.subsec_nanos()) ^ since.as_secs().wrapping_mul(0x9e37) ^ u64::from(std::process::id()))
         << 48

@@ -3,6 +3,7 @@
 use super::schedule::Arrivals;
 use crate::process::Watched;
 use crate::report::Output;
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -155,6 +156,15 @@ pub struct Options {
     pub output: Output,
 }
 
+impl Options {
+    /// The flags of a run that another mode makes, given as on a command line. Errors: a text for the user.
+    pub fn of(flags: &[OsString]) -> Result<Self, String> {
+        let command = <Self as clap::Args>::augment_args(clap::Command::new("clients").no_binary_name(true));
+        let matches = command.try_get_matches_from(flags).map_err(|error| error.to_string())?;
+        <Self as clap::FromArgMatches>::from_arg_matches(&matches).map_err(|error| error.to_string())
+    }
+}
+
 /// What is checked of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Check {
@@ -196,7 +206,8 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(value).map_err(|error| error.to_string())
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+/// Reads a number per second.
+pub fn rate(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
         .filter(|rate: &f64| rate.is_finite() && *rate > 0.0)

@@ -2,6 +2,7 @@
 
 use super::options::{Amount, Check, Options, Reading};
 use super::schedule::Arrivals;
+use super::shared::Windows;
 use super::work::{Expect, Population, Statuses};
 use crate::process::Watched;
 use serde::Deserialize;
@@ -71,6 +72,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// SO_RCVBUF.
     pub receive_buffer: Option<usize>,
+    /// Times that tell answers to the plan's request apart, as steps of their own.
+    pub windows: Option<Arc<Windows>>,
 }
 
 /// Requests start at a rate of their own.
@@ -88,6 +91,15 @@ impl Plan {
     /// Whether clients ask as they connect, rather than all together when all are there.
     pub fn begins_at_once(&self) -> bool {
         self.every.is_some() || self.population.is_some() || self.is_handshakes_only()
+    }
+
+    /// Named steps that are told apart.
+    pub fn steps(&self) -> usize {
+        match (&self.population, &self.windows) {
+            (Some(population), _) => population.names().len(),
+            (None, Some(_)) => Windows::KINDS,
+            (None, None) => 1,
+        }
     }
 
     /// Whether connections are made, shake hands and end, and nothing is asked.
@@ -148,12 +160,7 @@ impl Options {
             ));
         }
         check_ports(self.connections, self.source.len(), ephemeral_ports().count())?;
-        let mut watched = self.pids.clone();
-        for (name, pid) in &up.pids {
-            if watched.iter().all(|given| given.name != *name) {
-                watched.push(Watched { name: name.clone(), pids: vec![*pid] });
-            }
-        }
+        let watched = watched(&up, &self.pids);
         let seed = self.seed.unwrap_or_else(any_seed);
         let population = self.population.is_asked_for().then(|| {
             let people = self.population.people(
@@ -199,6 +206,7 @@ impl Options {
             warmup: self.warmup,
             timeout: self.timeout,
             receive_buffer: self.receive_buffer,
+            windows: None,
         })
     }
 
@@ -353,6 +361,23 @@ fn check_ports(connections: u32, sources: usize, ports: u32) -> Result<(), Strin
         "{connections} connections to one target need {needed} source addresses of {ports} ports each: give them with \
          --source (on loopback 127.0.0.2,127.0.0.3 and so on), or widen net.ipv4.ip_local_port_range"
     ))
+}
+
+/// The processes that `up.json` names, behind those given, which win.
+fn watched(up: &Up, given: &[Watched]) -> Vec<Watched> {
+    let mut watched = given.to_vec();
+    for (name, pid) in &up.pids {
+        if watched.iter().all(|given| given.name != *name) {
+            watched.push(Watched { name: name.clone(), pids: vec![*pid] });
+        }
+    }
+    watched
+}
+
+/// The processes to watch as `up.json` has them now: they may have been started anew.
+pub fn watched_now(up: Option<&Path>, given: &[Watched]) -> Vec<Watched> {
+    let up = up.and_then(|file| read_up(file).ok()).unwrap_or_default();
+    watched(&up, given)
 }
 
 /// A seed that no other run has.

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// So much of a body is kept for a script that wants to read it.
 pub const BODY_KEPT_SIZE_MAX: usize = 4 * 1024;
+/// What a script hears of a connection whose bytes were no answer.
+pub const NO_ANSWER: &str = "bytes that are no HTTP answer";
 /// Statuses that one step may take for right.
 pub const STATUSES_MAX: usize = 4;
 

@@ -8,9 +8,11 @@ use super::named::{self, Said};
 use super::request::{Range, Request, parse_range};
 use super::rules::{Fault, Rules};
 use crate::content::{self, Account, Pattern};
+use crate::notification::Push;
 use crate::random::Random;
 use crate::wire::{self, Body, Framing, Malformed};
 use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -69,6 +71,17 @@ pub struct Common {
     pub rules: Rules,
     /// Uploads under way.
     pub sessions: Mutex<Sessions>,
+    /// The last push, as one word.
+    pub push: AtomicU64,
+    /// Notification requests that are held now, on all shards.
+    pub held: AtomicU64,
+}
+
+impl Common {
+    /// The last push.
+    pub fn push(&self) -> Push {
+        Push::unpack(self.push.load(Ordering::Acquire))
+    }
 }
 
 /// One connection's exchanges.
@@ -127,6 +140,38 @@ impl Exchange {
         }
     }
 
+    /// Whether a notification request is held and not answered.
+    pub fn is_held(&self) -> bool {
+        matches!(self.state, State::Delayed) && self.request.is_held()
+    }
+
+    /// Begins the answer with this push, when a request is held that has not seen it. Whether it was.
+    pub fn push(&mut self, push: Push, staged: &mut Vec<u8>) -> bool {
+        let is_answered = self.is_held() && self.take_owed(push);
+        if is_answered {
+            self.begin_answer(staged);
+        }
+        is_answered
+    }
+
+    /// Gives up room that a held request does not need.
+    pub fn trim(&mut self) {
+        self.lead = Vec::new();
+        self.request.trim();
+    }
+
+    /// Whether the push is to answer the request; that is then written down in it.
+    fn take_owed(&mut self, push: Push) -> bool {
+        let wish = &self.request.wish;
+        let is_owed = self.request.is_held() && push.is_owed(wish.client.unwrap_or_default(), wish.seen);
+        // A request that names no client is pushed to while it is held, and owed nothing when it comes.
+        let is_known = wish.client.is_some() || matches!(self.state, State::Delayed);
+        if is_owed && is_known {
+            self.request.pushed = Some(push.number);
+        }
+        is_owed && is_known
+    }
+
     fn read_head(&mut self, bytes: &[u8], staged: &mut Vec<u8>) -> Result<(usize, Option<Next>), Malformed> {
         if bytes.is_empty() {
             return Ok((0, Some(Next::Read)));
@@ -157,7 +202,7 @@ impl Exchange {
         if !body.is_done() {
             return Ok((used, (used == 0).then_some(Next::Read)));
         }
-        let delay = self.delay();
+        let delay = if self.take_owed(self.common.push()) { Duration::ZERO } else { self.delay() };
         if delay.is_zero() {
             self.begin_answer(staged);
             return Ok((used, None));

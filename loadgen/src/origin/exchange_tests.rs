@@ -1,4 +1,5 @@
 use super::*;
+use crate::notification::SHARE_ALL;
 use crate::origin::rules::{Likely, Span};
 
 fn fresh() -> Exchange {
@@ -283,4 +284,61 @@ fn notification_requests_are_held_and_others_delayed() {
         let (_, next) = with(rules.clone()).handle_bytes(wire.as_bytes(), &mut Vec::new());
         assert_eq!(next, Next::Wait(Duration::from_millis(millis)), "{target}");
     }
+}
+
+/// A notification request of client 7 that saw push 2, in an exchange after a push of that number.
+fn ask_held(exchange: &mut Exchange, seen: u64) -> (String, Next) {
+    let wire = format!(
+        "GET /BGB/handler.ashx?RequestType=KeepAlive HTTP/1.1\r\nHost: h\r\nX-Load-Id: ab\r\nX-Load: client=7&seen={seen}&delay_ms=60000\r\n\r\n"
+    );
+    ask(exchange, wire.as_bytes())
+}
+
+fn after_push(number: u64) -> Exchange {
+    let common = Common::default();
+    common.push.store(Push { number, share: SHARE_ALL }.pack(), Ordering::Release);
+    Exchange::new(&Arc::new(common), 0)
+}
+
+#[test]
+fn a_push_answers_what_is_held_and_has_not_seen_it() {
+    let mut exchange = after_push(2);
+    assert_eq!(ask_held(&mut exchange, 2).1, Next::Wait(Duration::from_secs(60)));
+    assert!(exchange.is_held());
+    let mut staged = Vec::new();
+    assert!(!exchange.push(Push { number: 2, share: SHARE_ALL }, &mut staged), "it has seen that one");
+    assert!(staged.is_empty() && exchange.is_held());
+    assert!(exchange.push(Push { number: 3, share: SHARE_ALL }, &mut staged));
+    exchange.handle_bytes(b"", &mut staged);
+    let text = String::from_utf8(staged).expect("text");
+    assert!(text.contains("X-Load-Push: 3\r\n") && text.contains("X-Load-Client: 7\r\n"), "{text}");
+    assert!(text.contains("X-Id: ab\r\n") && text.ends_with("</BgbRequestMessage>"), "{text}");
+    assert!(!exchange.is_held());
+    assert!(!exchange.push(Push { number: 4, share: SHARE_ALL }, &mut Vec::new()), "nothing is held");
+}
+
+#[test]
+fn who_was_away_has_the_last_push_at_once() {
+    let mut exchange = after_push(2);
+    let (answer, next) = ask_held(&mut exchange, 1);
+    assert!(answer.contains("X-Load-Push: 2\r\n") && next == Next::Read, "{answer}");
+    assert_eq!(ask_held(&mut exchange, 2).1, Next::Wait(Duration::from_secs(60)));
+    // Who says nothing of itself is owed nothing when it comes, and is pushed to while it is held.
+    let mut exchange = after_push(2);
+    let wire = b"GET /BGB/handler.ashx?RequestType=KeepAlive HTTP/1.1\r\nHost: h\r\n\r\n";
+    let rules = Rules { hold: Span::parse("1000").expect("a span"), ..Rules::default() };
+    assert_eq!(ask(&mut with(rules), wire).1, Next::Wait(Duration::from_secs(1)));
+    let (answer, _) = ask(&mut exchange, wire);
+    assert!(!answer.contains("X-Load-Push"), "{answer}");
+}
+
+#[test]
+fn a_held_request_ends_with_nothing_when_its_time_is_over() {
+    let mut exchange = fresh();
+    ask_held(&mut exchange, 0);
+    let mut staged = Vec::new();
+    exchange.answer_delayed(&mut staged);
+    exchange.handle_bytes(b"", &mut staged);
+    let text = String::from_utf8(staged).expect("text");
+    assert!(!text.contains("X-Load-Push") && text.ends_with("</BgbKeepAliveMessage>"), "{text}");
 }

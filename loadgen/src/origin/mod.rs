@@ -3,21 +3,24 @@
 //! One thread and one ring per shard, all on one port. What is answered is decided in `origin/exchange.rs`.
 
 mod bits;
+mod control;
 mod exchange;
 mod named;
 mod request;
 pub mod rules;
 
 use crate::ring::{self, Buffers, Completion, Flight, GENERATION_MASK, Operation, Ring, Tag};
+use control::{Letters, Order, letterbox};
 use exchange::{Common, Exchange, HELD_SIZE_MAX, Next};
 use rules::{Likely, Rules, Span};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Accepts armed at once, per shard.
@@ -26,6 +29,8 @@ const BUFFER_COUNT: u16 = 256;
 const BUFFER_SIZE: usize = 16 * 1024;
 /// A closed connection whose client does not go is dropped after this time.
 const LINGER: Duration = Duration::from_secs(5);
+/// Held requests that a push answers in one turn.
+const PUSH_BATCH: u64 = 64;
 /// Buffers that grew beyond this are given up when they are empty.
 const KEPT_SIZE_MAX: usize = 16 * 1024;
 
@@ -35,6 +40,10 @@ pub struct Options {
     /// Where to listen; port 0 picks a free one, which is printed
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
+    /// Where to take control: `POST /push` answers all held notification requests (`number=`, `share=` and `rate=` per second in
+    /// its query), `GET /held` counts them; port 0 picks a free one, which is printed
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub control: Option<SocketAddr>,
     /// Threads, each with its own ring and listener
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub shards: u16,
@@ -70,15 +79,26 @@ pub fn run(options: &Options, rules: Rules) -> io::Result<()> {
     for _ in 1..options.shards {
         listeners.push(listen(address)?);
     }
+    let control = options.control.map(TcpListener::bind).transpose()?;
     println!("origin on http://{address} with {} shard(s)", options.shards);
+    if let Some(control) = &control {
+        println!("control on http://{}", control.local_addr()?);
+    }
     let common = Arc::new(Common { rules, ..Common::default() });
+    let boxes: Vec<_> = listeners.iter().map(|_| letterbox()).collect::<io::Result<_>>()?;
+    let (boxes, letters): (Vec<_>, Vec<_>) = boxes.into_iter().unzip();
     std::thread::scope(|scope| {
+        if let Some(control) = &control {
+            let (common, boxes) = (&common, &boxes);
+            scope.spawn(move || control::serve(control, common, boxes));
+        }
         let shards: Vec<_> = listeners
             .into_iter()
+            .zip(letters)
             .enumerate()
-            .map(|(index, listener)| {
+            .map(|(index, (listener, letters))| {
                 let common = Arc::clone(&common);
-                scope.spawn(move || Shard::new(listener, slots, common, index as u64)?.serve())
+                scope.spawn(move || Shard::new(listener, letters, slots, common, index as u64)?.serve())
             })
             .collect();
         shards
@@ -125,6 +145,21 @@ struct Connection {
     sent: usize,
     /// Whether our direction was ended.
     has_shut: bool,
+    /// When the answer that waits is due.
+    due: Option<Instant>,
+    /// The earliest of its timers: a request answered early leaves one, and the next is not to add another.
+    timer: Option<Instant>,
+    /// Whether it is counted among those that hold a notification request.
+    is_holding: bool,
+}
+
+/// A push under way on one shard.
+struct Pushing {
+    order: Order,
+    began: Instant,
+    /// The slot to look at next.
+    at: usize,
+    answered: u64,
 }
 
 struct Shard {
@@ -145,10 +180,18 @@ struct Shard {
     generations: Vec<u32>,
     timers: BinaryHeap<Reverse<(Instant, u32, u32)>>,
     starved: Vec<u32>,
+    letters: Letters,
+    pushing: VecDeque<Pushing>,
 }
 
 impl Shard {
-    fn new(listener: Socket, slots: u32, common: Arc<Common>, index: u64) -> io::Result<Self> {
+    fn new(
+        listener: Socket,
+        letters: Letters,
+        slots: u32,
+        common: Arc<Common>,
+        index: u64,
+    ) -> io::Result<Self> {
         let ring = Ring::new(slots)?;
         let buffers = Buffers::new(&ring, BUFFER_COUNT, BUFFER_SIZE)?;
         let connections = (0..slots).map(|_| None).collect();
@@ -165,16 +208,20 @@ impl Shard {
             generations: vec![0; slots as usize],
             timers: BinaryHeap::new(),
             starved: Vec::new(),
+            letters,
+            pushing: VecDeque::new(),
         })
     }
 
     fn serve(mut self) -> io::Result<()> {
         let mut completions = Vec::with_capacity(1024);
+        self.watch_letters();
         loop {
             self.arm_accepts();
             let patience = self.timers.peek().map_or(Duration::from_secs(3600), |Reverse((at, ..))| {
                 at.saturating_duration_since(Instant::now())
             });
+            let patience = patience.min(self.push_patience(Instant::now()));
             self.ring.wait(patience, &mut completions)?;
             for completion in &completions {
                 self.dispatch(*completion);
@@ -183,6 +230,7 @@ impl Shard {
                 self.settle(slot);
             }
             self.fire_timers();
+            self.step_pushes(Instant::now());
         }
     }
 
@@ -198,6 +246,7 @@ impl Shard {
         let slot = completion.tag.key;
         match completion.tag.operation {
             Operation::Accept => return self.accepted(completion),
+            Operation::Readable => return self.take_letters(),
             Operation::Unwatched | Operation::Connect => return,
             Operation::Receive | Operation::Send | Operation::Close => {}
         }
@@ -243,6 +292,9 @@ impl Shard {
             sending: Vec::new(),
             sent: 0,
             has_shut: false,
+            due: None,
+            timer: None,
+            is_holding: false,
         }));
         self.settle(slot);
     }
@@ -298,11 +350,21 @@ impl Shard {
             Next::Read => {}
             Next::Send => connection.wants_input = false,
             Next::Wait(delay) => {
-                self.timers.push(Reverse((Instant::now() + delay, slot, connection.generation)));
+                let at = Instant::now() + delay;
+                connection.due = Some(at);
+                if connection.timer.is_none_or(|timer| at < timer) {
+                    connection.timer = Some(at);
+                    self.timers.push(Reverse((at, slot, connection.generation)));
+                }
+                if connection.exchange.is_held() {
+                    connection.exchange.trim();
+                }
             }
             Next::Stall => (connection.is_stalled, connection.wants_input) = (true, false),
             Next::Close => {
                 connection.state = State::Lingering;
+                connection.due = Some(Instant::now() + LINGER);
+                connection.timer = connection.due;
                 self.timers.push(Reverse((Instant::now() + LINGER, slot, connection.generation)));
             }
             Next::Reset => {
@@ -338,6 +400,12 @@ impl Shard {
     /// Brings what is with the kernel in line with what the connection wants.
     fn settle(&mut self, slot: u32) {
         let Some(connection) = self.connections[slot as usize].as_mut() else { return };
+        let is_holding = connection.state == State::Open && connection.exchange.is_held();
+        if is_holding != connection.is_holding {
+            connection.is_holding = is_holding;
+            let change = if is_holding { 1 } else { u64::MAX };
+            self.common.held.fetch_add(change, Ordering::Relaxed);
+        }
         let tag = |operation| Tag { operation, generation: connection.generation, key: slot };
         if connection.state == State::Closing {
             if connection.receive == Flight::Armed {
@@ -367,8 +435,10 @@ impl Shard {
                 self.ring.shut_down(slot, tag(Operation::Send));
                 (connection.has_shut, connection.send) = (true, Flight::Armed);
             }
-            for idle in [&mut connection.staged, &mut connection.held] {
-                if idle.is_empty() && idle.capacity() > KEPT_SIZE_MAX {
+            // A held request costs no buffer.
+            let kept = if is_holding { 0 } else { KEPT_SIZE_MAX };
+            for idle in [&mut connection.staged, &mut connection.held, &mut connection.sending] {
+                if idle.is_empty() && idle.capacity() > kept {
                     *idle = Vec::new();
                 }
             }
@@ -399,6 +469,20 @@ impl Shard {
             else {
                 continue;
             };
+            if connection.timer == Some(at) {
+                connection.timer = None;
+            }
+            match connection.due {
+                Some(due) if due <= at => connection.due = None,
+                Some(due) => {
+                    if connection.timer.is_none() {
+                        connection.timer = Some(due);
+                        self.timers.push(Reverse((due, slot, generation)));
+                    }
+                    continue;
+                }
+                None => continue,
+            }
             match connection.state {
                 State::Open => {
                     connection.exchange.answer_delayed(&mut connection.staged);
@@ -408,6 +492,75 @@ impl Shard {
                 State::Closing => {}
             }
             self.settle(slot);
+        }
+    }
+
+    fn watch_letters(&mut self) {
+        let tag = Tag { operation: Operation::Readable, generation: 0, key: 0 };
+        self.ring.watch(self.letters.bell(), tag);
+    }
+
+    /// Takes up the pushes that were ordered.
+    fn take_letters(&mut self) {
+        self.letters.hush();
+        let orders = self.letters.orders.try_iter();
+        let pushing = orders.map(|order| Pushing { order, began: Instant::now(), at: 0, answered: 0 });
+        self.pushing.extend(pushing);
+        self.watch_letters();
+    }
+
+    /// How long a push under way has nothing to do.
+    fn push_patience(&self, now: Instant) -> Duration {
+        match self.pushing.front() {
+            None => Duration::MAX,
+            Some(pushing) => pushing.patience(now),
+        }
+    }
+
+    /// Answers some of the held requests; the rest of the turn belongs to everybody else.
+    fn step_pushes(&mut self, now: Instant) {
+        let Some(mut pushing) = self.pushing.pop_front() else { return };
+        let mut allowed = pushing.allowed(now);
+        while allowed > 0 && pushing.at < self.connections.len() {
+            let slot = pushing.at as u32;
+            pushing.at += 1;
+            if self.push_to(slot, &pushing.order) {
+                pushing.answered += 1;
+                allowed -= 1;
+            }
+        }
+        if pushing.at < self.connections.len() {
+            return self.pushing.push_front(pushing);
+        }
+        // Whoever ordered it may have gone.
+        let _ = pushing.order.done.send(pushing.answered);
+    }
+
+    fn push_to(&mut self, slot: u32, order: &Order) -> bool {
+        let Some(connection) = self.connections[slot as usize].as_mut() else { return false };
+        let is_pushed = connection.is_holding && connection.exchange.push(order.push, &mut connection.staged);
+        if is_pushed {
+            connection.due = None;
+            self.handle(slot, None);
+            self.settle(slot);
+        }
+        is_pushed
+    }
+}
+
+impl Pushing {
+    /// Answers that may go now.
+    fn allowed(&self, now: Instant) -> u64 {
+        let Some(rate) = self.order.rate else { return PUSH_BATCH };
+        let due = (rate * now.saturating_duration_since(self.began).as_secs_f64()) as u64;
+        due.saturating_sub(self.answered).min(PUSH_BATCH)
+    }
+
+    /// Until the next answer may go.
+    fn patience(&self, now: Instant) -> Duration {
+        match self.order.rate {
+            Some(rate) if self.allowed(now) == 0 => Duration::from_secs_f64((1.0 / rate).clamp(0.001, 1.0)),
+            Some(_) | None => Duration::ZERO,
         }
     }
 }

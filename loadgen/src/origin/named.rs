@@ -3,6 +3,7 @@
 use super::bits::{Packet, Sessions};
 use super::request::{Named, Request};
 use crate::content::{Shape, write_receipt};
+use crate::notification::{CLIENT_FIELD, PUSH_FIELD};
 use crate::population::catalogue::{self, Reply, Row, Service};
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
@@ -39,6 +40,12 @@ pub fn say(named: &Named, request: &Request, sessions: &Mutex<Sessions>) -> Said
             Err(status) => (status, Row { shape: EMPTY, ..Reply::Taken.row() }),
         },
     };
+    if let Some(number) = request.pushed {
+        let _ = write!(fields, "{PUSH_FIELD}: {number}\r\n");
+    }
+    if let (Some(client), Service::Notification(_)) = (request.wish.client, named.service) {
+        let _ = write!(fields, "{CLIENT_FIELD}: {client}\r\n");
+    }
     if let Some(file) = row.shape.file {
         let _ = write!(fields, "ETag: \"{file}-{}\"\r\nAccept-Ranges: bytes\r\n", row.shape.size);
     }
@@ -54,7 +61,7 @@ fn reply(service: Service, named: &Named, request: &Request) -> Result<Reply, u1
     match service {
         Service::Plain(reply) => Ok(reply),
         Service::Missing => Err(404),
-        Service::Notification(true) if request.wish.pushes => Ok(Reply::Push),
+        Service::Notification(true) if request.wish.pushes || request.pushed.is_some() => Ok(Reply::Push),
         Service::Notification(true) => Ok(Reply::Nothing),
         Service::Notification(false) => Ok(Reply::SignedIn),
         Service::Messaging => {

@@ -34,6 +34,8 @@ pub struct Request {
     pub wish: Wish,
     /// The named endpoint it is for.
     pub named: Option<Box<Named>>,
+    /// Number of the push that answers it.
+    pub pushed: Option<u64>,
 }
 
 /// A request to a named endpoint.
@@ -89,6 +91,7 @@ impl Request {
         self.is_head = head.method == b"HEAD";
         self.keep_alive = head.keep_alive;
         self.named = Named::read(head);
+        self.pushed = None;
         self.wish =
             Wish::read(if self.named.is_some() { head.signs.wishes.unwrap_or_default() } else { head.query });
     }
@@ -100,6 +103,13 @@ impl Request {
         let wanted = most.saturating_sub(self.start.len()).min(content.len());
         self.start.extend_from_slice(&content[..wanted]);
         self.hash.update(content);
+    }
+
+    /// Gives up room that a request at rest does not need.
+    pub fn trim(&mut self) {
+        for kept in [&mut self.id, &mut self.path, &mut self.start] {
+            kept.shrink_to_fit();
+        }
     }
 
     /// Whether it is a notification request that waits for one.
@@ -129,6 +139,10 @@ pub struct Wish {
     pub fault: Option<Fault>,
     /// Answer a notification request with one.
     pub pushes: bool,
+    /// Which client asks.
+    pub client: Option<u64>,
+    /// The push that client saw last.
+    pub seen: u64,
 }
 
 impl Default for Wish {
@@ -143,6 +157,8 @@ impl Default for Wish {
             stalls: false,
             fault: None,
             pushes: false,
+            client: None,
+            seen: 0,
         }
     }
 }
@@ -174,6 +190,8 @@ impl Wish {
             b"stall" => self.stalls = true,
             b"fault" => self.fault = Fault::named(value),
             b"push" => self.pushes = true,
+            b"client" => self.client = count(),
+            b"seen" => self.seen = count().unwrap_or(0),
             _ => {}
         }
     }

@@ -51,6 +51,25 @@ impl Failures {
         self.status.range(500..).map(|(_, count)| count).sum()
     }
 
+    /// What failed, by kind, for people.
+    pub fn shown(&self) -> String {
+        let statuses = self.status.iter().map(|(status, count)| (format!("status {status}"), *count));
+        let kinds = [
+            ("connect", self.connect),
+            ("tls", self.tls),
+            ("cut", self.cut),
+            ("timeout", self.timeout),
+            ("abandoned clients", self.abandoned),
+            ("WRONG ID", self.wrong_id),
+            ("WRONG BODY", self.wrong_body),
+            ("MALFORMED", self.malformed),
+        ];
+        let kinds = kinds.into_iter().map(|(kind, count)| (kind.to_owned(), count)).chain(statuses);
+        let shown: Vec<_> =
+            kinds.filter(|(_, count)| *count > 0).map(|(kind, count)| format!("{count} {kind}")).collect();
+        if shown.is_empty() { "none".into() } else { shown.join(", ") }
+    }
+
     /// Takes in what another thread counted.
     pub fn add(&mut self, other: &Self) {
         self.connect += other.connect;

@@ -27,7 +27,8 @@ pub use moments::{CallWindow, Moments, Snapshot};
 pub use output::{Output, put};
 pub use provenance::{Flags, Provenance, flags_of};
 pub use summary::{FORMAT, Percentiles, Report, Sources, VERSION};
-pub use tally::Tally;
+pub use table::times as times_text;
+pub use tally::{Tally, times};
 pub use timeline::{Look, Timeline};
 
 #[cfg(test)]

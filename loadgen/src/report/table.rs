@@ -86,22 +86,7 @@ impl Report {
 
     /// What failed, by kind.
     pub fn errors(&self) -> String {
-        let failures = &self.failures;
-        let statuses = failures.status.iter().map(|(status, count)| (format!("status {status}"), *count));
-        let kinds = [
-            ("connect", failures.connect),
-            ("tls", failures.tls),
-            ("cut", failures.cut),
-            ("timeout", failures.timeout),
-            ("abandoned clients", failures.abandoned),
-            ("WRONG ID", failures.wrong_id),
-            ("WRONG BODY", failures.wrong_body),
-            ("MALFORMED", failures.malformed),
-        ];
-        let kinds = kinds.into_iter().map(|(kind, count)| (kind.to_owned(), count)).chain(statuses);
-        let shown: Vec<_> =
-            kinds.filter(|(_, count)| *count > 0).map(|(kind, count)| format!("{count} {kind}")).collect();
-        if shown.is_empty() { "none".into() } else { shown.join(", ") }
+        self.failures.shown()
     }
 }
 

@@ -8,7 +8,7 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use std::time::Duration;
 /// The program.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_loadgen");
 
-/// How a run of `loadgen clients` ended.
+/// How a run of loadgen ended.
 pub struct Outcome {
     pub code: i32,
     pub text: String,
@@ -30,10 +30,15 @@ pub fn clients(flags: &str) -> Outcome {
 
 /// Runs `loadgen clients`, and does `meanwhile` with its process id.
 pub fn clients_until(flags: &str, meanwhile: impl FnOnce(u32)) -> Outcome {
+    loadgen_until("clients", flags, meanwhile)
+}
+
+/// Runs `loadgen MODE`, and does `meanwhile` with its process id.
+pub fn loadgen_until(mode: &str, flags: &str, meanwhile: impl FnOnce(u32)) -> Outcome {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("report.json");
     let child = Command::new(BINARY)
-        .arg("clients")
+        .arg(mode)
         .args(flags.split_whitespace())
         .arg("--json")
         .arg(&file)
@@ -53,22 +58,34 @@ pub fn clients_until(flags: &str, meanwhile: impl FnOnce(u32)) -> Outcome {
 /// A running `loadgen origin`, ended with the test.
 pub struct Origin {
     process: Child,
+    said: BufReader<ChildStdout>,
     pub address: String,
 }
 
 impl Origin {
     pub fn start(flags: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", flags)
+    }
+
+    pub fn start_at(address: &str, flags: &[&str]) -> Self {
         let mut process = Command::new(BINARY)
-            .args(["origin", "--listen", "127.0.0.1:0"])
+            .args(["origin", "--listen", address])
             .args(flags)
             .stdout(Stdio::piped())
             .spawn()
             .expect("loadgen runs");
+        let said = BufReader::new(process.stdout.take().expect("piped"));
+        let mut origin = Self { process, said, address: String::new() };
+        origin.address = origin.next_address();
+        origin
+    }
+
+    /// The address in the next line it says.
+    pub fn next_address(&mut self) -> String {
         let mut line = String::new();
-        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a first line");
-        let address =
-            line.split(['/', ' ']).find(|word| word.contains("127.0.0.1:")).expect("an address").to_owned();
-        Self { process, address }
+        self.said.read_line(&mut line).expect("a line");
+        let address = line.trim().split(['/', ' ']).find(|word| word.contains("127.0.0.1:"));
+        address.expect("an address").to_owned()
     }
 
     /// Its process.

@@ -24,7 +24,9 @@ impl Worker<'_> {
             }
             if answer.is_right {
                 self.tally.set_measuring(is_measured);
-                self.tally.answered(now - self.shared.start, answer.latency, answer.name, answer.status);
+                let windows = self.plan.windows.as_ref();
+                let name = windows.map_or(answer.name, |windows| windows.kind(answer.planned, now) as u16);
+                self.tally.answered(now - self.shared.start, answer.latency, name, answer.status);
                 self.last_answer = now;
                 self.served += u64::from(!client.was_served);
                 (client.was_served, client.trying_since) = (true, None);

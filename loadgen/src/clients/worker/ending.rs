@@ -5,7 +5,7 @@ use super::super::exchange::{Exchange, Wrong};
 use super::super::options::{Amount, Reading};
 use super::super::session::Session;
 use super::super::shared::Phase;
-use super::super::work::Stand;
+use super::super::work::{NO_ANSWER, Stand};
 use super::{SPARES_MAX, Worker};
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ impl Cause {
             Self::Timeout => "no answer in time",
             Self::Wrong(Wrong::Id) => "an answer to another request",
             Self::Wrong(Wrong::Content) => "an answer with other content",
-            Self::Wrong(Wrong::Malformed) => "bytes that are no HTTP answer",
+            Self::Wrong(Wrong::Malformed) => NO_ANSWER,
         }
     }
 }

@@ -146,7 +146,7 @@ impl<'a> Worker<'a> {
             measured: (None, None),
             next_id: shared.run.wrapping_add(u64::from(index) << 40),
             phase: Phase::Connecting,
-            tally: Tally::new(plan.population.as_ref().map_or(1, |population| population.names().len())),
+            tally: Tally::new(plan.steps()),
             open: 0,
             arrived: 0,
             served: 0,
@@ -318,7 +318,7 @@ impl<'a> Worker<'a> {
                 Operation::Receive => self.received(key, completion, now),
                 Operation::Send => self.sent(key, completion.result, now),
                 Operation::Close => self.closed(key, now),
-                Operation::Accept | Operation::Unwatched => {}
+                Operation::Accept | Operation::Readable | Operation::Unwatched => {}
             }
         }
         if let Some(buffer) = completion.buffer {
