@@ -272,14 +272,15 @@ impl Link {
         }
         let content_max = usize::try_from(left).unwrap_or(usize::MAX).min(credit);
         let header = |size| Channel::data_header(id, size);
-        let Some((content, framed)) = from.pass_records(wire, content_max, header)? else {
+        let Some((content, framed, outcome)) = from.pass_records(wire, content_max, header)? else {
             return Ok(Passed::NotNow);
         };
+        // Also what came before a broken record: it is sent, and the other end returns its credit.
         channel.passed(id, content, framed);
         self.traffic.0.set(self.traffic.0.get() + framed as u64);
         drop(channel);
         self.kick();
-        Ok(Passed::Bytes(content))
+        outcome.map(|()| Passed::Bytes(content))
     }
 
     /// Moves frames that wait to the wire, as far as it has room.

@@ -370,16 +370,17 @@ impl Wire {
 
     /// Passes the first records received on to `to`, as far as their content is `content_max` bytes at
     /// most: in frames whose headers `header` gives. What they were received into is what is sent. Gives
-    /// the bytes of content and of frames that passed; `None`: not now, they have to be read.
+    /// the bytes of content and of frames that passed, and whether the peer broke the protocol behind
+    /// them; `None`: not now, they have to be read.
     ///
     /// # Errors
-    /// The peer broke the protocol; what it is told leaves with the next send.
+    /// `to` cannot seal; its connection is lost.
     pub fn pass_records(
         &mut self,
         to: &mut Wire,
         content_max: usize,
         header: impl Fn(u16) -> [u8; limits::FRAME_HEADER_SIZE],
-    ) -> io::Result<Option<(usize, usize)>> {
+    ) -> io::Result<Option<(usize, usize, io::Result<()>)>> {
         let Wire { tls: Some(from), cipher, has_headroom, out, socket, .. } = self else { return Ok(None) };
         let Some(into) = &mut to.tls else { return Ok(None) };
         let start = limits::RESEAL_HEADROOM;
@@ -401,12 +402,13 @@ impl Wire {
         }
         bytes.truncate(resealed.sealed);
         to.send_sealed(bytes);
-        if let Err(error) = outcome {
+        if outcome.is_err() {
+            // The peer is told.
             self.held = false;
             let _ = self.start_send();
-            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
-        Ok(Some((resealed.content, resealed.framed)))
+        let outcome = outcome.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+        Ok(Some((resealed.content, resealed.framed, outcome)))
     }
 
     /// As [`Wire::poll_fill`], but what records carried may stay in `pieces` of [`Wire::received`], which are
