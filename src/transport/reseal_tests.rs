@@ -144,6 +144,43 @@ fn a_changed_byte_is_an_error_and_what_came_before_it_passes() {
 }
 
 #[test]
+fn whatever_comes_nothing_leaves_but_sealed_records() {
+    for seed in 0..400 {
+        let mut random = Random(seed);
+        let (mut from, mut client) = pair(SUITE);
+        let (mut to, mut other) = pair(SUITE);
+        let (mut said, mut cipher) = (Vec::new(), Vec::new());
+        for _ in 0..random.below(4) {
+            let size = 1 + random.below(2000);
+            let content = random.bytes(size);
+            cipher.extend(record(&mut client, &content));
+            said.extend(content);
+        }
+        for _ in 0..1 + random.below(3) {
+            let edges = [0, 1, 15, 16, 17, 18, PAYLOAD_MAX + 256, PAYLOAD_MAX + 257, 65_535];
+            let size = if random.below(2) == 0 { random.below(17) } else { edges[random.below(edges.len())] };
+            let kind = [23, 23, 23, 22, 21, 20, 0][random.below(7)];
+            let [high, low] = (size as u16).to_be_bytes();
+            cipher.extend([kind, 3, 3, high, low]);
+            cipher.extend(random.bytes(size));
+        }
+        cipher.truncate(TRANSFER_SIZE);
+        if random.below(3) == 0 {
+            cipher.truncate(random.below(cipher.len() + 1));
+        }
+        let (size, _) = passable(&cipher, random.below(TRANSFER_SIZE));
+        let mut bytes = roomy(&cipher);
+        let range = RESEAL_HEADROOM..RESEAL_HEADROOM + size;
+        let done = reseal(&mut from, &mut to, &mut bytes, range, header, &mut Vec::new());
+        let (resealed, _) = done.unwrap();
+        let content = unframed(&heard(&mut other, &bytes[..resealed.sealed]));
+        assert_eq!(content.len(), resealed.content, "seed {seed}");
+        assert!(said.starts_with(&content), "seed {seed}");
+        assert_eq!(bytes[RESEAL_HEADROOM + size..], cipher[size..], "seed {seed}");
+    }
+}
+
+#[test]
 fn no_more_content_is_passable_than_there_is_room_for() {
     let (_, mut client) = pair(SUITE);
     let one = record(&mut client, &[1; 1000]);

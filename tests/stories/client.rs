@@ -104,6 +104,21 @@ impl Client {
         self.stream.flush()
     }
 
+    /// Sends bytes in records, of which the last was changed on its way.
+    pub fn send_changed(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut records = Vec::new();
+        for piece in bytes.chunks(16 * 1024) {
+            self.stream.conn.writer().write_all(piece)?;
+            while self.stream.conn.wants_write() {
+                self.stream.conn.write_tls(&mut records)?;
+            }
+        }
+        if let Some(last) = records.last_mut() {
+            *last ^= 1;
+        }
+        self.stream.sock.write_all(&records)
+    }
+
     /// One request without a body, and its answer.
     pub fn ask(&mut self, method: &str, target: &str) -> io::Result<Answer> {
         self.try_send(format!("{method} {target} HTTP/1.1\r\nHost: {SERVICE}\r\n\r\n").as_bytes())?;
