@@ -144,6 +144,19 @@ const _: () = assert!(TRANSFER_BUFFER_SIZE >= 2 * (16 * 1024 + 256 + 5));
 /// second.
 pub const BIND_WITHIN: Duration = Duration::from_secs(2);
 
+/// Silence on a TCP connection after which the kernel probes it. Between 60 and 120 s: balancers and NAT
+/// forget a silent connection after 4 to 5 minutes, some (AWS: 350 s, Azure: 240 s) without telling anyone.
+pub const TCP_KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+/// Between two probes that nobody answers.
+pub const TCP_KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+/// Probes without an answer, after which the connection is lost: a peer that vanished holds its place for
+/// two minutes.
+pub const TCP_KEEPALIVE_PROBES: u32 = 4;
+
+const _: () = assert!(
+    TCP_KEEPALIVE_AFTER.as_secs() + TCP_KEEPALIVE_EVERY.as_secs() * TCP_KEEPALIVE_PROBES as u64 <= 120
+);
+
 // ── Clients ─────────────────────────────────────────────────────────────────────────────────────
 
 /// From accept to a finished TLS handshake.
