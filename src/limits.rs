@@ -312,6 +312,21 @@ pub const LOG_LINES_PER_SECOND: u32 = 20;
 
 const _: () = assert!(LOG_TEXT_SIZE_MAX * 8 <= u16::MAX as usize);
 
+// ── headroom ────────────────────────────────────────────────────────────────────────────────────
+
+/// Percent of a bound in use at which it comes near: with a fifth left there is time to do something.
+pub const HEADROOM_NEAR: u64 = 80;
+/// Percent at which it is about to be reached.
+pub const HEADROOM_SCARCE: u64 = 95;
+/// Points below a threshold before it counts as left, so that what sways around it is told once.
+pub const HEADROOM_LEFT_BELOW: u64 = 10;
+/// Ports of one slice in which the kernel looks for a free one: it looks through half of all, a look at
+/// each, before it tries the other half; with half of 28,000 in use every connect would cost milliseconds.
+pub const PORT_SLICE: u16 = 512;
+
+const _: () = assert!(HEADROOM_LEFT_BELOW < HEADROOM_NEAR && HEADROOM_NEAR < HEADROOM_SCARCE);
+const _: () = assert!(HEADROOM_SCARCE - HEADROOM_LEFT_BELOW > HEADROOM_NEAR);
+
 // ── metrics ─────────────────────────────────────────────────────────────────────────────────────
 
 /// Publishing endpoints, each in one family, that are counted for themselves: a site with thirty
