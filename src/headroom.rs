@@ -50,7 +50,9 @@ impl Limit {
             Limit::OriginConnections => {
                 "raise connections_max of the origin in site.toml if it bears more, or make it faster"
             }
-            Limit::HeldRequests => "run more shards, or another connection point: each shard has its own bound",
+            Limit::HeldRequests => {
+                "run more shards, or another connection point: each shard has its own bound"
+            }
             Limit::Streams => "run more shards, or another connection point: each channel has its own bound",
         }
     }
