@@ -24,11 +24,14 @@ pub struct Sources {
     /// None: the kernel chooses.
     addresses: Vec<IpAddr>,
     turn: AtomicUsize,
-    ways: Mutex<BTreeMap<(Option<IpAddr>, SocketAddr), Arc<Way>>>,
+    ways: Mutex<Ways>,
     /// Read again each second: it may be widened while we run.
     ports: ArcSwap<PortRange>,
     headroom: Arc<Headroom>,
 }
+
+/// By source address, if it is chosen by us, and address of the origin.
+type Ways = BTreeMap<(Option<IpAddr>, SocketAddr), Arc<Way>>;
 
 /// From one source address to one address of an origin.
 struct Way {
