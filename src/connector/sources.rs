@@ -24,11 +24,14 @@ pub struct Sources {
     /// None: the kernel chooses.
     addresses: Vec<IpAddr>,
     turn: AtomicUsize,
-    ways: Mutex<BTreeMap<(Option<IpAddr>, SocketAddr), Arc<Way>>>,
+    ways: Mutex<BTreeMap<Ends, Arc<Way>>>,
     /// Read again each second: it may be widened while we run.
     ports: ArcSwap<PortRange>,
     headroom: Arc<Headroom>,
 }
+
+/// Source, where it is ours to choose, and target.
+type Ends = (Option<IpAddr>, SocketAddr);
 
 /// From one source address to one address of an origin.
 struct Way {
