@@ -24,14 +24,14 @@ pub struct Sources {
     /// None: the kernel chooses.
     addresses: Vec<IpAddr>,
     turn: AtomicUsize,
-    ways: Mutex<Ways>,
+    ways: Mutex<BTreeMap<Ends, Arc<Way>>>,
     /// Read again each second: it may be widened while we run.
     ports: ArcSwap<PortRange>,
     headroom: Arc<Headroom>,
 }
 
-/// By source address, if it is chosen by us, and address of the origin.
-type Ways = BTreeMap<(Option<IpAddr>, SocketAddr), Arc<Way>>;
+/// Source, where it is ours to choose, and target.
+type Ends = (Option<IpAddr>, SocketAddr);
 
 /// From one source address to one address of an origin.
 struct Way {

@@ -77,7 +77,11 @@ impl Client {
         config: Arc<ClientConfig>,
         patience: Duration,
     ) -> io::Result<Client> {
-        let socket = TcpStream::connect(address)?;
+        Client::over(TcpStream::connect(address)?, config, patience)
+    }
+
+    /// The same over a connection of the caller's.
+    pub fn over(socket: TcpStream, config: Arc<ClientConfig>, patience: Duration) -> io::Result<Client> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(patience))?;
         socket.set_write_timeout(Some(patience))?;
