@@ -18,7 +18,7 @@ use super::records::{FOOTER, HEADER, PAYLOAD_MAX, Records};
 use crate::limits::{FRAME_HEADER_SIZE, FRAME_PAYLOAD_SIZE_MAX, RESEAL_HEADROOM};
 
 /// What became of the records of a buffer.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Resealed {
     /// Bytes of the front that are records to send.
     pub sealed: usize,
