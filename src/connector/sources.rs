@@ -54,7 +54,7 @@ impl Drop for Claim {
 /// No source address has a port left towards an origin.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no port is left on any of {0} source addresses: name more in connector.source_addresses, or widen \
+    "none of {0} source addresses has a port left: name more in connector.source_addresses, or widen \
      net.ipv4.ip_local_port_range"
 )]
 pub struct PortsUsedUp(usize);

@@ -79,7 +79,7 @@ pub struct PortRange {
     first: u16,
     last: u16,
     /// Those between that are kept for others.
-    reserved: u16,
+    reserved: u32,
 }
 
 impl PortRange {
@@ -99,7 +99,7 @@ impl PortRange {
         let count = |part: &str| {
             let (from, to) = part.split_once('-').unwrap_or((part, part));
             let (from, to): (u16, u16) = (from.parse().ok()?, to.parse().ok()?);
-            (to.min(last) + 1).checked_sub(from.max(first))
+            (u32::from(to.min(last)) + 1).checked_sub(from.max(first).into())
         };
         let reserved = reserved.trim().split(',').filter_map(count).sum();
         PortRange { first, last, reserved }
@@ -107,7 +107,7 @@ impl PortRange {
 
     /// How many there are.
     pub fn count(self) -> u32 {
-        (u32::from(self.last - self.first) + 1).saturating_sub(self.reserved.into())
+        (u32::from(self.last - self.first) + 1).saturating_sub(self.reserved)
     }
 
     /// Where to look first for a port for connection `number`, when so many are in use that looking

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use cmg::refusal::Refusal;
 use socket2::{Domain, Socket, Type};
 
 use crate::client::{Client, config};
@@ -16,6 +17,7 @@ use crate::harness::{
     run, text,
 };
 use crate::needs;
+use crate::refusals::{assert_told, assert_whole, log_line};
 
 const NEAR: &str = "a limit comes near";
 const SCARCE: &str = "a limit is about to be reached";
@@ -120,10 +122,15 @@ fn the_wall_of_ports_is_told_before_it_is_hit_and_a_second_address_goes_past_it(
     let mut clients = hold(&stack, &held, 150);
     let mut refused = clients.pop().unwrap();
     let answer = refused.read().unwrap();
+    eventually("the warnings are written", || warned_at(&stack, SCARCE).is_some());
     let warnings = [NEAR, SCARCE].map(|what| warned_at(&stack, what));
     eprintln!("100 ports: warned at {warnings:?}, {} held, then refused", clients.len());
-    assert_eq!((answer.status, answer.reason.as_str()), (503, "CMGConnector_No_Source_Port"), "{answer:?}");
-    assert!(answer.field("Retry-After").is_some(), "{answer:?}");
+    assert_eq!(answer.status, 503);
+    let id = assert_whole(&answer, Refusal::NoSourcePort, true);
+    for (role, named) in [("gateway", "peer"), ("connector", "origin")] {
+        assert_told(&log_line(&stack, role, &id), Refusal::NoSourcePort, &["cause"]);
+        assert!(log_line(&stack, role, &id).contains(&format!(" {named}=")));
+    }
     assert_eq!((clients.len(), warnings), (100, [Some(80), Some(95)]));
     for what in ["name more in connector.source_addresses", "widen net.ipv4.ip_local_port_range"] {
         eventually(what, || stack.connector().log().contains(what));
