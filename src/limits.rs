@@ -50,9 +50,10 @@ const _: () = assert!(TRAILERS_SIZE_MAX + FIELD_COUNT_MAX <= FRAME_PAYLOAD_SIZE_
 pub const STREAM_WINDOW_INITIAL: usize = 64 * 1024;
 /// What a stream's window may grow to: 1 MiB carries 80 Mbit/s over 100 ms.
 pub const STREAM_WINDOW_MAX: usize = 1024 * 1024;
-/// What a stream's window begins with when its body's length is announced and greater: two whole sends
-/// under way, so that a body of a megabyte does not end before its window has grown. Out of the budget below.
-pub const STREAM_WINDOW_ANNOUNCED: usize = 256 * 1024;
+/// What a stream's window begins with when its body's length is announced and greater: four whole
+/// sends under way, so that a body of a megabyte does not end before its window has grown, and is granted
+/// three times and not seven. Out of the budget below.
+pub const STREAM_WINDOW_ANNOUNCED: usize = 512 * 1024;
 /// What a stream's window should last for, at least, while it may grow: one that is consumed faster makes
 /// every hop wake up for each of its halves.
 pub const WINDOW_WORTH_LEAST: Duration = Duration::from_millis(4);
@@ -109,6 +110,10 @@ pub const SHARED_BUFFER_SIZE: usize = 4_096;
 /// Shared buffers that one socket may hold before its bytes are set aside and it leaves multishot: a
 /// head of the greatest size and a little more, so that only a transfer ever does.
 pub const SHARED_BUFFERS_HELD_MAX: usize = 8;
+/// Transfer buffers that a shard offers to the kernel for connections that wait for their next long body:
+/// as many as begin one in the same turn of a busy shard. 2 MB once they have been used; each that was
+/// picked is replaced in the same turn. A power of two.
+pub const PICKED_BUFFER_COUNT: u16 = 16;
 /// Accepts armed at once on one shard, at most.
 pub const ACCEPTS_ARMED_MAX: usize = 64;
 /// Bytes that one receive or send of a transfer moves at most: eight full TLS records. Below 64 KiB the

@@ -101,6 +101,7 @@ impl<'c> Relay<'c> {
         };
         let own = request.body.remaining_hint().is_none_or(|left| left > SMALL_BODY);
         connection.wire.use_own_buffer(request.manner.has_body && own);
+        connection.wire.expect_transfer(request.manner.has_body && own);
         let answering = Answering::Head;
         let has_left = connection.wire.is_read_closed() && !connection.wire.is_cleanly_closed();
         Relay {

@@ -13,44 +13,97 @@ use io_uring::types::BufRingEntry;
 use super::ring::Ring;
 use crate::limits;
 
-/// The buffer ring of a shard and the memory behind it.
-pub(super) struct SharedBuffers {
+/// The list of buffers that the kernel may pick from, in the order in which it picks.
+struct Offers {
     ring: *mut BufRingEntry,
-    memory: *mut u8,
     count: u16,
-    size: usize,
     tail: u16,
+}
+
+impl Offers {
+    /// `count` must be a power of two.
+    fn new(count: u16) -> io::Result<Offers> {
+        assert!(count.is_power_of_two(), "the kernel masks positions with count - 1");
+        // SAFETY: the layout has a size above zero.
+        let ring = unsafe { alloc_zeroed(Self::layout(count)) };
+        if ring.is_null() {
+            return Err(io::Error::from(io::ErrorKind::OutOfMemory));
+        }
+        Ok(Offers { ring: ring.cast(), count, tail: 0 })
+    }
+
+    fn layout(count: u16) -> Layout {
+        let size = usize::from(count) * size_of::<BufRingEntry>();
+        Layout::from_size_align(size, PAGE).expect("a small power of two")
+    }
+
+    /// Offers `size` bytes at `memory` under the number `buffer`.
+    ///
+    /// # Safety
+    /// The memory stays valid, and nobody else's, until the kernel picked it or the list is taken from the
+    /// kernel; no more than `count` buffers are offered at once.
+    unsafe fn put(&mut self, buffer: u16, memory: *mut u8, size: usize) {
+        let at = usize::from(self.tail & (self.count - 1));
+        // SAFETY: `at` is below `count`, the entries of the list; the tail is published only after the
+        // entry is written.
+        unsafe {
+            let entry = &mut *self.ring.add(at);
+            entry.set_addr(memory as u64);
+            entry.set_len(size as u32);
+            entry.set_bid(buffer);
+            self.tail = self.tail.wrapping_add(1);
+            let tail = BufRingEntry::tail(self.ring).cast::<AtomicU16>();
+            (*tail).store(self.tail, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for Offers {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with the same layout.
+        unsafe { dealloc(self.ring.cast(), Self::layout(self.count)) };
+    }
+}
+
+/// The buffers that connections at rest receive into, and the memory behind them.
+pub(super) struct SharedBuffers {
+    offers: Offers,
+    memory: *mut u8,
+    size: usize,
     lent: u16,
 }
 
 impl SharedBuffers {
     /// `count` must be a power of two.
     pub(super) fn new(count: u16, size: usize) -> io::Result<SharedBuffers> {
-        assert!(count.is_power_of_two(), "the kernel masks positions with count - 1");
-        let (ring_layout, layout) = layouts(count, size);
-        // SAFETY: both layouts have a size above zero.
-        let (ring, memory) = unsafe { (alloc_zeroed(ring_layout), alloc_zeroed(layout)) };
-        if ring.is_null() || memory.is_null() {
+        let offers = Offers::new(count)?;
+        // SAFETY: the layout has a size above zero.
+        let memory = unsafe { alloc_zeroed(Self::layout(count, size)) };
+        if memory.is_null() {
             return Err(io::Error::from(io::ErrorKind::OutOfMemory));
         }
         // Every page is touched now: the kernel hands the buffers out in turn, so all of them would be
         // faulted in by the first thousand receives, under load.
-        // SAFETY: `memory` has the size of `layout`.
-        unsafe { std::ptr::write_bytes(memory, 0, layout.size()) };
-        let mut buffers = SharedBuffers { ring: ring.cast(), memory, count, size, tail: 0, lent: count };
+        // SAFETY: `memory` has the size of its layout.
+        unsafe { std::ptr::write_bytes(memory, 0, usize::from(count) * size) };
+        let mut buffers = SharedBuffers { offers, memory, size, lent: count };
         for buffer in 0..count {
             buffers.give_back(buffer);
         }
         Ok(buffers)
     }
 
+    fn layout(count: u16, size: usize) -> Layout {
+        Layout::from_size_align(usize::from(count) * size, PAGE).expect("a small power of two")
+    }
+
     pub(super) fn ring_address(&self) -> u64 {
-        self.ring as u64
+        self.offers.ring as u64
     }
 
     /// Buffers that the kernel may pick.
     pub(super) fn free(&self) -> u16 {
-        self.count - self.lent
+        self.offers.count - self.lent
     }
 
     pub(super) fn lend(&mut self) {
@@ -59,18 +112,9 @@ impl SharedBuffers {
 
     /// Gives a buffer back to the kernel.
     pub(super) fn give_back(&mut self, buffer: u16) {
-        let at = usize::from(self.tail & (self.count - 1));
-        // SAFETY: `at` is below `count`, the entries of the ring; the buffer lies inside `memory`;
-        // the tail is published only after the entry is written.
-        unsafe {
-            let entry = &mut *self.ring.add(at);
-            entry.set_addr(self.memory.add(usize::from(buffer) * self.size) as u64);
-            entry.set_len(self.size as u32);
-            entry.set_bid(buffer);
-            self.tail = self.tail.wrapping_add(1);
-            let tail = BufRingEntry::tail(self.ring).cast::<AtomicU16>();
-            (*tail).store(self.tail, Ordering::Release);
-        }
+        let memory = self.bytes(buffer);
+        // SAFETY: it lies inside `memory`, and whoever had it is done with it.
+        unsafe { self.offers.put(buffer, memory, self.size) };
         self.lent = self.lent.saturating_sub(1);
     }
 
@@ -82,20 +126,50 @@ impl SharedBuffers {
 
 impl Drop for SharedBuffers {
     fn drop(&mut self) {
-        let (ring_layout, layout) = layouts(self.count, self.size);
-        // SAFETY: allocated in `new` with the same layouts.
-        unsafe {
-            dealloc(self.ring.cast(), ring_layout);
-            dealloc(self.memory, layout);
-        }
+        // SAFETY: allocated in `new` with the same layout.
+        unsafe { dealloc(self.memory, Self::layout(self.offers.count, self.size)) };
     }
 }
 
-fn layouts(count: u16, size: usize) -> (Layout, Layout) {
-    let page = 4096;
-    let ring = Layout::from_size_align(usize::from(count) * size_of::<BufRingEntry>(), page);
-    let memory = Layout::from_size_align(usize::from(count) * size, page);
-    (ring.expect("a small power of two"), memory.expect("a small power of two"))
+const PAGE: usize = 4096;
+
+/// Buffers for transfers, of which the kernel picks one when bytes have come: who waits for the next
+/// transfer holds none. The bytes lie behind [`limits::RESEAL_HEADROOM`] bytes of room.
+pub(super) struct PickedBuffers {
+    offers: Offers,
+    offered: Vec<Vec<u8>>,
+}
+
+impl PickedBuffers {
+    pub(super) fn new(pool: &mut Pool) -> io::Result<PickedBuffers> {
+        let count = limits::PICKED_BUFFER_COUNT;
+        let mut buffers = PickedBuffers { offers: Offers::new(count)?, offered: Vec::new() };
+        for number in 0..count {
+            buffers.offered.push(pool.roomy());
+            buffers.offer(number);
+        }
+        Ok(buffers)
+    }
+
+    pub(super) fn ring_address(&self) -> u64 {
+        self.offers.ring as u64
+    }
+
+    fn offer(&mut self, number: u16) {
+        let spare = self.offered[usize::from(number)].spare_capacity_mut();
+        let (memory, size) = (spare.as_mut_ptr().cast(), spare.len());
+        // SAFETY: the vector is kept here, untouched, until the kernel has picked it.
+        unsafe { self.offers.put(number, memory, size) };
+    }
+
+    /// What the kernel picked, with `size` bytes received; another is offered in its place.
+    pub(super) fn take(&mut self, number: u16, size: usize, pool: &mut Pool) -> Vec<u8> {
+        let mut taken = std::mem::replace(&mut self.offered[usize::from(number)], pool.roomy());
+        self.offer(number);
+        // SAFETY: the kernel wrote so many bytes into the spare room it was given.
+        unsafe { taken.set_len(taken.len() + size) };
+        taken
+    }
 }
 
 /// Received bytes in a buffer of the shard; goes back to the kernel when dropped.
@@ -234,6 +308,13 @@ impl Pool {
     /// An empty vector with room for a transfer.
     pub fn large(&mut self) -> Vec<u8> {
         self.large.pop().unwrap_or_else(|| Vec::with_capacity(limits::TRANSFER_BUFFER_SIZE))
+    }
+
+    /// A vector for a transfer with [`limits::RESEAL_HEADROOM`] bytes of room at its front.
+    pub fn roomy(&mut self) -> Vec<u8> {
+        let mut roomy = self.large();
+        roomy.resize(limits::RESEAL_HEADROOM, 0);
+        roomy
     }
 
     /// Whether so many vectors are [`Lent`] that bytes are rather copied out of them.

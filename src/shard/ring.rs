@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use slab::Slab;
 
-use super::buffers::{Outgoing, Pool, SharedBuffers};
+use super::buffers::{Outgoing, PickedBuffers, Pool, SharedBuffers};
 use super::socket::{ListenerCore, SocketCore};
 use crate::limits;
 
@@ -28,6 +28,8 @@ pub(super) enum Op {
     RecvShared { socket: Rc<SocketCore> },
     /// Receives once into the spare room of a buffer.
     RecvOwned { socket: Rc<SocketCore>, buffer: Vec<u8> },
+    /// Receives once into a buffer for a transfer that is picked when there are bytes.
+    RecvPicked { socket: Rc<SocketCore> },
     /// Sends `bytes[at..]`; `quick` ends without a completion, see [`Ring::end_quick_sends`].
     Send { socket: Rc<SocketCore>, bytes: Outgoing, at: usize, quick: bool },
     /// Accepts one connection.
@@ -123,6 +125,8 @@ pub struct Ring {
     /// Something was queued that moves much, or for whose end a task waits: it is not kept back.
     pressed: Cell<bool>,
     pub(super) shared: RefCell<SharedBuffers>,
+    /// Made with the first receive that needs them.
+    picked: RefCell<Option<PickedBuffers>>,
     /// Vectors for messages and transfers.
     pub pool: RefCell<Pool>,
     starved: RefCell<VecDeque<Weak<SocketCore>>>,
@@ -190,6 +194,7 @@ impl Ring {
             quick: RefCell::new(VecDeque::new()),
             pressed: Cell::new(false),
             shared: RefCell::new(shared),
+            picked: RefCell::default(),
             pool: RefCell::new(Pool::default()),
             starved: RefCell::new(VecDeque::new()),
             free_slots: RefCell::new(free_slots),
@@ -278,6 +283,44 @@ impl Ring {
         };
         self.press();
         self.start(Op::RecvOwned { socket: socket.clone(), buffer }, entry)
+    }
+
+    /// Receives once, into a buffer that is picked when there are bytes.
+    ///
+    /// # Errors
+    /// When the kernel takes no buffers to pick from.
+    pub(super) fn recv_picked(self: &Rc<Self>, socket: &Rc<SocketCore>) -> io::Result<u64> {
+        self.offer_picked()?;
+        let (pointer, length) = (std::ptr::null_mut(), 0);
+        let entry = match socket.descriptor() {
+            Descriptor::Slot(slot) => {
+                opcode::Recv::new(types::Fixed(slot), pointer, length).buf_group(PICKED_GROUP).build()
+            }
+            Descriptor::File(fd) => {
+                opcode::Recv::new(types::Fd(fd), pointer, length).buf_group(PICKED_GROUP).build()
+            }
+        };
+        let entry = entry.flags(squeue::Flags::BUFFER_SELECT);
+        Ok(self.start(Op::RecvPicked { socket: socket.clone() }, entry))
+    }
+
+    fn offer_picked(&self) -> io::Result<()> {
+        let mut picked = self.picked.borrow_mut();
+        if picked.is_none() {
+            let buffers = PickedBuffers::new(&mut self.pool.borrow_mut())?;
+            let (address, count) = (buffers.ring_address(), limits::PICKED_BUFFER_COUNT);
+            // SAFETY: the memory lives in `picked`; `Drop` takes the list from the kernel before that goes.
+            unsafe {
+                self.uring.borrow().submitter().register_buf_ring_with_flags(
+                    address,
+                    count,
+                    PICKED_GROUP,
+                    0,
+                )?;
+            }
+            *picked = Some(buffers);
+        }
+        Ok(())
     }
 
     pub(super) fn send(self: &Rc<Self>, socket: &Rc<SocketCore>, bytes: Outgoing) -> u64 {
@@ -489,7 +532,7 @@ impl Ring {
             return;
         }
         let buffer = cqueue::buffer_select(flags);
-        if buffer.is_some() {
+        if buffer.is_some() && !matches!(flight[key].op, Op::RecvPicked { .. }) {
             self.shared.borrow_mut().lend();
         }
         if cqueue::more(flags) {
@@ -539,6 +582,10 @@ impl Ring {
                 }
                 socket.received_owned(into, result);
             }
+            Op::RecvPicked { socket } => {
+                let bytes = buffer.and_then(|buffer| self.take_picked(buffer, result));
+                socket.received_picked(bytes, result);
+            }
             Op::Send { socket, bytes, .. } => socket.sent(bytes, result),
             Op::Connect { socket, address } => {
                 drop(address);
@@ -561,6 +608,16 @@ impl Ring {
             Op::Shutdown { socket } => drop(socket),
             Op::Cancel => {}
         }
+    }
+
+    fn take_picked(&self, buffer: u16, result: i32) -> Option<Vec<u8>> {
+        let mut pool = self.pool.borrow_mut();
+        let taken = self.picked.borrow_mut().as_mut()?.take(buffer, result.max(0) as usize, &mut pool);
+        if result > 0 {
+            return Some(taken);
+        }
+        pool.give_back(taken);
+        None
     }
 
     /// Lets receives go on that found no buffer, oldest first, as far as buffers came back; gives how
@@ -626,7 +683,9 @@ impl Drop for Ring {
         // The kernel ends what is in flight some time after the ring is closed: its memory is left
         // to it. A ring is dropped once, when its process or test ends.
         std::mem::forget(self.flight.take());
-        let _ = self.uring.borrow().submitter().unregister_buf_ring(SHARED_GROUP);
+        for group in [SHARED_GROUP, PICKED_GROUP] {
+            let _ = self.uring.borrow().submitter().unregister_buf_ring(group);
+        }
     }
 }
 
@@ -694,4 +753,5 @@ fn untag(tag: u64) -> (usize, u32) {
 pub type Polled<T> = Poll<io::Result<T>>;
 
 const SHARED_GROUP: u16 = 0;
+const PICKED_GROUP: u16 = 1;
 const GET_EVENTS: u32 = 1;

@@ -1,9 +1,10 @@
 //! A TCP socket on the shard's ring, and a listener: what a task waits for, and what the ring
 //! answers.
 //!
-//! Receiving has two ways. At rest a socket receives by multishot into buffers that the whole shard
+//! Receiving has three ways. At rest a socket receives by multishot into buffers that the whole shard
 //! shares; it holds no memory. In a transfer it receives once at a time into a buffer of its own,
-//! and not receiving is the back-pressure. At most one send is in flight.
+//! and not receiving is the back-pressure. One that waits for its next transfer receives once, into a
+//! large buffer that is picked when bytes come. At most one send is in flight.
 //!
 //! One task waits on a socket, so one waker serves both directions.
 
@@ -22,6 +23,7 @@ use crate::limits;
 
 /// Off ── poll_recv_shared ──▶ Shared ── leave_shared, or much untaken ──▶ Leaving ── last completion ──▶ Off
 /// Off ── poll_recv_owned ──▶ Owned ── completion ──▶ Off
+/// Off ── poll_recv_picked ──▶ Picked ── completion ──▶ Off
 /// Shared ── no buffer ──▶ Starved ── buffers came back ──▶ Shared
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Receiving {
@@ -30,6 +32,7 @@ enum Receiving {
     Leaving,
     Starved,
     Owned(u64),
+    Picked(u64),
 }
 
 enum Sending {
@@ -48,6 +51,8 @@ struct State {
     aside: Vec<u8>,
     /// The buffer of the last owned receive, and its result.
     owned: Option<(Vec<u8>, i32)>,
+    /// `owned` was picked: its bytes lie behind [`limits::RESEAL_HEADROOM`] bytes of room.
+    is_picked: bool,
     /// End of file (0) or an errno (negative), once heard.
     finished: Option<i32>,
     waker: Option<Waker>,
@@ -131,6 +136,23 @@ impl SocketCore {
         Self::wake(&mut state);
     }
 
+    /// `bytes`: what was picked, if anything came.
+    pub(super) fn received_picked(&self, bytes: Option<Vec<u8>>, result: i32) {
+        let mut state = self.state.borrow_mut();
+        state.receiving = Receiving::Off;
+        match bytes {
+            Some(bytes) if state.abandoned => self.ring.pool.borrow_mut().give_back(bytes),
+            Some(bytes) => {
+                state.owned = Some((bytes, result));
+                state.is_picked = true;
+            }
+            // All that were offered were picked in this turn; others are by now.
+            None if matches!(-result, libc::ENOBUFS | libc::ECANCELED) => {}
+            None => state.finished = Some(result.min(0)),
+        }
+        Self::wake(&mut state);
+    }
+
     /// No buffer was left. Whether the socket wants one when there is: not if it was leaving anyway.
     pub(super) fn starve(&self) -> bool {
         let mut state = self.state.borrow_mut();
@@ -203,6 +225,7 @@ impl Socket {
                 arrived: VecDeque::new(),
                 aside: Vec::new(),
                 owned: None,
+                is_picked: false,
                 finished: None,
                 waker: None,
                 awaits_sent: false,
@@ -297,6 +320,12 @@ impl Socket {
     pub fn poll_recv_owned(&self, context: &Context<'_>, buffer: &mut Vec<u8>) -> Polled<usize> {
         let mut state = self.0.state.borrow_mut();
         if let Some((mut done, result)) = state.owned.take() {
+            if std::mem::take(&mut state.is_picked) {
+                drop(state);
+                buffer.extend_from_slice(&done[limits::RESEAL_HEADROOM..]);
+                self.0.ring.pool.borrow_mut().give_back(done);
+                return Poll::Ready(outcome(result));
+            }
             debug_assert!(buffer.is_empty(), "the buffer was away");
             std::mem::swap(buffer, &mut done);
             if result <= 0 && result != -libc::ECANCELED {
@@ -337,17 +366,52 @@ impl Socket {
                 drop(state);
                 return self.poll_recv_owned(context, buffer);
             }
-            Receiving::Leaving | Receiving::Owned(_) => {}
+            Receiving::Leaving | Receiving::Owned(_) | Receiving::Picked(_) => {}
         }
         remember(&mut state.waker, context);
         Poll::Pending
+    }
+
+    /// Waits for bytes in a buffer for a transfer, behind [`limits::RESEAL_HEADROOM`] bytes of room; none is
+    /// held while there are no bytes. `None` is the end of the stream.
+    pub fn poll_recv_picked(&self, context: &Context<'_>) -> Polled<Option<Vec<u8>>> {
+        let mut state = self.0.state.borrow_mut();
+        if state.is_picked
+            && let Some((bytes, _)) = state.owned.take()
+        {
+            state.is_picked = false;
+            return Poll::Ready(Ok(Some(bytes)));
+        }
+        if let Some(result) = state.finished {
+            return Poll::Ready(outcome(result).map(|_| None));
+        }
+        if state.receiving == Receiving::Off {
+            state.receiving = Receiving::Picked(self.0.ring.recv_picked(&self.0)?);
+        }
+        remember(&mut state.waker, context);
+        Poll::Pending
+    }
+
+    /// Whether nothing is under way and nothing has come.
+    pub fn is_at_rest(&self) -> bool {
+        let state = self.0.state.borrow();
+        let nothing_came = state.arrived.is_empty() && state.aside.is_empty() && state.owned.is_none();
+        state.receiving == Receiving::Off && nothing_came
+    }
+
+    /// Whether a receive is under way, or has brought bytes, that [`Socket::poll_recv_picked`] takes.
+    pub fn is_receiving_picked(&self) -> bool {
+        let state = self.0.state.borrow();
+        matches!(state.receiving, Receiving::Picked(_)) || state.is_picked
     }
 
     /// Whether the next bytes come by [`Socket::poll_recv_owned`]: a buffer of the caller is away in an
     /// owned receive, or bytes were set aside.
     pub fn is_receiving_owned(&self) -> bool {
         let state = self.0.state.borrow();
-        matches!(state.receiving, Receiving::Owned(_)) || state.owned.is_some() || !state.aside.is_empty()
+        matches!(state.receiving, Receiving::Owned(_))
+            || state.owned.is_some() && !state.is_picked
+            || !state.aside.is_empty()
     }
 
     /// Ends the multishot receive, so that a flooding peer fills its own window and no more of ours,
@@ -362,7 +426,7 @@ impl Socket {
             }
             // Nothing is in flight; the ring forgets it when its turn comes.
             Receiving::Starved => state.receiving = Receiving::Off,
-            Receiving::Off | Receiving::Leaving | Receiving::Owned(_) => {}
+            Receiving::Off | Receiving::Leaving | Receiving::Owned(_) | Receiving::Picked(_) => {}
         }
     }
 
@@ -428,7 +492,7 @@ impl Drop for Socket {
         state.abandoned = true;
         state.waker = None;
         let receiving = match state.receiving {
-            Receiving::Shared(tag) | Receiving::Owned(tag) => Some(tag),
+            Receiving::Shared(tag) | Receiving::Owned(tag) | Receiving::Picked(tag) => Some(tag),
             Receiving::Off | Receiving::Leaving | Receiving::Starved => None,
         };
         let sending = match state.sending {

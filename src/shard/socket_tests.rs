@@ -188,3 +188,79 @@ fn a_send_to_a_peer_that_is_gone_wakes_whoever_waits_for_anything() {
         "{kind:?}"
     );
 }
+
+#[test]
+fn a_large_buffer_is_picked_only_when_bytes_come() {
+    const SIZE: usize = 100_000;
+    let (mut far, told) = with_socket(|shard, socket| async move {
+        assert!(socket.is_at_rest());
+        let mut received = Vec::new();
+        while received.len() < SIZE {
+            let bytes = poll_fn(|context| socket.poll_recv_picked(context)).await.unwrap().unwrap();
+            assert!(bytes.len() > limits::RESEAL_HEADROOM, "something came");
+            received.extend_from_slice(&bytes[limits::RESEAL_HEADROOM..]);
+            shard.ring.pool.borrow_mut().give_back(bytes);
+        }
+        let end = poll_fn(|context| socket.poll_recv_picked(context)).await.unwrap();
+        (received, end.is_none())
+    });
+    let bytes: Vec<u8> = (0..SIZE).map(|place| (place / 7) as u8).collect();
+    thread::sleep(Duration::from_millis(100));
+    far.write_all(&bytes).unwrap();
+    drop(far);
+    let (received, is_ended) = told.recv_timeout(LONG).unwrap();
+    assert!(received == bytes, "every byte in its place");
+    assert!(is_ended);
+}
+
+#[test]
+fn what_was_picked_also_comes_to_who_receives_into_a_buffer_of_its_own() {
+    let (mut far, told) = with_socket(|shard, socket| async move {
+        poll_fn(|context| {
+            assert!(socket.poll_recv_picked(context).is_pending(), "nothing was sent yet");
+            Poll::Ready(())
+        })
+        .await;
+        shard.sleep(Duration::from_millis(300)).await;
+        assert!(!socket.is_at_rest() && socket.is_receiving_picked());
+        let mut own = b"before ".to_vec();
+        poll_fn(|context| socket.poll_recv_owned(context, &mut own)).await.unwrap();
+        assert!(socket.is_at_rest());
+        own
+    });
+    far.write_all(b"behind").unwrap();
+    assert_eq!(told.recv_timeout(LONG).unwrap(), b"before behind");
+}
+
+#[test]
+fn more_sockets_than_there_are_buffers_to_pick_all_receive() {
+    const COUNT: usize = 3 * limits::PICKED_BUFFER_COUNT as usize;
+    let (_far, told) = with_socket(move |shard, _| async move {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut pairs = Vec::new();
+        for _ in 0..COUNT {
+            let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (far, _) = listener.accept().unwrap();
+            pairs.push((Socket::adopt(&shard.ring, near.into()).unwrap(), far));
+        }
+        for (socket, _) in &pairs {
+            poll_fn(|context| {
+                assert!(socket.poll_recv_picked(context).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+        }
+        shard.sleep(Duration::from_millis(50)).await;
+        // All at once, and one is dropped with what it received.
+        for (number, (_, far)) in pairs.iter_mut().enumerate() {
+            far.write_all(&[number as u8; 3_000]).unwrap();
+        }
+        let (gone, kept) = pairs.split_first_mut().unwrap();
+        let _ = std::mem::replace(&mut gone.0, Socket::adopt(&shard.ring, listener.into()).unwrap());
+        for (number, (socket, _)) in kept.iter().enumerate() {
+            let bytes = poll_fn(|context| socket.poll_recv_picked(context)).await.unwrap().unwrap();
+            assert_eq!(bytes[limits::RESEAL_HEADROOM..], [number as u8 + 1; 3_000]);
+        }
+    });
+    told.recv_timeout(LONG).unwrap();
+}

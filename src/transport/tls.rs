@@ -276,6 +276,27 @@ impl Tls {
         used
     }
 
+    /// Opens the record at `at` of `bytes` and leaves what it carried behind its header's place: where the
+    /// record ends, and how much that is. `None`: it is not whole.
+    ///
+    /// # Errors
+    /// As [`Tls::receive`].
+    pub(super) fn receive_one(
+        &mut self,
+        bytes: &mut [u8],
+        at: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<(usize, usize)>, Error> {
+        let Session::Handed(handed) = &mut self.session else { return Err(Error::HandshakeNotComplete) };
+        if self.failed {
+            return Err(Error::HandshakeNotComplete);
+        }
+        let opened = handed.records.open_one(bytes, at, at, out);
+        self.failed = opened.is_err();
+        self.peer_closed = handed.records.is_peer_closed();
+        opened
+    }
+
     /// Seals what lies in `bytes` behind the room for a record's header and before that for its footer. False:
     /// not now, for something else has to be said first or records are not protected here.
     ///

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ring::digest::{SHA256, digest};
 
+use crate::client::Client;
 use crate::harness::{
     HandOrigin, MANAGEMENT_POINT, Nginx, OWN, SERVICE, SampleOrigin, Setup, noise, read_head, run, text,
 };
@@ -97,6 +98,50 @@ fn large_bodies_behind_one_another_are_told_apart() {
             }
         }
     }
+    assert_eq!(stack.count("panics"), 0);
+}
+
+#[test]
+fn one_upload_after_the_other_on_a_kept_connection_however_it_is_written() {
+    // Behind a long body the next bytes are received otherwise than at first: heads alone and with their
+    // bodies, in pieces, by byte, small requests between, and a leave in the middle.
+    let origin = SampleOrigin::start();
+    let stack = Setup::new(origin.url()).start();
+    let mut client = stack.client().unwrap();
+    let mut number = 0;
+    let mut upload = |client: &mut Client, size: usize, pieces: &[usize]| {
+        number += 1;
+        let head = post(&format!("CCM_System/{number}"), &format!("Content-Length: {size}\r\n"));
+        let request = [head.as_bytes(), &noise(size)].concat();
+        let mut rest = &request[..];
+        for piece in pieces {
+            let (now, later) = rest.split_at((*piece).min(rest.len()));
+            client.send(now);
+            rest = later;
+        }
+        client.send(rest);
+        let told = client.read().unwrap_or_else(|error| panic!("{number}: {error}")).text();
+        assert!(told.contains(&format!("target: /CCM_System/{number}\n")), "{number}: {told}");
+        let sum = digest(&SHA256, &noise(size));
+        let sum: String = sum.as_ref().iter().map(|octet| format!("{octet:02x}")).collect();
+        assert!(told.contains(&format!("sha256: {sum}\n")), "{number}: {told}");
+    };
+    for size in [300_000, 1_500_000, 9_000, 20, 40_000, 250_000] {
+        let byte_by_byte = [1; 400];
+        let manners: [&[usize]; 6] = [&[], &[90], &[16_384; 9], &[3_000; 40], &byte_by_byte, &[1, 130_000]];
+        for pieces in manners {
+            upload(&mut client, size, pieces);
+            client.send(get(&format!("SMS_MP/between/{size}")).as_bytes());
+            let told = client.read().unwrap().text();
+            assert!(told.contains(&format!("target: /SMS_MP/between/{size}\n")), "{told}");
+            upload(&mut client, size, pieces);
+        }
+    }
+    client.send(post("CCM_System/left", "Content-Length: 500000\r\n").as_bytes());
+    client.send(&noise(100_000));
+    drop(client);
+    let mut other = stack.client().unwrap();
+    upload(&mut other, 200_000, &[]);
     assert_eq!(stack.count("panics"), 0);
 }
 
