@@ -156,6 +156,30 @@ pub const BIND_WITHIN: Duration = Duration::from_secs(2);
 
 /// From accept to a finished TLS handshake.
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(15);
+/// Arithmetic of handshakes in one turn of a shard, after which the next step waits for another turn. A
+/// full handshake is two steps of 100 to 200 us with keys of P-256 (290 to 400 us in all), a resumed one
+/// hardly more than one of 100: so a request of somebody connected meets one such step in each turn it
+/// takes part in, two or three of them. A turn that does nothing else costs some microseconds, a
+/// fiftieth of the step.
+pub const HANDSHAKE_TURN: Duration = Duration::from_micros(100);
+/// Handshakes of one shard that have begun and hold a lease. One core does about 3,000 full ones a second,
+/// so that as many are under way on round trips of 340 ms.
+pub const HANDSHAKES_BEGUN_MAX: usize = 1_024;
+/// How long one holds it: as if it took so long. Peers that begin and fall silent can so take the leases of
+/// 1,024 a second, and keep none of them from the next.
+pub const HANDSHAKE_LEASE: Duration = Duration::from_secs(1);
+/// Clients of one shard whose handshake waits for its turn, from which on no more are accepted. With keys of
+/// RSA 2048, the slow ones, a full handshake is about 1 ms: 4.1 s for all of them, twice that on a core that
+/// is half busy otherwise, and that is still within [`HANDSHAKE_WITHIN`]. Each holds about 6 KB: 25 MB.
+pub const HANDSHAKES_WAITING_MAX: usize = 4_096;
+/// Bytes kept of a client that waits for its turn in a handshake: one TLS record; the rest stays with it.
+pub const HANDSHAKE_AHEAD_SIZE_MAX: usize = 5 + 16 * 1024;
+/// Life of a key of session tickets. Tickets of the epoch before are read, so that one is read for 6 to 12
+/// hours: a client that comes once a shift resumes, and a stolen key opens half a day.
+pub const TICKET_EPOCH: Duration = Duration::from_secs(6 * 60 * 60);
+/// By so much the clock of another instance may be ahead at the border of two epochs: tickets of the next
+/// one are read so long before it begins. Windows domains keep their clocks within five minutes.
+pub const TICKET_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 /// From the first byte of a head to its last.
 pub const HEAD_WITHIN: Duration = Duration::from_secs(20);
 /// Between two reads of a body that is expected, and between two writes that a client must take.
@@ -194,6 +218,11 @@ pub const INTERMEDIATE_COUNT_MAX: usize = 6;
 /// Chains of clients that one shard remembers as accepted, so that a client that comes back costs no
 /// signature: as many as it may have clients. About 300 bytes each, 600 at most.
 pub const VERDICT_COUNT_MAX: usize = DIRECT_SLOTS_MAX as usize;
+
+const _: () = assert!(2 * HANDSHAKES_WAITING_MAX as u64 <= HANDSHAKE_WITHIN.as_millis() as u64);
+const _: () = assert!(HANDSHAKE_LEASE.as_millis() < HANDSHAKE_WITHIN.as_millis());
+const _: () = assert!(TICKET_EPOCH.as_secs() <= 12 * 60 * 60);
+const _: () = assert!(TICKET_CLOCK_SKEW.as_secs() < TICKET_EPOCH.as_secs());
 
 // ── Origins ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,7 +9,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use crate::transport::tls_config::Credential;
-use crate::transport::{StartError, tls_config};
+use crate::transport::{FOR_CLIENTS, StartError, Tickets, tls_config};
 
 /// TLS for clients.
 ///
@@ -20,8 +20,8 @@ pub fn client_config(
     ticket_secret: Option<&[u8; 32]>,
 ) -> Result<Arc<ServerConfig>, StartError> {
     let tickets = match ticket_secret {
-        Some(secret) => tls_config::Tickets::new(secret),
-        None => tls_config::Tickets::of_this_process()
+        Some(secret) => Tickets::new(secret, FOR_CLIENTS),
+        None => Tickets::of_this_process(FOR_CLIENTS)
             .map_err(|_| StartError("the system gives no randomness".into()))?,
     };
     tls_config::for_clients(Arc::new(Shown { keys }), tickets).map_err(|error| StartError(error.to_string()))

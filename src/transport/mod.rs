@@ -7,6 +7,7 @@ pub mod listen;
 mod mailbox;
 mod records;
 mod reseal;
+mod tickets;
 mod tls;
 pub mod tls_config;
 mod wire;
@@ -14,6 +15,7 @@ mod wire;
 pub use cross::{CrossMessage, Crossing};
 pub use link::{Cause, Link, LinkEvents, Passed, Stream};
 pub use mailbox::{Broken, Mailbox};
+pub use tickets::{FOR_CLIENTS, Tickets};
 pub use tls::Tls;
 pub use wire::{Parts, Wire};
 

@@ -1,24 +1,22 @@
 //! What rustls is told: for clients of the gateway, for channels, and for HTTPS origins.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::rand::{SecureRandom, SystemRandom};
-use ring::{digest, hmac};
+use ring::digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{
     CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, Error,
     RootCertStore, ServerConfig, SignatureScheme,
 };
 
 use super::key_exchange::QUICK_X25519;
+use super::tickets::Tickets;
 use crate::limits;
 
 /// ALPN of a channel.
@@ -264,88 +262,6 @@ impl ServerCertVerifier for Pinned {
         self.algorithms.supported_schemes()
     }
 }
-
-/// Session tickets under keys derived from one secret, a new key each epoch; the epoch before is
-/// still read. Stateless, so shards and instances that hold the same secret read each other's.
-pub struct Tickets {
-    secret: hmac::Key,
-    random: SystemRandom,
-}
-
-impl Tickets {
-    /// Tickets under `secret`.
-    pub fn new(secret: &[u8; 32]) -> Arc<Tickets> {
-        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
-        Arc::new(Tickets { secret, random: SystemRandom::new() })
-    }
-
-    /// Tickets that die with this process.
-    ///
-    /// # Errors
-    /// When the system gives no randomness.
-    pub fn of_this_process() -> Result<Arc<Tickets>, ring::error::Unspecified> {
-        let mut secret = [0; 32];
-        SystemRandom::new().fill(&mut secret)?;
-        Ok(Tickets::new(&secret))
-    }
-
-    fn epoch() -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / TICKET_EPOCH_SECS)
-    }
-
-    fn key(&self, epoch: u64) -> Option<LessSafeKey> {
-        let derived = hmac::sign(&self.secret, &epoch.to_be_bytes());
-        UnboundKey::new(&AES_256_GCM, derived.as_ref()).ok().map(LessSafeKey::new)
-    }
-
-    fn open(&self, ticket: &[u8], now: u64) -> Option<Vec<u8>> {
-        let (epoch_bytes, rest) = ticket.split_first_chunk::<8>()?;
-        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
-        let epoch = u64::from_be_bytes(*epoch_bytes);
-        if epoch != now && epoch.checked_add(1)? != now {
-            return None;
-        }
-        let mut bytes = sealed.to_vec();
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let size = self.key(epoch)?.open_in_place(nonce, Aad::from(epoch_bytes), &mut bytes).ok()?.len();
-        bytes.truncate(size);
-        Some(bytes)
-    }
-}
-
-impl std::fmt::Debug for Tickets {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Tickets")
-    }
-}
-
-impl ProducesTickets for Tickets {
-    fn enabled(&self) -> bool {
-        true
-    }
-
-    fn lifetime(&self) -> u32 {
-        TICKET_EPOCH_SECS as u32
-    }
-
-    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        let epoch = Tickets::epoch().to_be_bytes();
-        let mut nonce = [0; NONCE_LEN];
-        self.random.fill(&mut nonce).ok()?;
-        let mut sealed = plain.to_vec();
-        let key = self.key(u64::from_be_bytes(epoch))?;
-        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(&epoch), &mut sealed)
-            .ok()?;
-        Some([epoch.as_slice(), &nonce, &sealed].concat())
-    }
-
-    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        self.open(ticket, Tickets::epoch())
-    }
-}
-
-/// Six hours: with the epoch before, a ticket is read for at most twelve.
-const TICKET_EPOCH_SECS: u64 = 6 * 60 * 60;
 
 #[cfg(test)]
 #[path = "tls_config_tests.rs"]

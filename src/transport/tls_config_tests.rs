@@ -1,12 +1,15 @@
-//! What clients are offered, and tickets.
+//! What clients are offered, and how they come back.
 
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustls::crypto::SupportedKxGroup;
+use rustls::server::ProducesTickets;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConnection, HandshakeKind, NamedGroup, ServerConnection};
 
 use super::*;
+use crate::transport::FOR_CLIENTS;
 
 /// A gateway's configuration for clients, and what a client needs to believe it.
 fn gateway() -> (Arc<ServerConfig>, RootCertStore) {
@@ -16,7 +19,7 @@ fn gateway() -> (Arc<ServerConfig>, RootCertStore) {
         rustls::sign::CertifiedKey::from_der(vec![made.cert.der().clone()], key, &provider()).expect("a key");
     let resolver = Arc::new(SingleCertAndKey::from(certified));
     (
-        for_clients(resolver, Tickets::new(&[7; 32])).expect("sound"),
+        for_clients(resolver, Tickets::new(&[7; 32], FOR_CLIENTS)).expect("sound"),
         roots(&[made.cert.der().clone()]).expect("a root"),
     )
 }
@@ -32,8 +35,16 @@ fn shake_hands(
     gateway: &Arc<ServerConfig>,
     client: &Arc<ClientConfig>,
 ) -> (ClientConnection, ServerConnection) {
+    greet(gateway, call(client))
+}
+
+/// A client that has its hello ready.
+fn call(client: &Arc<ClientConfig>) -> ClientConnection {
     let name = ServerName::try_from("gateway").expect("a name");
-    let mut client = ClientConnection::new(client.clone(), name).expect("a client");
+    ClientConnection::new(client.clone(), name).expect("a client")
+}
+
+fn greet(gateway: &Arc<ServerConfig>, mut client: ClientConnection) -> (ClientConnection, ServerConnection) {
     let mut server = ServerConnection::new(gateway.clone()).expect("a server");
     for _ in 0..4 {
         let mut bytes = Vec::new();
@@ -109,29 +120,111 @@ fn a_client_is_met_in_the_group_that_it_sent_a_key_for_and_comes_back_by_one_tic
     assert!(provider().kx_groups.iter().any(|group| group.name() == NamedGroup::X25519));
 }
 
-#[test]
-fn a_ticket_is_read_in_its_epoch_and_the_next_and_never_by_another_secret() {
-    let tickets = Tickets::new(&[7; 32]);
-    let ticket = tickets.encrypt(b"session").expect("sealed");
-    let epoch = u64::from_be_bytes(ticket[..8].try_into().expect("eight bytes"));
-    for (now, read) in [(epoch, true), (epoch + 1, true), (epoch + 2, false), (epoch - 1, false)] {
-        assert_eq!(tickets.open(&ticket, now).is_some(), read, "epoch {now}");
+/// Tickets at a time of the test's choice, in seconds since 1970.
+#[derive(Debug)]
+struct At {
+    tickets: Arc<Tickets>,
+    now: AtomicU64,
+}
+
+impl ProducesTickets for At {
+    fn enabled(&self) -> bool {
+        true
     }
-    assert_eq!(tickets.open(&ticket, epoch).as_deref(), Some(b"session".as_slice()));
-    assert!(Tickets::new(&[8; 32]).open(&ticket, epoch).is_none());
+
+    fn lifetime(&self) -> u32 {
+        self.tickets.lifetime()
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        let nonce = ring::rand::generate(&ring::rand::SystemRandom::new()).ok()?.expose();
+        self.tickets.seal(plain, nonce, self.now.load(Ordering::Relaxed))
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        self.tickets.open(ticket, self.now.load(Ordering::Relaxed))
+    }
+}
+
+/// That gateway with other tickets.
+fn with_tickets(gateway: &Arc<ServerConfig>, tickets: Arc<dyn ProducesTickets>) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::clone(gateway);
+    config.ticketer = tickets;
+    Arc::new(config)
+}
+
+fn in_version(version: &'static rustls::SupportedProtocolVersion, roots: RootCertStore) -> Arc<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(provider());
+    let mut config = builder
+        .with_protocol_versions(&[version])
+        .expect("a version")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.enable_early_data = true;
+    Arc::new(config)
 }
 
 #[test]
-fn a_damaged_ticket_is_not_read() {
-    let tickets = Tickets::new(&[7; 32]);
-    let ticket = tickets.encrypt(b"session").expect("sealed");
-    let epoch = u64::from_be_bytes(ticket[..8].try_into().expect("eight bytes"));
-    for at in 0..ticket.len() {
-        let mut damaged = ticket.clone();
-        damaged[at] ^= 1;
-        assert!(tickets.open(&damaged, epoch).is_none(), "byte {at}");
-        assert!(tickets.open(&ticket[..at], epoch).is_none(), "cut at {at}");
+fn who_comes_back_within_an_epoch_resumes_for_ever_and_has_a_new_ticket_each_time() {
+    let (gateway, roots) = gateway();
+    let epoch = limits::TICKET_EPOCH.as_secs();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let client = in_version(version, roots.clone());
+        let at = Arc::new(At { tickets: Tickets::new(&[7; 32], FOR_CLIENTS), now: AtomicU64::new(0) });
+        let gateway = with_tickets(&gateway, at.clone());
+        let visits = [
+            (10 * epoch, HandshakeKind::Full),
+            // With the ticket of the epoch before, each time: an old one would be two epochs old at the last.
+            (11 * epoch + 1, HandshakeKind::Resumed),
+            (12 * epoch + 1, HandshakeKind::Resumed),
+            (13 * epoch + 1, HandshakeKind::Resumed),
+            (15 * epoch + 1, HandshakeKind::Full),
+        ];
+        for (now, kind) in visits {
+            at.now.store(now, Ordering::Relaxed);
+            let (_, server) = shake_hands(&gateway, &client);
+            assert_eq!(server.handshake_kind(), Some(kind), "{version:?} at {now}");
+        }
     }
+}
+
+#[test]
+fn instances_with_one_secret_resume_each_others_sessions_and_others_do_not() {
+    let (gateway, roots) = gateway();
+    let instance = |secret: u8, purpose| with_tickets(&gateway, Tickets::new(&[secret; 32], purpose));
+    let table = [
+        (instance(7, FOR_CLIENTS), HandshakeKind::Resumed),
+        (instance(8, FOR_CLIENTS), HandshakeKind::Full),
+        (instance(7, "channels"), HandshakeKind::Full),
+    ];
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        for (other, kind) in &table {
+            let client = in_version(version, roots.clone());
+            let (_, server) = shake_hands(&instance(7, FOR_CLIENTS), &client);
+            assert_eq!(server.handshake_kind(), Some(HandshakeKind::Full));
+            let (_, server) = shake_hands(other, &client);
+            assert_eq!(server.handshake_kind(), Some(*kind), "{version:?} {:?}", other.ticketer);
+        }
+    }
+}
+
+#[test]
+fn a_ticket_carries_no_early_data_and_channels_give_none() {
+    let (gateway, roots) = gateway();
+    assert_eq!(gateway.max_early_data_size, 0);
+    let config = in_version(&rustls::version::TLS13, roots);
+    shake_hands(&gateway, &config);
+    let mut client = call(&config);
+    assert!(client.early_data().is_none(), "the client would and may not");
+    let (_, server) = greet(&gateway, client);
+    assert_eq!(server.handshake_kind(), Some(HandshakeKind::Resumed));
+
+    let made = rcgen::generate_simple_self_signed(vec!["gateway".to_owned()]).expect("a certificate");
+    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let own = Credential { chain: vec![made.cert.der().clone()], key };
+    let channels = for_channels(&[made.cert.der().clone()], own).expect("sound");
+    assert_eq!((channels.send_tls13_tickets, channels.max_early_data_size), (0, 0));
+    assert!(!channels.ticketer.enabled() && !channels.session_storage.can_cache());
 }
 
 /// Our side after the handshake, and rustls's with whom it speaks.
