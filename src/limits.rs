@@ -158,10 +158,10 @@ pub const BIND_WITHIN: Duration = Duration::from_secs(2);
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(15);
 /// Arithmetic of handshakes in one turn of a shard, after which the next step waits for another turn. A
 /// full handshake is two steps of 100 to 200 us with keys of P-256 (290 to 400 us in all), a resumed one
-/// hardly more than one of 100: so a request of somebody connected meets one such step in each turn it
-/// takes part in, two or three of them. A turn that does nothing else costs some microseconds, a
-/// fiftieth of the step.
-pub const HANDSHAKE_TURN: Duration = Duration::from_micros(100);
+/// hardly more than one of 100: so there are two to four in a turn, and a request of somebody connected
+/// meets them in the two or three turns it takes part in. With one step in each turn what clients are sent
+/// leaves one by one, and a handshake cost 20 % more CPU.
+pub const HANDSHAKE_TURN: Duration = Duration::from_micros(400);
 /// Handshakes of one shard that have begun and hold a lease. One core does about 3,000 full ones a second,
 /// so that as many are under way on round trips of 340 ms.
 pub const HANDSHAKES_BEGUN_MAX: usize = 1_024;

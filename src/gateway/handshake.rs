@@ -108,10 +108,15 @@ impl<'g> Passage<'g> {
                 wire.watch(context);
                 return Poll::Pending;
             }
-            if !std::task::ready!(wire.poll_hear(context))? {
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            match std::task::ready!(wire.poll_hear(context))? {
+                true => self.is_news = true,
+                // One that has said all it will may have said enough: its turn comes.
+                false if self.place.is_some() && self.lease.is_some() => {
+                    wire.watch(context);
+                    return Poll::Pending;
+                }
+                false => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             }
-            self.is_news = true;
         }
     }
 
