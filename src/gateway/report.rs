@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::gate::{Channel, Common, Counters, InForce};
 use crate::admin::Report;
+use crate::limits;
 use crate::metrics::{
     Distribution, Health, Page, Seen, describe_certificates, describe_channels, describe_endpoints,
     describe_process, show_certificates,
@@ -193,6 +194,10 @@ impl Gateway {
         }
         if self.sum(|counters| &counters.clients) >= u64::from(common.settings.clients_max) {
             health.suffers("clients_max clients are connected, further ones wait");
+        }
+        let most = limits::HANDSHAKES_WAITING_MAX as u64;
+        if common.counters.iter().any(|one| one.handshakes_waiting.load(Ordering::Relaxed) >= most) {
+            health.suffers("so many handshakes wait for their turn that further clients wait in the backlog");
         }
         health.knows_certificates(&common.certificates, jiff::Timestamp::now().as_second());
         health
