@@ -1,6 +1,7 @@
 //! cmg: an open cloud management gateway.
 #![cfg_attr(not(feature = "shells"), forbid(unsafe_code))]
 
+pub mod headroom;
 pub mod limits;
 pub mod refusal;
 pub mod request_id;

@@ -152,6 +152,19 @@ const _: () = assert!(TRANSFER_BUFFER_SIZE >= RESEAL_HEADROOM + TRANSFER_SIZE + 
 /// second.
 pub const BIND_WITHIN: Duration = Duration::from_secs(2);
 
+/// Silence on a TCP connection after which the kernel probes it. Between 60 and 120 s: balancers and NAT
+/// forget a silent connection after 4 to 5 minutes, some (AWS: 350 s, Azure: 240 s) without telling anyone.
+pub const TCP_KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+/// Between two probes that nobody answers.
+pub const TCP_KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+/// Probes without an answer, after which the connection is lost: a peer that vanished holds its place for
+/// two minutes.
+pub const TCP_KEEPALIVE_PROBES: u32 = 4;
+
+const _: () = assert!(
+    TCP_KEEPALIVE_AFTER.as_secs() + TCP_KEEPALIVE_EVERY.as_secs() * TCP_KEEPALIVE_PROBES as u64 <= 120
+);
+
 // ── Clients ─────────────────────────────────────────────────────────────────────────────────────
 
 /// From accept to a finished TLS handshake.
@@ -160,7 +173,7 @@ pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(15);
 /// full handshake is two steps of 100 to 200 us with keys of P-256 (290 to 400 us in all), a resumed one
 /// hardly more than one of 100: so there are two to four in a turn, and a request of somebody connected
 /// meets them in the two or three turns it takes part in. With one step in each turn what clients are sent
-/// leaves one by one, and a handshake cost 20 % more CPU.
+/// leaves one by one, each in a system call of its own.
 pub const HANDSHAKE_TURN: Duration = Duration::from_micros(400);
 /// Handshakes of one shard that have begun and hold a lease. One core does about 3,000 full ones a second,
 /// so that as many are under way on round trips of 340 ms.
@@ -345,6 +358,21 @@ pub const LOG_LINES_BURST: u32 = 100;
 pub const LOG_LINES_PER_SECOND: u32 = 20;
 
 const _: () = assert!(LOG_TEXT_SIZE_MAX * 8 <= u16::MAX as usize);
+
+// ── headroom ────────────────────────────────────────────────────────────────────────────────────
+
+/// Percent of a bound in use at which it comes near: with a fifth left there is time to do something.
+pub const HEADROOM_NEAR: u64 = 80;
+/// Percent at which it is about to be reached.
+pub const HEADROOM_SCARCE: u64 = 95;
+/// Points below a threshold before it counts as left, so that what sways around it is told once.
+pub const HEADROOM_LEFT_BELOW: u64 = 10;
+/// Ports of one slice in which the kernel looks for a free one: it looks through half of all, a look at
+/// each, before it tries the other half; with half of 28,000 in use every connect would cost milliseconds.
+pub const PORT_SLICE: u16 = 512;
+
+const _: () = assert!(HEADROOM_LEFT_BELOW < HEADROOM_NEAR && HEADROOM_NEAR < HEADROOM_SCARCE);
+const _: () = assert!(HEADROOM_SCARCE - HEADROOM_LEFT_BELOW > HEADROOM_NEAR);
 
 // ── metrics ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -49,11 +49,13 @@ pub enum Refusal {
     ConnectorCertificateRequired = 13,
     /// The origin redirected to somewhere that is not mapped.
     Redirect = 14,
+    /// The connection point has no port left towards the origin.
+    NoSourcePort = 15,
 }
 
 impl Refusal {
     /// Every refusal, for tables and tests.
-    pub const ALL: [Refusal; 14] = [
+    pub const ALL: [Refusal; 15] = [
         Refusal::BadRequest,
         Refusal::InvalidToken,
         Refusal::UntrustedCertificate,
@@ -68,6 +70,7 @@ impl Refusal {
         Refusal::GatewayTimeout,
         Refusal::ConnectorCertificateRequired,
         Refusal::Redirect,
+        Refusal::NoSourcePort,
     ];
 
     /// The refusal with this code on the channel.
@@ -96,6 +99,7 @@ impl Refusal {
                 (403, "CMGConnector_Clientcertificaterequired", Blame::Origin, false)
             }
             Refusal::Redirect => (502, "CMGConnector_Redirect", Blame::Origin, false),
+            Refusal::NoSourcePort => (503, "CMGConnector_No_Source_Port", Blame::ConnectionPoint, true),
         }
     }
 
@@ -152,7 +156,7 @@ mod tests {
     #[test]
     fn the_prefix_of_a_reason_names_the_hop_that_decided() {
         for refusal in Refusal::ALL {
-            let connector = refusal.blame() == Blame::Origin;
+            let connector = refusal.blame() == Blame::Origin || refusal == Refusal::NoSourcePort;
             let prefix = if connector { "CMGConnector_" } else { "CMGService_" };
             assert!(refusal.reason().starts_with(prefix), "{refusal:?}");
             assert!(refusal.status() >= 400);

@@ -27,6 +27,7 @@ const MODULES: &[(&str, Layer)] = &[
     ("channel", Layer::Core),
     ("dispatch", Layer::Core),
     ("fleet", Layer::Core),
+    ("headroom", Layer::Core),
     ("http", Layer::Core),
     ("mapping", Layer::Core),
     ("settings", Layer::Core),

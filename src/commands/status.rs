@@ -321,6 +321,11 @@ fn describe_key(text: &mut String, key: &str, value: &Value) {
                 row(text, "settings", &format!("{} {}", plain(site), facts(told)));
             }
         }
+        ("limits", Value::Array(limits)) => {
+            let is_near = |limit: &&Value| limit["level"].as_str() != Some("ample");
+            let near: Vec<Value> = limits.iter().filter(is_near).cloned().collect();
+            each(text, "near a limit", &near);
+        }
         ("sites", Value::Array(sites)) => each(text, "settings", sites),
         ("links" | "instances" | "certificates" | "origins", Value::Array(items)) => each(text, key, items),
         ("listeners" | "internal_listeners", Value::Array(items)) => {

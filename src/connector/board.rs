@@ -9,13 +9,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use serde_json::{Value, json};
 
 use super::plan::Plan;
+use super::sources::Sources;
 use crate::admin::Report;
 use crate::channel::ResetCode;
+use crate::headroom::{Limit, Reading};
 use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::metrics::{
-    self, Counter, Health, Ledger, Name, Page, Seen, Series, describe_certificates, describe_channels,
-    describe_endpoints, describe_process, show_certificates,
+    self, Counter, Headroom, Health, Ledger, Name, Page, Seen, Series, describe_certificates,
+    describe_channels, describe_endpoints, describe_process, show_certificates,
 };
 
 /// See the file's head.
@@ -35,6 +37,11 @@ pub struct Board {
     /// Connections, as their shards saw them last; by shard and origin.
     pub origins: Vec<Vec<OriginCounts>>,
     authorities: Vec<String>,
+    /// By origin: connections of one shard at most.
+    connections_max: Vec<u64>,
+    /// Where connections to origins come from.
+    pub sources: Arc<Sources>,
+    headroom: Arc<Headroom>,
     shards: Vec<Arc<Counts>>,
     ledger: Ledger,
     /// By number of the endpoint in the mapping.
@@ -162,6 +169,8 @@ pub struct Counts {
     broken: Counter,
     repeated: Counter,
     panics: Counter,
+    /// Direct descriptors: used, and in all.
+    slots: [Counter; 2],
 }
 
 /// A count of each shard: its name in `/status`, in `/metrics`, what it is, and the count.
@@ -181,6 +190,12 @@ impl Counts {
     /// So many tasks panicked until now.
     pub fn panicked(&self, count: u64) {
         self.panics.set(count);
+    }
+
+    /// Its ring holds so many direct descriptors of so many.
+    pub fn holds(&self, (used, all): (u32, u32)) {
+        self.slots[0].set(used.into());
+        self.slots[1].set(all.into());
     }
 
     /// A request ended so.
@@ -239,6 +254,7 @@ impl Board {
             let name = Name::new(&plan.site, role, one.endpoint.path.as_str(), family);
             Name { origin: plan.origins[one.origin].authority.clone(), ..name }
         });
+        let headroom = Arc::<Headroom>::default();
         Board {
             name: plan.name.clone(),
             site: plan.site.clone(),
@@ -253,6 +269,9 @@ impl Board {
             origins: (0..shards)
                 .map(|_| plan.origins.iter().map(|_| OriginCounts::default()).collect())
                 .collect(),
+            connections_max: plan.origins.iter().map(|origin| origin.connections_max as u64).collect(),
+            sources: Arc::new(Sources::new(&plan.source_addresses, &headroom)),
+            headroom,
             authorities: plan.origins.iter().map(|origin| origin.authority.clone()).collect(),
             shards: (0..shards).map(|_| Arc::default()).collect(),
             series: ledger.find(offers),
@@ -310,6 +329,35 @@ impl Board {
         health
     }
 
+    /// Judges how near the bounds are.
+    pub fn look(&self) {
+        self.headroom.look_all(&self.readings());
+    }
+
+    fn readings(&self) -> Vec<Reading> {
+        let mut readings = self.sources.readings();
+        let mut add = |limit, of, used, max| readings.push(Reading { limit, of, used, max });
+        for (shard, counts) in self.shards.iter().enumerate() {
+            let [used, all] = &counts.slots;
+            add(Limit::Descriptors, format!("shard {shard}"), used.count(), all.count());
+        }
+        for (shard, origins) in self.origins.iter().enumerate() {
+            let named = self.authorities.iter().zip(&self.connections_max).zip(origins);
+            for ((authority, most), counts) in named {
+                // Those at rest make room when another is wanted.
+                let used = counts.open.count().saturating_sub(counts.idle.count());
+                let of = format!("{authority}, shard {shard}");
+                add(Limit::OriginConnections, of.clone(), used, *most);
+                add(Limit::HeldRequests, of, counts.held.count(), limits::ORIGIN_HELD_MAX as u64);
+            }
+        }
+        for seen in self.channels() {
+            let of = format!("{}, channel {}", self.instance(&seen.key), seen.key.index);
+            add(Limit::Streams, of, seen.streams as u64, limits::STREAM_COUNT_MAX as u64);
+        }
+        readings
+    }
+
     /// By authority, because two settings may lead to one.
     fn origins(&self) -> BTreeMap<&str, [u64; 6]> {
         let mut sums = BTreeMap::<&str, [u64; 6]>::new();
@@ -332,7 +380,10 @@ impl Report for Board {
     }
 
     fn status(&self) -> Value {
-        let health = self.health();
+        let readings = self.readings();
+        let limits = self.headroom.show(&readings);
+        let mut health = self.health();
+        self.headroom.tell_health(&mut health, &readings);
         let count = |counts: &Arc<Counts>| -> serde_json::Map<String, Value> {
             counts
                 .rows()
@@ -370,6 +421,7 @@ impl Report for Board {
             "instances": self.instances.iter().map(InstanceBoard::status).collect::<Vec<_>>(),
             "links": self.channels().iter().map(link).collect::<Vec<_>>(),
             "origins": self.origins().into_iter().map(origin).collect::<Vec<_>>(),
+            "limits": limits,
             "certificates": show_certificates(&self.certificates),
             "shards": self.shards.iter().map(count).collect::<Vec<_>>(),
         })
@@ -395,6 +447,7 @@ impl Report for Board {
             vec![("gateway", instance), ("channel", &channel.index), ("shard", &channel.shard)]
         });
         self.describe_origins(&mut page);
+        self.headroom.describe(&mut page, &self.readings());
         if let Some(log) = self.access_log.get() {
             page.counter("cmg_connector_access_log_lost_total", "Lines of the access log that were lost.")
                 .count(&[], log.dropped());

@@ -132,5 +132,5 @@ fn introduce<'a>(mapped: &Mapped<'_, '_>, asking: &'a Asking) -> Result<Option<&
 /// on a connection that cannot be about to close, and never twice.
 fn is_repeatable(request: &RequestMessage<'_>, mapped: &Mapped<'_, '_>) -> bool {
     let is_safe = matches!(request.method, b"GET" | b"HEAD" | b"OPTIONS" | b"PROPFIND");
-    is_safe && !request.has_body && !mapped.endpoint.once
+    is_safe && !request.has_body && !mapped.endpoint.once && !mapped.endpoint.held
 }

@@ -14,6 +14,7 @@ mod plan;
 mod record;
 mod relay;
 mod servants;
+mod sources;
 mod wait;
 
 use std::cell::{Cell, RefCell};
@@ -55,6 +56,7 @@ pub fn run(start: ConnectorStart) -> Result<(), StartError> {
     let mut signals =
         Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| start_error("signals", &error))?;
     let board = Arc::new(Board::new(&plan, &folder));
+    metrics::watch(Arc::downgrade(&board), Board::look).map_err(|error| start_error("a thread", &error))?;
     let _serving = doors.serve(board.clone()).map_err(|error| start_error("admin", &error))?;
     let mesh = Mesh::new(usize::from(plan.shards));
     let access_log = AccessLog::open(&settings.log, &folder, "CMG_CONNECTOR", mesh.shards())
@@ -184,7 +186,8 @@ fn serve(
 
 impl Here {
     fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, board: &Arc<Board>, records: Records) -> Rc<Here> {
-        let origins = (0..plan.origins.len()).map(|index| Origin::new(shard, plan, index)).collect();
+        let origins =
+            (0..plan.origins.len()).map(|index| Origin::new(shard, plan, &board.sources, index)).collect();
         Rc::new(Here {
             shard: shard.clone(),
             plan: plan.clone(),
@@ -255,6 +258,7 @@ impl Here {
             origin.show(counts);
         }
         self.counts.panicked(self.shard.panics.get());
+        self.counts.holds(self.shard.ring.slots());
     }
 
     /// Where this shard counts the requests to an endpoint, or to none.

@@ -16,6 +16,7 @@ use super::board::OriginCounts;
 use super::names::Name;
 use super::plan::{OriginPlan, Plan};
 use super::record::Fault;
+use super::sources::{PortsUsedUp, Sources};
 use super::wait::within;
 use crate::limits;
 use crate::logs::{self, Limited};
@@ -123,6 +124,7 @@ enum Grant {
 pub struct Origin {
     shard: Rc<Shard>,
     plan: Arc<Plan>,
+    sources: Arc<Sources>,
     index: usize,
     name: Name,
     ordinary: Pool,
@@ -141,14 +143,15 @@ pub struct Origin {
 
 impl Origin {
     /// The origin with this number in the plan; nothing is dialled yet.
-    pub fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, index: usize) -> Rc<Origin> {
+    pub fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, sources: &Arc<Sources>, index: usize) -> Rc<Origin> {
         let name = Name::new(&plan.origins[index].host, plan.origins[index].port);
         let (ordinary, held, waiting) = Default::default();
         let (is_sweeping, made, is_out_of_reach, has_told_of_certificate) = Default::default();
-        let (shard, plan) = (shard.clone(), plan.clone());
+        let (shard, plan, sources) = (shard.clone(), plan.clone(), sources.clone());
         Rc::new(Origin {
             shard,
             plan,
+            sources,
             index,
             name,
             ordinary,
@@ -371,7 +374,7 @@ impl Origin {
             Some(Err(error)) if wants_certificate(&error) => Err(self.certificate_wanted()),
             Some(Err(error)) => {
                 let cause = format!("origin {authority} {}", why_not_reached(&error));
-                Err(self.out_of_reach(Refusal::BadGateway, cause))
+                Err(self.out_of_reach(refusal_of(&error), cause))
             }
             None => {
                 let cause = format!("origin {authority} did not accept within {} s", wait.as_secs_f32());
@@ -402,7 +405,7 @@ impl Origin {
 
     async fn connect(&self) -> io::Result<Wire> {
         let addresses = self.name.addresses(&self.shard).await?;
-        let mut wire = Wire::new(connect_any(&self.shard, &addresses).await?, self.tls()?);
+        let mut wire = Wire::new(self.sources.connect(&self.shard, &addresses).await?, self.tls()?);
         wire.handshake().await?;
         Ok(wire)
     }
@@ -433,7 +436,13 @@ fn is_alive(wire: &mut Wire) -> bool {
 
 /// What a failure of the connection means to the client.
 pub fn refusal_of(error: &io::Error) -> Refusal {
-    if wants_certificate(error) { Refusal::ConnectorCertificateRequired } else { Refusal::BadGateway }
+    if wants_certificate(error) {
+        Refusal::ConnectorCertificateRequired
+    } else if has_no_port(error) {
+        Refusal::NoSourcePort
+    } else {
+        Refusal::BadGateway
+    }
 }
 
 /// What kept us from an origin, as the end of a sentence that begins with it.
@@ -444,6 +453,11 @@ fn why_not_reached(error: &io::Error) -> String {
         io::ErrorKind::UnexpectedEof => "closed the connection in the TLS handshake".to_owned(),
         _ => format!("cannot be reached: {error}"),
     }
+}
+
+/// Whether no source address has a port left.
+fn has_no_port(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<PortsUsedUp>())
 }
 
 /// Whether the origin asked for our certificate late, or missed it: rustls refuses a request behind the

@@ -1,5 +1,6 @@
 //! What a connection point works by: its settings and what they name, read and judged at start (`review`).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -60,6 +61,8 @@ pub struct Plan {
     pub mapping: UrlMapping,
     /// By the mapping's numbers.
     pub origins: Vec<OriginPlan>,
+    /// Where connections to origins come from; none: the kernel chooses.
+    pub source_addresses: Vec<IpAddr>,
     /// Deadlines.
     pub limits: ConnectorLimits,
     /// What gateways are told, in octets.
@@ -94,6 +97,7 @@ impl Plan {
             instances: instances(settings)?,
             mapping: site.settings.url_mapping(),
             origins: origins.map(|(one, tls)| origin(one, tls)).collect(),
+            source_addresses: settings.source_addresses.clone(),
             limits: settings.limits,
             published: site.published,
             revision: RevisionTag { serial, sha256 },

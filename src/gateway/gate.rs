@@ -22,7 +22,7 @@ use crate::dispatch::{Roster, Ticket};
 use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::mapping::{Family, PublishedTable};
-use crate::metrics::{self, EndpointCounts, Histogram, Ledger, Series};
+use crate::metrics::{self, EndpointCounts, Headroom, Histogram, Ledger, Series};
 use crate::request_id::RequestId;
 use crate::settings::{GatewaySettings, Revision};
 use crate::shard::{Nest, Port, Shard};
@@ -93,6 +93,8 @@ pub struct Common {
     pub instance_id: [u8; 16],
     /// Direct descriptors of each shard.
     pub slots: u32,
+    /// How near its bounds are.
+    pub headroom: Headroom,
     /// One line per request, if there is to be one.
     pub access_log: Option<Arc<AccessLog>>,
 }
@@ -104,6 +106,8 @@ pub struct Common {
 pub struct Counters {
     /// Clients connected.
     pub clients: AtomicU64,
+    /// Direct descriptors in use.
+    pub slots: AtomicU64,
     /// TLS handshakes done.
     pub handshakes: AtomicU64,
     /// Those of them that took up an earlier session.
@@ -529,6 +533,7 @@ impl Gate {
     /// Copies what the ring and the links counted to where the admin listener reads it.
     pub fn publish_counts(&self) {
         let (counters, ring) = (self.counters(), &self.shard.ring.counts);
+        counters.slots.store(self.shard.ring.slots().0.into(), Ordering::Relaxed);
         counters.enters.store(ring.enters.get(), Ordering::Relaxed);
         counters.completions.store(ring.completions.get(), Ordering::Relaxed);
         counters.starved.store(ring.starved.get(), Ordering::Relaxed);

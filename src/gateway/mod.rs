@@ -178,6 +178,7 @@ impl Start {
             draining: AtomicBool::new(false),
             instance_id,
             slots,
+            headroom: metrics::Headroom::default(),
             access_log,
         };
         Ok(Start {
@@ -231,6 +232,8 @@ impl Start {
                 let _ = tell.send(News::Ended(result));
             })?;
         }
+        metrics::watch(Arc::downgrade(&report), report::Gateway::look)
+            .map_err(|error| StartError(format!("a thread for limits: {error}")))?;
         let _serving = doors.serve(report).map_err(|error| StartError(format!("admin: {error}")))?;
         tracing::info!(
             instance = common.settings.instance,

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::gate::{Channel, Common, Counters, InForce};
 use crate::admin::Report;
+use crate::headroom::{Limit, Reading};
 use crate::limits;
 use crate::metrics::{
     Distribution, Health, Page, Seen, describe_certificates, describe_channels, describe_endpoints,
@@ -33,6 +34,31 @@ impl Gateway {
     /// Other settings are in force.
     pub fn show(&self, in_force: &Arc<InForce>) {
         self.in_force.store(in_force.clone());
+    }
+
+    /// Judges how near the bounds are.
+    pub fn look(&self) {
+        self.common.headroom.look_all(&self.readings());
+    }
+
+    fn readings(&self) -> Vec<Reading> {
+        let common = &self.common;
+        let clients = self.sum(|counters| &counters.clients);
+        let mut readings = Vec::new();
+        let mut add = |limit, of, used, max| readings.push(Reading { limit, of, used, max });
+        add(Limit::Clients, String::new(), clients, common.settings.clients_max.into());
+        // Clients are not accepted into the slots that are kept for outgoing sockets.
+        let slots = common.slots.saturating_sub(limits::OUTGOING_SLOTS);
+        for (shard, counters) in common.counters.iter().enumerate() {
+            let used = counters.slots.load(Ordering::Relaxed);
+            add(Limit::Descriptors, format!("shard {shard}"), used, slots.into());
+        }
+        for seen in self.channels() {
+            let Channel { site, point, index, .. } = &seen.key;
+            let of = format!("{} {point}, channel {index}", self.code(*site));
+            add(Limit::Streams, of, seen.streams as u64, limits::STREAM_COUNT_MAX as u64);
+        }
+        readings
     }
 
     fn sum(&self, which: impl Fn(&Counters) -> &AtomicU64) -> u64 {
@@ -118,7 +144,10 @@ impl Report for Gateway {
     }
 
     fn status(&self) -> Value {
-        let (common, channels, health) = (&self.common, self.channels(), self.health());
+        let (common, channels, mut health) = (&self.common, self.channels(), self.health());
+        let readings = self.readings();
+        let limits = common.headroom.show(&readings);
+        common.headroom.tell_health(&mut health, &readings);
         let refused: serde_json::Map<_, _> = Refusal::ALL
             .into_iter()
             .map(|refusal| {
@@ -145,6 +174,7 @@ impl Report for Gateway {
             "sites": self.sites(&channels),
             "links": channels.iter().map(|seen| self.link(seen)).collect::<Vec<_>>(),
             "refused": refused,
+            "limits": limits,
             "certificates": show_certificates(&common.certificates),
             "shards": common.counters.iter().map(shard).collect::<Vec<_>>(),
         })
@@ -167,6 +197,7 @@ impl Report for Gateway {
         self.describe_shards(&mut page);
         self.describe_channels(&mut page);
         self.describe_sites(&mut page);
+        self.common.headroom.describe(&mut page, &self.readings());
         page.text()
     }
 }

@@ -182,7 +182,7 @@ fn judge(
 
 fn is_repeatable(head: &RequestHead<'_, '_>, endpoint: &Endpoint) -> bool {
     let idempotent = matches!(head.method, b"GET" | b"HEAD" | b"OPTIONS" | b"PROPFIND");
-    idempotent && !head.framing.has_body() && !endpoint.once
+    idempotent && !head.framing.has_body() && !endpoint.once && !endpoint.held
 }
 
 fn write(gate: &Gate, head: &RequestHead<'_, '_>, manner: Manner) -> Result<Vec<u8>, Refusal> {

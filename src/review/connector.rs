@@ -1,5 +1,6 @@
 //! `connector.toml`, its site's file, and what both name.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,8 +15,8 @@ use super::{Desk, Document, Findings, kept, shown};
 use crate::admin;
 use crate::auth::{InternalRole, internal_identity};
 use crate::metrics;
-use crate::settings::{ConnectorSettings, Kind, SettingsErrors};
-use crate::transport::tls_config;
+use crate::settings::{ConnectorSettings, Kind, SettingsError, SettingsErrors, SiteSettings};
+use crate::transport::{listen, tls_config};
 
 /// A connection point's settings with everything they name, judged.
 pub struct ConnectorReview {
@@ -92,6 +93,9 @@ impl ConnectorReview {
             let own = self.internal.as_ref().map(|pair| pair.certified.cert.as_slice());
             never_clients(&mut desk, &site.trust, &self.internal_ca, own);
         }
+        if let Some(site) = self.site.as_ref().and_then(|site| site.settings.as_ref()) {
+            families(&mut desk, &settings, site);
+        }
         desk.log(&settings.log);
         desk.admin(&settings.admin);
         desk.overlaps(&Listener::of_admin(&settings.admin));
@@ -110,9 +114,23 @@ impl ConnectorReview {
     pub fn ports(&mut self, now: UnixTime) -> Vec<Listener> {
         let mut desk = Desk::new(&self.document, now);
         let taken = desk.untakable(&self.listeners());
+        desk.findings.errors.extend(self.foreign_sources());
         let findings = desk.findings;
         self.findings.join(findings);
         taken
+    }
+
+    /// Source addresses that this machine does not have.
+    fn foreign_sources(&self) -> Vec<SettingsError> {
+        let sources = self.settings.iter().flat_map(|settings| &settings.source_addresses).enumerate();
+        let foreign = sources.filter_map(|(index, address)| {
+            let error = listen::dialler_from(Some(*address), (*address, 0).into(), None).err()?;
+            let found = format!("\"{address}\", which connections cannot come from: {error}");
+            let expected = "an address of this machine (ip address; ip address add gives it another)";
+            let key = format!("connector.source_addresses[{}]", index + 1);
+            Some(self.document.source().error(&key, found, expected))
+        });
+        foreign.collect()
     }
 
     /// Hands over what was read.
@@ -121,7 +139,8 @@ impl ConnectorReview {
     /// Every mistake.
     pub fn into_start(self) -> Result<ConnectorStart, SettingsErrors> {
         self.findings.verdict()?;
-        let errors = ports::try_all(&self.document, &self.listeners(), ports::patience());
+        let mut errors = ports::try_all(&self.document, &self.listeners(), ports::patience());
+        errors.extend(self.foreign_sources());
         let site = self.site.and_then(SiteReview::into_site);
         let (Some(settings), Some(site), Some(tls), true) =
             (self.settings, site, self.tls, errors.is_empty())
@@ -131,6 +150,19 @@ impl ConnectorReview {
         let doors = kept::doors(&self.document, &settings.admin, &settings.log)?;
         let folder = self.document.folder();
         Ok(ConnectorStart { settings, folder, site, tls, doors, ends: self.ends })
+    }
+}
+
+/// An origin whose address is of no source address's family would be dialled from anywhere.
+fn families(desk: &mut Desk<'_>, settings: &ConnectorSettings, site: &SiteSettings) {
+    let sources = &settings.source_addresses;
+    for origin in &site.origins {
+        let Ok(ip) = origin.address.host.parse::<IpAddr>() else { continue };
+        if !sources.is_empty() && sources.iter().all(|source| source.is_ipv4() != ip.is_ipv4()) {
+            let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+            let found = format!("no address of {family}, but the origin {}", origin.address.authority());
+            desk.error("connector.source_addresses", found, format!("an address of {family} among them"));
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `connector.toml`
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub struct ConnectorSettings {
     pub gateways: Vec<GatewayAddress>,
     /// Whom to believe on channels, and who we are there.
     pub internal: InternalFiles,
+    /// Where connections to origins come from; none: the kernel chooses.
+    pub source_addresses: Vec<IpAddr>,
     /// Deadlines.
     pub limits: ConnectorLimits,
     /// What is logged.
@@ -102,6 +104,13 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<Connector
     let shards = shards(&mut connector, report);
     let bounds = 1..=u64::from(crate::limits::SHARD_COUNT_MAX);
     let channels = connector.optional(report, "channels", value::number(bounds));
+    let source_addresses = connector.list(report, "source_addresses", value::source_address);
+    for (index, address) in source_addresses.iter().enumerate() {
+        if source_addresses[..index].contains(address) {
+            let (key, place) = (connector.key("source_addresses"), connector.place("source_addresses"));
+            report.add(key, place, format!("\"{address}\" twice"), "each address once");
+        }
+    }
     connector.finish(report);
 
     let mut internal_section = root.section(report, "internal");
@@ -118,6 +127,7 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<Connector
         channels: channels.and_then(|count| count.try_into().ok()),
         site: site?,
         gateways,
+        source_addresses,
         internal: internal?,
         limits,
         log,

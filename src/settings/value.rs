@@ -1,6 +1,6 @@
 //! Readers of single values: what is there becomes a type, or the reader says what it expected.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -115,6 +115,14 @@ pub(super) fn site_code(value: &DeValue<'_>) -> Read<String> {
 pub(super) fn listen_address(value: &DeValue<'_>) -> Read<SocketAddr> {
     let expected = "an address and port like \"0.0.0.0:443\" or \"[::]:443\"";
     parsed(value, expected, |text| text.parse().ok())
+}
+
+/// An address of this machine to dial from.
+pub(super) fn source_address(value: &DeValue<'_>) -> Read<IpAddr> {
+    let expected = "one address of this machine like \"10.0.0.5\" or \"fd00::5\"";
+    parsed(value, expected, |text| {
+        text.parse().ok().filter(|ip: &IpAddr| !ip.is_unspecified() && !ip.is_multicast())
+    })
 }
 
 /// Host (IPv6 without brackets) and port to dial.

@@ -7,6 +7,7 @@
 //!
 //! One task waits on a socket, so one waker serves both directions.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -60,6 +61,8 @@ pub(super) struct SocketCore {
     ring: Rc<Ring>,
     descriptor: Descriptor,
     state: RefCell<State>,
+    /// See [`Socket::keep`].
+    kept: RefCell<Option<Box<dyn Any>>>,
 }
 
 impl SocketCore {
@@ -205,6 +208,7 @@ impl Socket {
                 awaits_sent: false,
                 abandoned: false,
             }),
+            kept: RefCell::default(),
         }))
     }
 
@@ -219,6 +223,11 @@ impl Socket {
     /// `ENFILE` when the table is full.
     pub fn adopt(ring: &Rc<Ring>, fd: OwnedFd) -> io::Result<Socket> {
         Ok(Socket::new(ring, Descriptor::Slot(ring.adopt(fd)?)))
+    }
+
+    /// Keeps `what` until the socket is closed.
+    pub fn keep(&self, what: Box<dyn Any>) {
+        *self.0.kept.borrow_mut() = Some(what);
     }
 
     /// The ring that drives this socket.

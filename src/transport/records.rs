@@ -161,7 +161,7 @@ impl Records {
         to: usize,
         out: &mut Vec<u8>,
     ) -> Result<Option<(usize, usize)>, Error> {
-        self.open_record(bytes, at, to).or_else(|broken| Err(self.tell(broken, out)))
+        self.open_record(bytes, at, to).map_err(|broken| self.tell(broken, out))
     }
 
     /// Says to the peer what it did, if that is worth an alert.

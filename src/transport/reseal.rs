@@ -18,7 +18,7 @@ use super::records::{FOOTER, HEADER, PAYLOAD_MAX, Records};
 use crate::limits::{FRAME_HEADER_SIZE, FRAME_PAYLOAD_SIZE_MAX, RESEAL_HEADROOM};
 
 /// What became of the records of a buffer.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Resealed {
     /// Bytes of the front that are records to send.
     pub sealed: usize,
@@ -28,6 +28,8 @@ pub(super) struct Resealed {
     pub content: usize,
     /// Bytes of frames that passed: content with its headers.
     pub framed: usize,
+    /// Whether the peer broke the protocol behind that; an alert that says so is in `out`.
+    pub outcome: Result<(), Error>,
 }
 
 /// The whole records at the front of `bytes`, as far as their content cannot be more than `content_max`
@@ -61,8 +63,8 @@ fn next(bytes: &[u8]) -> Option<(usize, usize)> {
 /// header of a frame of so many bytes. `to` must seal on for as many records as the range may need.
 ///
 /// # Errors
-/// The outer one: `to` cannot seal; its connection is lost. The inner one: the peer of `from` broke the
-/// protocol, and an alert that says so is in `out`; what came before is sealed all the same.
+/// `to` cannot seal; its connection is lost. Where the peer of `from` broke the protocol, what came before is
+/// sealed all the same.
 pub(super) fn reseal(
     from: &mut Records,
     to: &mut Records,
@@ -70,7 +72,7 @@ pub(super) fn reseal(
     range: Range<usize>,
     header: impl Fn(u16) -> [u8; FRAME_HEADER_SIZE],
     out: &mut Vec<u8>,
-) -> Result<(Resealed, Result<(), Error>), Error> {
+) -> Result<Resealed, Error> {
     let mut frames = Frames { to, record: 0, end: PREFIX, header, content: 0, framed: 0 };
     let (mut at, mut outcome) = (range.start, Ok(()));
     while at < range.end && !from.is_peer_closed() {
@@ -91,7 +93,7 @@ pub(super) fn reseal(
     }
     frames.finish(bytes)?;
     let Frames { record: sealed, content, framed, .. } = frames;
-    Ok((Resealed { sealed, used: at, content, framed }, outcome))
+    Ok(Resealed { sealed, used: at, content, framed, outcome })
 }
 
 /// Frames that are being filled, one in each record.

@@ -73,9 +73,8 @@ fn a_body_passes_whatever_its_records_and_however_it_arrives() {
             let range = RESEAL_HEADROOM..RESEAL_HEADROOM + size;
             assert!(to.seals_on(records_of(size)));
             let mut out = Vec::new();
-            let (resealed, outcome) =
-                reseal(&mut from, &mut to, &mut bytes, range, header, &mut out).unwrap();
-            outcome.unwrap();
+            let resealed = reseal(&mut from, &mut to, &mut bytes, range, header, &mut out).unwrap();
+            assert_eq!(resealed.outcome, Ok(()));
             assert!(out.is_empty());
             assert!(size == 0 || resealed.used > RESEAL_HEADROOM, "the first record always passes");
             let frames = heard(&mut other, &bytes[..resealed.sealed]);
@@ -99,7 +98,7 @@ fn full_records_of_a_whole_transfer_pass_at_once() {
     let mut bytes = roomy(&cipher);
     let range = RESEAL_HEADROOM..bytes.len();
     let done = reseal(&mut from, &mut to, &mut bytes, range, header, &mut Vec::new());
-    let (resealed, _) = done.unwrap();
+    let resealed = done.unwrap();
     assert_eq!((resealed.used, resealed.content), (bytes.len(), TRANSFER_SIZE));
     assert!(unframed(&heard(&mut other, &bytes[..resealed.sealed])) == content);
 }
@@ -119,8 +118,8 @@ fn padding_stays_behind_and_messages_of_tls_are_heard_on_the_way() {
     let mut bytes = roomy(&cipher);
     let range = RESEAL_HEADROOM..RESEAL_HEADROOM + size;
     let done = reseal(&mut from, &mut to, &mut bytes, range, header, &mut Vec::new());
-    let (resealed, outcome) = done.unwrap();
-    outcome.unwrap();
+    let resealed = done.unwrap();
+    assert_eq!(resealed.outcome, Ok(()));
     assert!(from.is_peer_closed());
     assert_eq!(unframed(&heard(&mut other, &bytes[..resealed.sealed])), b"some padded data");
     assert_eq!(bytes[resealed.used..], *b"late");
@@ -137,10 +136,47 @@ fn a_changed_byte_is_an_error_and_what_came_before_it_passes() {
     let mut bytes = roomy(&cipher);
     let range = RESEAL_HEADROOM..bytes.len();
     let mut out = Vec::new();
-    let (resealed, outcome) = reseal(&mut from, &mut to, &mut bytes, range, header, &mut out).unwrap();
-    assert_eq!(outcome, Err(Error::DecryptError));
+    let resealed = reseal(&mut from, &mut to, &mut bytes, range, header, &mut out).unwrap();
+    assert_eq!(resealed.outcome, Err(Error::DecryptError));
     assert!(!out.is_empty(), "the peer is told");
     assert_eq!(unframed(&heard(&mut other, &bytes[..resealed.sealed])), b"right");
+}
+
+#[test]
+fn whatever_comes_nothing_leaves_but_sealed_records() {
+    for seed in 0..400 {
+        let mut random = Random(seed);
+        let (mut from, mut client) = pair(SUITE);
+        let (mut to, mut other) = pair(SUITE);
+        let (mut said, mut cipher) = (Vec::new(), Vec::new());
+        for _ in 0..random.below(4) {
+            let size = 1 + random.below(2000);
+            let content = random.bytes(size);
+            cipher.extend(record(&mut client, &content));
+            said.extend(content);
+        }
+        for _ in 0..1 + random.below(3) {
+            let edges = [0, 1, 15, 16, 17, 18, PAYLOAD_MAX + 256, PAYLOAD_MAX + 257, 65_535];
+            let size = if random.below(2) == 0 { random.below(17) } else { edges[random.below(edges.len())] };
+            let kind = [23, 23, 23, 22, 21, 20, 0][random.below(7)];
+            let [high, low] = (size as u16).to_be_bytes();
+            cipher.extend([kind, 3, 3, high, low]);
+            cipher.extend(random.bytes(size));
+        }
+        cipher.truncate(TRANSFER_SIZE);
+        if random.below(3) == 0 {
+            cipher.truncate(random.below(cipher.len() + 1));
+        }
+        let (size, _) = passable(&cipher, random.below(TRANSFER_SIZE));
+        let mut bytes = roomy(&cipher);
+        let range = RESEAL_HEADROOM..RESEAL_HEADROOM + size;
+        let done = reseal(&mut from, &mut to, &mut bytes, range, header, &mut Vec::new());
+        let resealed = done.unwrap();
+        let content = unframed(&heard(&mut other, &bytes[..resealed.sealed]));
+        assert_eq!(content.len(), resealed.content, "seed {seed}");
+        assert!(said.starts_with(&content), "seed {seed}");
+        assert_eq!(bytes[RESEAL_HEADROOM + size..], cipher[size..], "seed {seed}");
+    }
 }
 
 #[test]

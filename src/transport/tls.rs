@@ -303,7 +303,7 @@ impl Tls {
         range: Range<usize>,
         header: impl Fn(u16) -> [u8; FRAME_HEADER_SIZE],
         out: &mut Vec<u8>,
-    ) -> Result<Option<(Resealed, Result<(), Error>)>, Error> {
+    ) -> Result<Option<Resealed>, Error> {
         let (Session::Handed(from), Session::Handed(into)) = (&mut self.session, &mut to.session) else {
             return Ok(None);
         };
@@ -313,7 +313,7 @@ impl Tls {
         let done = reseal::reseal(&mut from.records, &mut into.records, bytes, range, header, out);
         self.peer_closed = from.records.is_peer_closed();
         match &done {
-            Ok((_, outcome)) => self.failed = outcome.is_err(),
+            Ok(resealed) => self.failed = resealed.outcome.is_err(),
             Err(_) => to.failed = true,
         }
         done.map(Some)

@@ -27,7 +27,7 @@ pub struct Wire {
     at: usize,
     cipher: Vec<u8>,
     /// Records that were sealed where they lie, to be sent before `out`; once there were any.
-    sealed: Option<Box<VecDeque<Outgoing>>>,
+    sealed: Option<Box<Sealed>>,
     out: Vec<u8>,
     own_buffer: bool,
     /// There is room before what `cipher` holds, see [`Wire::poll_records`].
@@ -36,6 +36,11 @@ pub struct Wire {
     /// `out` may wait for what is written next.
     held: bool,
 }
+
+/// Parts of buffers, in the order in which they leave. Behind a pointer in [`Wire`], because most wires, and
+/// all that are at rest, have none.
+#[derive(Default)]
+struct Sealed(VecDeque<Outgoing>);
 
 /// What is left of a wire that moves to another shard.
 pub struct Parts {
@@ -390,7 +395,7 @@ impl Wire {
         let (size, _) = reseal::passable(&cipher[start..], content_max);
         let range = start..start + size;
         let done = from.reseal(into, cipher, range, header, out).map_err(io::Error::other)?;
-        let Some((resealed, outcome)) = done else { return Ok(None) };
+        let Some(resealed) = done else { return Ok(None) };
         let mut bytes = std::mem::take(cipher);
         if resealed.used < bytes.len() {
             let mut rest = socket.ring().pool.borrow_mut().large();
@@ -402,12 +407,12 @@ impl Wire {
         }
         bytes.truncate(resealed.sealed);
         to.send_sealed(bytes);
-        if outcome.is_err() {
+        if resealed.outcome.is_err() {
             // The peer is told.
             self.held = false;
             let _ = self.start_send();
         }
-        let outcome = outcome.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+        let outcome = resealed.outcome.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
         Ok(Some((resealed.content, resealed.framed, outcome)))
     }
 
@@ -482,7 +487,7 @@ impl Wire {
         }
         self.held = false;
         self.put_out_aside();
-        let sealed = self.sealed.get_or_insert_default();
+        let Sealed(sealed) = &mut **self.sealed.get_or_insert_default();
         match sealed.back_mut() {
             Some(Outgoing::Lent { buffer: last, range })
                 if Rc::ptr_eq(last, buffer) && range.end == whole.start =>
@@ -496,7 +501,7 @@ impl Wire {
 
     /// Whether what was received can be sealed where it lies: a client that reads nothing holds few buffers.
     pub(super) fn writes_in_place(&self) -> bool {
-        let held = self.sealed.as_ref().map_or(0, |sealed| sealed.len());
+        let held = self.sealed.as_ref().map_or(0, |sealed| sealed.0.len());
         held < limits::PIECES_SHARED_MAX && self.takes_records()
     }
 
@@ -504,7 +509,7 @@ impl Wire {
     fn put_out_aside(&mut self) {
         if !self.out.is_empty() {
             let out = std::mem::take(&mut self.out);
-            self.sealed.get_or_insert_default().push_back(out.into());
+            self.sealed.get_or_insert_default().0.push_back(out.into());
         }
     }
 
@@ -520,7 +525,7 @@ impl Wire {
         }
         self.held = false;
         self.put_out_aside();
-        self.sealed.get_or_insert_default().push_back(records.into());
+        self.sealed.get_or_insert_default().0.push_back(records.into());
     }
 
     // ── writing ─────────────────────────────────────────────────────────────────────────────────
@@ -532,18 +537,18 @@ impl Wire {
 
     /// Bytes written and not yet given to the kernel.
     fn waiting(&self) -> usize {
-        let sealed = self.sealed.iter().flat_map(|sealed| sealed.iter());
+        let sealed = self.sealed.iter().flat_map(|sealed| sealed.0.iter());
         self.out.len() + sealed.map(|one| one.bytes().len()).sum::<usize>()
     }
 
     /// What is to be sent next, if anything waits.
     fn next_out(&mut self) -> Option<Outgoing> {
-        let sealed = self.sealed.as_mut().and_then(|sealed| sealed.pop_front());
+        let sealed = self.sealed.as_mut().and_then(|sealed| sealed.0.pop_front());
         sealed.or_else(|| (!self.out.is_empty()).then(|| std::mem::take(&mut self.out).into()))
     }
 
     fn nothing_waits(&self) -> bool {
-        self.out.is_empty() && self.sealed.as_ref().is_none_or(|sealed| sealed.is_empty())
+        self.out.is_empty() && self.sealed.as_ref().is_none_or(|sealed| sealed.0.is_empty())
     }
 
     /// Lets what was held back leave with the next send.
@@ -784,7 +789,7 @@ impl Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         let ring = self.socket.ring().clone();
-        for sealed in self.sealed.iter_mut().flat_map(|sealed| sealed.drain(..)) {
+        for sealed in self.sealed.iter_mut().flat_map(|sealed| sealed.0.drain(..)) {
             if let Outgoing::Own(buffer) = sealed {
                 ring.pool.borrow_mut().give_back(buffer);
             }

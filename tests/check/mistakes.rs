@@ -570,6 +570,39 @@ fn mistakes() -> Vec<Mistake> {
             "does not have",
             "own addresses",
         ),
+        row(
+            "connector",
+            "a source address of another machine",
+            |f| {
+                let sources = "[connector]\nsource_addresses = [\"127.0.0.2\", \"192.0.2.1\"]";
+                f.edit(CONNECTOR, "[connector]", sources);
+            },
+            (CONNECTOR, "192.0.2.1"),
+            "connector.source_addresses[2]",
+            "which connections cannot come from",
+            "an address of this machine",
+        ),
+        row(
+            "connector",
+            "source addresses that no origin can be reached from",
+            |f| f.edit(CONNECTOR, "[connector]", "[connector]\nsource_addresses = [\"::1\"]"),
+            (CONNECTOR, "source_addresses"),
+            "connector.source_addresses",
+            "no address of IPv4, but the origin 127.0.0.1:9",
+            "an address of IPv4",
+        ),
+        row(
+            "connector",
+            "a source address twice",
+            |f| {
+                let sources = "[connector]\nsource_addresses = [\"127.0.0.2\", \"127.0.0.2\"]";
+                f.edit(CONNECTOR, "[connector]", sources);
+            },
+            (CONNECTOR, "source_addresses"),
+            "connector.source_addresses",
+            "twice",
+            "each address once",
+        ),
         // Mappings that collide.
         row(
             "connector",

@@ -77,7 +77,11 @@ impl Client {
         config: Arc<ClientConfig>,
         patience: Duration,
     ) -> io::Result<Client> {
-        let socket = TcpStream::connect(address)?;
+        Client::over(TcpStream::connect(address)?, config, patience)
+    }
+
+    /// The same over a connection of the caller's.
+    pub fn over(socket: TcpStream, config: Arc<ClientConfig>, patience: Duration) -> io::Result<Client> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(patience))?;
         socket.set_write_timeout(Some(patience))?;
@@ -107,6 +111,21 @@ impl Client {
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)?;
         self.stream.flush()
+    }
+
+    /// Sends bytes in records, of which the last was changed on its way.
+    pub fn send_changed(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut records = Vec::new();
+        for piece in bytes.chunks(16 * 1024) {
+            self.stream.conn.writer().write_all(piece)?;
+            while self.stream.conn.wants_write() {
+                self.stream.conn.write_tls(&mut records)?;
+            }
+        }
+        if let Some(last) = records.last_mut() {
+            *last ^= 1;
+        }
+        self.stream.sock.write_all(&records)
     }
 
     /// One request without a body, and its answer.

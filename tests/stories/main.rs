@@ -17,6 +17,7 @@ mod hostile;
 mod logs;
 mod metrics;
 mod pipelining;
+mod port_wall;
 mod pressure;
 mod refusals;
 mod settings;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::Client;
 use crate::harness::{
-    HandOrigin, MANAGEMENT_POINT, PATIENCE, SERVICE, SampleOrigin, Setup, Stack, read_head,
+    HandOrigin, MANAGEMENT_POINT, PATIENCE, SERVICE, SampleOrigin, Setup, Stack, noise, read_head,
 };
 
 fn target(rest: &str) -> String {
@@ -65,6 +65,36 @@ fn endless_and_stalled(mut stream: TcpStream) {
             left -= size as u64;
         }
     }
+}
+
+#[test]
+fn uploads_that_end_in_a_changed_record_cost_their_channel_nothing() {
+    let origin = SampleOrigin::start();
+    let setup = Setup { gateway_shards: 1, connector_shards: 1, ..Setup::new(origin.url()) };
+    let stack = setup.start();
+    let channels = || stack.connector().log().matches("channel up").count();
+    let before = channels();
+    let target = format!("/CCM_Proxy_MutualAuth/{MANAGEMENT_POINT}/CCM_System/x");
+    let mut stayed = stack.client().unwrap();
+    // What passes before the changed records is more than the channel's window in all.
+    for number in 0..300 {
+        let mut client = stack.client().unwrap();
+        let head = |length: usize| {
+            format!("POST {target} HTTP/1.1\r\nHost: {SERVICE}\r\nContent-Length: {length}\r\n\r\n")
+                .into_bytes()
+        };
+        // Behind an exchange of some size records are passed on as they are.
+        client.send(&[head(20_000), noise(20_000)].concat());
+        assert_eq!(client.read().unwrap().status, 200, "{number}");
+        client.send(&[head(1_000_000), noise(64 * 1024)].concat());
+        let _ = client.send_changed(&noise(8 * 16 * 1024));
+        let answer = client.read();
+        assert!(answer.as_ref().map_or(true, |answer| answer.status >= 400), "{number}: {answer:?}");
+        assert_eq!(stayed.ask("GET", &target).unwrap().status, 200, "{number}");
+    }
+    assert_eq!(channels(), before, "the channel stood: {}", stack.connector().log());
+    crate::harness::eventually("nothing is left", || stack.count("active") == 0);
+    assert_eq!(stack.count("panics"), 0);
 }
 
 #[test]

@@ -464,7 +464,7 @@ fn rows() -> Vec<Row> {
 }
 
 /// Everything that a refusal promises to its client; gives its request id.
-fn assert_whole(answer: &Answer, refusal: Refusal, is_kept: bool) -> String {
+pub fn assert_whole(answer: &Answer, refusal: Refusal, is_kept: bool) -> String {
     assert_refused(answer, refusal.status(), refusal.reason());
     assert_eq!(answer.field("Retry-After").is_some(), refusal.is_worth_retrying(), "{answer:?}");
     let id = answer.field("X-CMG-Request-Id").unwrap().to_owned();
@@ -480,7 +480,7 @@ fn assert_whole(answer: &Answer, refusal: Refusal, is_kept: bool) -> String {
 }
 
 /// The one line that a role wrote when it turned this request away.
-fn log_line(stack: &Stack, role: &str, id: &str) -> String {
+pub fn log_line(stack: &Stack, role: &str, id: &str) -> String {
     let mut found = Vec::new();
     eventually(&format!("the {role} says why {id} was refused"), || {
         let log = std::fs::read_to_string(stack.path(&format!("{role}.log"))).unwrap();
@@ -493,7 +493,7 @@ fn log_line(stack: &Stack, role: &str, id: &str) -> String {
 }
 
 /// Status, reason and cause are said, and all fields stand in their order.
-fn assert_told(line: &str, refusal: Refusal, fields: &[&str]) {
+pub fn assert_told(line: &str, refusal: Refusal, fields: &[&str]) {
     let places: Vec<usize> = fields
         .iter()
         .map(|field| line.find(&format!(" {field}=")).unwrap_or_else(|| panic!("no {field} in {line}")))
@@ -574,7 +574,8 @@ fn every_refusal_of_the_table_is_provoked_told_and_logged() {
         }
     }
 
-    for refusal in Refusal::ALL {
+    // Ports run out in a network of their own: `port_wall.rs` provokes that one.
+    for refusal in Refusal::ALL.into_iter().filter(|refusal| *refusal != Refusal::NoSourcePort) {
         assert!(told.iter().any(|(provoked, ..)| *provoked == refusal), "{refusal:?} is not provoked");
     }
     for (refusal, how, id, is_at_connector) in &told {
