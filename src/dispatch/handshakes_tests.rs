@@ -104,7 +104,8 @@ fn nobody_overtakes_those_in_line_but_a_handshake_that_has_begun() {
 
 #[test]
 fn begun_ones_go_first_then_those_with_tickets_then_the_others_by_turns_of_their_addresses() {
-    let table: [(&[(&str, Step)], &[&str]); 5] = [
+    type Row<'a> = (&'a [(&'static str, Step)], &'a [&'static str]);
+    let table: [Row; 5] = [
         (&[("a", Step::Returning), ("b", Step::Returning)], &["a", "b"]),
         (&[("n", new("192.0.2.1")), ("r", Step::Returning), ("l", Step::Later)], &["l", "r", "n"]),
         // Four of one address wait behind one another, not before those of the others.
