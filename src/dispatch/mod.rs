@@ -5,13 +5,11 @@
 //! for one, `handshakes` the clients that came all at once. The gateway drives all of them.
 
 mod client_hello;
-#[cfg(test)]
-mod client_hello_tests;
 pub mod fuzz;
 mod handshakes;
-#[cfg(test)]
-mod handshakes_tests;
 mod roster;
+#[cfg(test)]
+mod tests;
 mod waiting;
 #[cfg(test)]
 mod waiting_tests;

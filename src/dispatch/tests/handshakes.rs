@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::{HandshakeBounds, HandshakeTicket, Handshakes, Lease, Neighbourhood, Step};
+use crate::dispatch::{HandshakeBounds, HandshakeTicket, Handshakes, Lease, Neighbourhood, Step};
 use crate::seeded::{Random, for_each_seed};
 
 const STEP: Duration = Duration::from_micros(150);

@@ -1,6 +1,6 @@
 //! Claims about hellos: made by rustls, which knows what they show; and bytes by hand.
 
-use super::Hello;
+use crate::dispatch::Hello;
 
 /// A hello with these extensions, in a record.
 fn hello(extensions: &[u8]) -> Vec<u8> {
@@ -61,7 +61,7 @@ fn what_will_never_be_a_hello_is_not_waited_for() {
 
 #[test]
 fn seeded_hellos_show_only_tickets_that_stand_in_them() {
-    crate::seeded::run("client_hello", 4_000, super::fuzz::client_hello);
+    crate::seeded::run("client_hello", 4_000, crate::dispatch::fuzz::client_hello);
 }
 
 /// Whoever makes certificates knows sockets and files as well.
