@@ -3,8 +3,9 @@
 //!
 //! Pure. A handshake is a few steps, each some hundred microseconds of arithmetic that no other task of
 //! the shard can interrupt. In one turn of the shard so many steps are taken as fill
-//! [`HandshakeBounds::turn`], one at least; whoever comes later waits for a later turn, and between two
-//! turns everybody else is served. A shard with nothing else to do goes from turn to turn without sleeping,
+//! [`HandshakeBounds::turn`], one at least and four that had to wait at most; whoever comes later waits for
+//! a later turn, and between two turns everybody else is served. What a step takes is known afterwards, so
+//! those that are called at once are as many as would fit if each took what steps took lately. A shard with nothing else to do goes from turn to turn without sleeping,
 //! so that the line moves as fast as the CPU allows.
 //!
 //! Three lines, and whose turn it is:
@@ -117,8 +118,10 @@ pub struct Handshakes<W> {
     round: u64,
     /// Of the second line, called one after the other while the third waited.
     favoured: u32,
-    /// Whose turn it is, until it has taken its step or left: what it costs is not known before.
-    called: Option<HandshakeTicket>,
+    /// Whose turn it is, until they have taken their step or left.
+    called: BTreeSet<HandshakeTicket>,
+    /// What a step takes: a running average.
+    usual: Duration,
     /// In the order of their begin, from the first that may still hold its lease.
     begun: VecDeque<Begun>,
     /// Number of the first.
@@ -141,7 +144,8 @@ impl<W> Handshakes<W> {
             crowds: BTreeMap::new(),
             round: 0,
             favoured: 0,
-            called: None,
+            called: BTreeSet::new(),
+            usual: Duration::ZERO,
             begun: VecDeque::new(),
             first: 0,
             holding: 0,
@@ -167,7 +171,7 @@ impl<W> Handshakes<W> {
 
     /// Whether it is this one's turn.
     pub fn is_called(&self, ticket: HandshakeTicket) -> bool {
-        self.called == Some(ticket)
+        self.called.contains(&ticket)
     }
 
     /// When to call again although nothing has happened; `None`: only what happens changes anything.
@@ -181,7 +185,7 @@ impl<W> Handshakes<W> {
     /// Whether a step may be taken at once: there is time left in this turn, and nobody is overtaken.
     pub fn may_go(&mut self, step: Step, now: Instant) -> bool {
         self.enter_turn(now);
-        if self.called.is_some() || self.spent >= self.bounds.turn {
+        if !self.called.is_empty() || self.spent >= self.bounds.turn {
             return false;
         }
         match step {
@@ -219,9 +223,7 @@ impl<W> Handshakes<W> {
     /// Its step is about to be taken, or it left: the place is free.
     pub fn leave(&mut self, ticket: HandshakeTicket) {
         let Some(place) = self.places.remove(&ticket) else { return };
-        if self.called == Some(ticket) {
-            self.called = None;
-        } else {
+        if !self.called.remove(&ticket) {
             self.unline(ticket, &place.step, place.round);
         }
     }
@@ -250,14 +252,17 @@ impl<W> Handshakes<W> {
     pub fn spend(&mut self, took: Duration, now: Instant) {
         self.enter_turn(now);
         self.spent += took;
+        self.usual = (7 * self.usual + took) / 8;
     }
 
     // ── what to do next ─────────────────────────────────────────────────────────────────────────
 
-    /// Calls the next, if it may go in this turn. It is called until it leaves its place.
+    /// Calls the next, if it may go in this turn; to be asked until it calls nobody. It is called until it
+    /// leaves its place.
     pub fn poll_call(&mut self, now: Instant) -> Option<&W> {
         self.enter_turn(now);
-        if self.called.is_some() || self.spent >= self.bounds.turn {
+        let price = self.usual.max(self.bounds.turn / CALLED_MAX);
+        if self.spent + price * self.called.len() as u32 >= self.bounds.turn {
             return None;
         }
         let ticket = self.choose()?;
@@ -270,7 +275,7 @@ impl<W> Handshakes<W> {
         };
         self.round = self.round.max(round);
         self.unline(ticket, &step, round);
-        self.called = Some(ticket);
+        self.called.insert(ticket);
         self.places.get(&ticket).map(|place| &place.waker)
     }
 
@@ -278,7 +283,9 @@ impl<W> Handshakes<W> {
         if let Some(first) = self.later.first() {
             return Some(*first);
         }
-        if !self.may_begin() {
+        let is_hello = |ticket| self.places.get(ticket).is_some_and(|place| place.step != Step::Later);
+        let beginning = self.called.iter().filter(|ticket| is_hello(ticket)).count();
+        if self.holding + beginning >= self.bounds.begun {
             return None;
         }
         let new = self.new.first().map(|(_, ticket)| *ticket);
@@ -320,5 +327,7 @@ impl<W> Handshakes<W> {
     }
 }
 
+/// Called at once, at most: none takes less than so much of a turn, whatever steps took lately.
+const CALLED_MAX: u32 = 4;
 /// Of the second line, one after the other, while the third waits.
 const FAVOURED_MAX: u32 = 3;

@@ -41,15 +41,16 @@ impl Handshaking {
 }
 
 impl Gate {
-    /// Calls whoever goes next in this turn, and sees that there is another turn for the rest.
+    /// Calls those who go next in this turn, and sees that there is another turn for the rest.
     pub fn call_handshakes(&self) {
         let Handshaking { line, lease_ends, .. } = &self.handshaking;
         let now = self.shard.now();
         if line.borrow().waiting() == 0 {
             return;
         }
-        let called = line.borrow_mut().poll_call(now).cloned();
-        if let Some(waker) = called {
+        loop {
+            let called = line.borrow_mut().poll_call(now).cloned();
+            let Some(waker) = called else { break };
             waker.wake();
         }
         match line.borrow().poll_timeout() {
