@@ -174,6 +174,24 @@ const _: () = assert!(
 
 /// From accept to a finished TLS handshake.
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(15);
+/// Arithmetic of handshakes in one turn of a shard, after which the next step waits for another turn. A
+/// full handshake is two steps of 100 to 200 us with keys of P-256 (290 to 400 us in all), a resumed one
+/// hardly more than one of 100: so there are two to four in a turn, and a request of somebody connected
+/// meets them in the two or three turns it takes part in. With one step in each turn what clients are sent
+/// leaves one by one, each in a system call of its own.
+pub const HANDSHAKE_TURN: Duration = Duration::from_micros(400);
+/// Handshakes of one shard that have begun and hold a lease. One core does about 3,000 full ones a second,
+/// so that as many are under way on round trips of 340 ms.
+pub const HANDSHAKES_BEGUN_MAX: usize = 1_024;
+/// How long one holds it: as if it took so long. Peers that begin and fall silent can so take the leases of
+/// 1,024 a second, and keep none of them from the next.
+pub const HANDSHAKE_LEASE: Duration = Duration::from_secs(1);
+/// Clients of one shard whose handshake waits for its turn, from which on no more are accepted. With keys of
+/// RSA 2048, the slow ones, a full handshake is about 1 ms: 4.1 s for all of them, twice that on a core that
+/// is half busy otherwise, and that is still within [`HANDSHAKE_WITHIN`]. Each holds about 6 KB: 25 MB.
+pub const HANDSHAKES_WAITING_MAX: usize = 4_096;
+/// Bytes kept of a client that waits for its turn in a handshake: one TLS record; the rest stays with it.
+pub const HANDSHAKE_AHEAD_SIZE_MAX: usize = 5 + 16 * 1024;
 /// Life of a key of session tickets. Tickets of the epoch before are read, so that one is read for 6 to 12
 /// hours: a client that comes once a shift resumes, and a stolen key opens half a day.
 pub const TICKET_EPOCH: Duration = Duration::from_secs(6 * 60 * 60);

@@ -1,13 +1,20 @@
-//! Whose turn it is: which link takes the next request, and which request goes next when there was
-//! none.
+//! Whose turn it is: which link takes the next request, which request goes next when there was none, and
+//! which client's handshake.
 //!
 //! Pure. `roster` knows attached connection points and their links, `waiting` the requests that wait
-//! for one. The gateway drives both.
+//! for one, `handshakes` the clients that came all at once. The gateway drives all of them.
 
+mod client_hello;
+pub mod fuzz;
+mod handshakes;
 mod roster;
+#[cfg(test)]
+mod tests;
 mod waiting;
 #[cfg(test)]
 mod waiting_tests;
 
+pub use client_hello::Hello;
+pub use handshakes::{HandshakeBounds, HandshakeTicket, Handshakes, Lease, Neighbourhood, Step};
 pub use roster::Roster;
 pub use waiting::{ClientKey, Outcome, Standing, Ticket, Waiting, WaitingBounds};

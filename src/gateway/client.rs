@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::Seated;
 use super::answer;
 use super::gate::{self, Client, Gate};
+use super::handshake::Passage;
 use super::record::{self, Account, End, Place, Record};
 use super::relay::{Outcome, Relay};
 use super::request::{Manner, Own, Planned, Request, plan};
@@ -109,16 +110,25 @@ impl Connection {
 
     async fn handshake(&mut self) -> bool {
         self.within(self.limits().handshake);
-        let counters = self.gate.counters();
-        let Connection { wire, deadline, .. } = self;
-        let mut handshake = std::pin::pin!(wire.handshake_unflushed());
+        let Connection { gate, wire, deadline, client, .. } = &mut *self;
+        let mut passage = Passage::new(gate, client.peer);
         let done = std::future::poll_fn(|context| {
             if deadline.poll(context) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            handshake.as_mut().poll(context)
+            passage.poll(wire, context)
         })
         .await;
+        drop(passage);
+        if done.is_err() {
+            // The alert that says why.
+            std::future::poll_fn(|context| match wire.poll_flush(context) {
+                Poll::Pending if !deadline.poll(context) => Poll::Pending,
+                _ => Poll::Ready(()),
+            })
+            .await;
+        }
+        let counters = self.gate.counters();
         gate::add(if done.is_ok() { &counters.handshakes } else { &counters.handshake_failures }, 1);
         if let Err(error) = &done
             && tracing::enabled!(tracing::Level::DEBUG)

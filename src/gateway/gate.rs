@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
+use rustls::server::ProducesTickets;
+
 use super::GatewayMessage;
+use super::handshake::Handshaking;
 use super::record::{self, Records};
 use super::request::Request;
 use super::wait::{self, Line};
@@ -113,6 +116,16 @@ pub struct Counters {
     pub verdicts_known: AtomicU64,
     /// Certificates that were judged from the beginning.
     pub verdicts_new: AtomicU64,
+    /// Clients whose handshake waits for its turn.
+    pub handshakes_waiting: AtomicU64,
+    /// Handshakes that have begun and not ended, as far as they count.
+    pub handshakes_begun: AtomicU64,
+    /// The most there ever were at once.
+    pub handshakes_begun_most: AtomicU64,
+    /// Steps of handshakes that had to wait.
+    pub handshakes_delayed: AtomicU64,
+    /// How long they waited.
+    pub handshake_waited: Histogram,
     /// Handshakes that failed.
     pub handshake_failures: AtomicU64,
     /// Requests whose head was read.
@@ -210,6 +223,8 @@ pub struct Gate {
     /// By site and shard: how many links that shard has.
     elsewhere: RefCell<Vec<Vec<u32>>>,
     turn: Cell<usize>,
+    /// Clients whose handshake is under way.
+    pub handshaking: Handshaking,
     /// Requests that wait for a link.
     pub line: Line,
     /// Numbers under which clients of other shards were announced on links here.
@@ -235,6 +250,7 @@ impl Gate {
         port: Rc<Port<GatewayMessage>>,
         crossing: Rc<Crossing>,
         in_force: &Arc<InForce>,
+        tickets: Arc<dyn ProducesTickets>,
     ) -> Rc<Gate> {
         let sites = common.settings.sites.len();
         let mut request_seed = [0; 8];
@@ -244,6 +260,7 @@ impl Gate {
             shard: shard.clone(),
             common: common.clone(),
             elsewhere: RefCell::new(vec![vec![0; port.shards()]; sites]),
+            handshaking: Handshaking::new(shard, tickets),
             line: Line::new(sites, port.shards(), common.settings.limits.waiting_max),
             port,
             crossing,

@@ -58,6 +58,7 @@ impl Inbox {
         if !self.gate.port.flush() {
             count += 1;
         }
+        self.gate.call_handshakes();
         let now = self.gate.shard.now();
         if now.duration_since(self.counted.get()) > COUNTED_EVERY {
             self.counted.set(now);

@@ -10,6 +10,7 @@ mod client;
 mod connection_point;
 mod control;
 mod gate;
+mod handshake;
 mod inbox;
 mod record;
 mod relay;
@@ -318,7 +319,8 @@ impl Role {
         let out = port.clone();
         let send = Box::new(move |to, from, message| out.send(to, GatewayMessage::Cross { from, message }));
         let crossing = Crossing::new(shard.index, &shard.ring, send);
-        let gate = Gate::new(shard, &self.common, port, crossing, &self.in_force);
+        let gate =
+            Gate::new(shard, &self.common, port, crossing, &self.in_force, self.clients.ticketer.clone());
         let inbox = Inbox::new(&gate, self.report);
         if let Some((channel_listeners, publications, config)) = self.first {
             inbox.keep(publications);
@@ -343,8 +345,8 @@ impl Role {
     }
 }
 
-/// Accepts clients as long as there is room for them: those beyond wait in the kernel's backlog,
-/// unharmed.
+/// Accepts clients as long as there is room for them, and for their handshakes: those beyond wait in the
+/// kernel's backlog, unharmed.
 async fn accept(gate: Rc<Gate>, listener: Listener, config: Arc<ServerConfig>) {
     let mut reserved = 0;
     while !gate.is_draining() {
@@ -355,7 +357,7 @@ async fn accept(gate: Rc<Gate>, listener: Listener, config: Arc<ServerConfig>) {
                 return Poll::Ready(Some(accepted));
             }
             if std::mem::replace(&mut waited, true) {
-                // A client left, or the gateway drains: look again at what may be armed.
+                // A client left, handshakes went on, or the gateway drains: look again at what may be armed.
                 return Poll::Ready(None);
             }
             let mut acceptors = gate.acceptors.borrow_mut();
@@ -396,7 +398,8 @@ fn arm(gate: &Gate, listener: &Listener, mut reserved: u64) -> u64 {
         seats.fetch_sub(1, Ordering::Relaxed);
         reserved -= 1;
     }
-    let want = if gate.is_draining() { 0 } else { listener.worth_arming() };
+    let wants_none = gate.is_draining() || gate.handshaking.is_crowded();
+    let want = if wants_none { 0 } else { listener.worth_arming() };
     while listener.armed() < want {
         let here = gate.counters().clients.load(Ordering::Relaxed) + reserved;
         let taken = seats.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {

@@ -85,16 +85,31 @@ impl Gateway {
 /// where it is told in another way), what it is, and where it stands.
 type Shown = (&'static str, &'static str, &'static str, fn(&Counters) -> &AtomicU64);
 
-const GAUGES: [Shown; 4] = [
+const GAUGES: [Shown; 7] = [
     ("clients", "clients", "Clients connected.", |counters| &counters.clients),
     ("active", "shard_requests_active", "Requests under way, and answers on their last way.", |counters| {
         &counters.active
     }),
+    ("handshakes_waiting", "handshakes_waiting", "Clients whose handshake waits for its turn.", |counters| {
+        &counters.handshakes_waiting
+    }),
+    (
+        "handshakes_begun",
+        "handshakes_begun",
+        "Handshakes that have begun and not ended, each for a second at most.",
+        |counters| &counters.handshakes_begun,
+    ),
+    (
+        "handshakes_begun_most",
+        "handshakes_begun_most",
+        "The most handshakes that were ever begun and not ended.",
+        |counters| &counters.handshakes_begun_most,
+    ),
     ("waiting", "requests_waiting", "Requests that wait for a channel.", |counters| &counters.waiting),
     ("links", "channels", "Channels that take requests.", |counters| &counters.links),
 ];
 
-const COUNTERS: [Shown; 14] = [
+const COUNTERS: [Shown; 15] = [
     ("handshakes", "", "", |counters| &counters.handshakes),
     ("handshakes_resumed", "", "", |counters| &counters.handshakes_resumed),
     ("verdicts_known", "", "", |counters| &counters.verdicts_known),
@@ -102,6 +117,12 @@ const COUNTERS: [Shown; 14] = [
     ("handshake_failures", "handshake_failures", "TLS handshakes with clients that failed.", |counters| {
         &counters.handshake_failures
     }),
+    (
+        "handshakes_delayed",
+        "handshakes_delayed",
+        "Steps of handshakes that waited for their turn, two for most handshakes.",
+        |counters| &counters.handshakes_delayed,
+    ),
     ("requests", "shard_requests", "Requests whose head came, readable or not.", |counters| {
         &counters.requests
     }),
@@ -205,6 +226,10 @@ impl Gateway {
         if self.sum(|counters| &counters.clients) >= u64::from(common.settings.clients_max) {
             health.suffers("clients_max clients are connected, further ones wait");
         }
+        let most = limits::HANDSHAKES_WAITING_MAX as u64;
+        if common.counters.iter().any(|one| one.handshakes_waiting.load(Ordering::Relaxed) >= most) {
+            health.suffers("so many handshakes wait for their turn that further clients wait in the backlog");
+        }
         health.knows_certificates(&common.certificates, jiff::Timestamp::now().as_second());
         health
     }
@@ -297,6 +322,8 @@ impl Gateway {
         }
         let waited = Distribution::of(self.common.counters.iter().map(|counters| &counters.waited));
         page.histogram("cmg_gateway_request_wait_seconds", WAITED).distribution(&[], &waited);
+        let waited = Distribution::of(self.common.counters.iter().map(|counters| &counters.handshake_waited));
+        page.histogram("cmg_gateway_handshake_wait_seconds", HANDSHAKE_WAITED).distribution(&[], &waited);
         let (common, seats) = (&self.common, read(&self.common.admitted));
         if let Some(log) = &common.access_log {
             page.counter("cmg_gateway_access_log_lost_total", "Lines of the access log that were lost.")
@@ -342,4 +369,5 @@ impl Gateway {
 }
 
 const WAITED: &str = "Waits of requests for a channel, each until its turn or its end.";
+const HANDSHAKE_WAITED: &str = "Waits of steps of handshakes for their turn, each until its turn or its end.";
 const TOOK: &str = "From a request's whole head to its answer written.";

@@ -46,6 +46,8 @@ pub struct Shard {
     /// Deadlines.
     pub wheel: Rc<Wheel>,
     stopped: Cell<bool>,
+    /// Somebody wants another turn although nothing happens; see [`Shard::stay_awake`].
+    awake: Cell<bool>,
     /// Tasks that panicked: each a mistake of ours.
     pub panics: Cell<u64>,
     next_id: Cell<u64>,
@@ -88,6 +90,12 @@ impl Shard {
         errand: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
         self.errands.run(errand).await
+    }
+
+    /// Has the driver take another turn at once instead of sleeping: somebody has put off until then what
+    /// nothing else would wake it for.
+    pub fn stay_awake(&self) {
+        self.awake.set(true);
     }
 
     /// Ends the shard's driver; its thread ends when the main task does.
@@ -186,6 +194,7 @@ where
                 errands: Errands::new(ring.wake_fd())?,
                 ring,
                 stopped: Cell::new(false),
+                awake: Cell::new(false),
                 panics: Cell::new(0),
                 next_id: Cell::new(1),
                 polls: Cell::new(0),
@@ -207,7 +216,8 @@ where
 ///
 /// It sleeps in the ring itself, never in the executor. Sleeping in glommio instead cost 20 us a wake,
 /// and glommio 0.9 can sleep although tasks are ready (see [`Heartbeat`]). It sleeps only when nothing
-/// is left to do: no task is ready, no message waits in the inbox, and nobody waits for what was queued.
+/// is left to do: no task is ready, no message waits in the inbox, nobody waits for what was queued, and
+/// nobody put anything off until the next turn.
 async fn drive(shard: Rc<Shard>, mut turn: impl FnMut() -> usize) -> io::Result<()> {
     let ring = shard.ring.clone();
     let mut heartbeat = Heartbeat::default();
@@ -218,7 +228,8 @@ async fn drive(shard: Rc<Shard>, mut turn: impl FnMut() -> usize) -> io::Result<
         // An inbox that was not found empty rings nobody for what lies in it.
         let told = turn() + shard.errands.deliver();
         let at_rest = settle(&shard).await;
-        if at_rest && told == 0 && !ring.is_pressed() && !shard.stopped.get() {
+        let is_wanted = shard.awake.replace(false) || shard.stopped.get();
+        if at_rest && told == 0 && !ring.is_pressed() && !is_wanted {
             ring.wait(shard.wheel.next())?;
         } else {
             ring.submit()?;

@@ -798,6 +798,42 @@ impl Wire {
         more
     }
 
+    // ── a handshake whose steps somebody else times ─────────────────────────────────────────────
+
+    /// Waits for bytes of the peer's handshake, which stay in [`Wire::heard`]. False is the end of the
+    /// stream.
+    pub fn poll_hear(&mut self, context: &Context<'_>) -> Polled<bool> {
+        if self.socket.is_receiving_owned() {
+            // It was paused.
+            let size = std::task::ready!(self.socket.poll_recv_owned(context, &mut self.cipher))?;
+            return Poll::Ready(Ok(size > 0));
+        }
+        let Some(bytes) = std::task::ready!(self.socket.poll_recv_shared(context))? else {
+            return Poll::Ready(Ok(false));
+        };
+        if self.cipher.capacity() == 0 {
+            self.cipher = self.socket.ring().pool.borrow_mut().small();
+        }
+        self.cipher.extend_from_slice(&bytes);
+        Poll::Ready(Ok(true))
+    }
+
+    /// What was heard of the handshake and not read.
+    pub fn heard(&self) -> &[u8] {
+        &self.cipher
+    }
+
+    /// Reads what was heard, with the arithmetic that it asks for, and starts to send what answers it. The
+    /// answer to the last flight is held back as in [`Wire::handshake_unflushed`].
+    ///
+    /// # Errors
+    /// `InvalidData` when the peer broke the protocol: the alert for it is written.
+    pub fn answer_heard(&mut self) -> io::Result<()> {
+        self.decrypt_own()?;
+        self.held = !self.received().is_empty();
+        self.start_send()
+    }
+
     /// Tells the peer that nothing more comes, by TLS and by TCP. If it sends nothing more itself, there
     /// is nothing left to wait for, and TCP's part is done by closing.
     ///

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 
 use crate::harness::{PATIENCE, SERVICE};
 
@@ -92,6 +92,11 @@ impl Client {
             stream.conn.complete_io(&mut stream.sock)?;
         }
         Ok(Client { stream, ahead: Vec::new() })
+    }
+
+    /// Whether it took up an earlier session.
+    pub fn is_resumed(&self) -> bool {
+        self.stream.conn.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     pub fn set_patience(&self, patience: Duration) {

@@ -10,6 +10,7 @@ mod bounds;
 mod client;
 mod curl;
 mod failures;
+mod handshakes;
 mod harness;
 mod held;
 mod hostile;
