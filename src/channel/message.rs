@@ -13,7 +13,8 @@ use crate::limits::{
     FRAME_PAYLOAD_SIZE_MAX, MESSAGE_FIXED_SIZE_MAX, METHOD_SIZE_MAX, STREAM_WINDOW_INITIAL, TARGET_SIZE_MAX,
 };
 
-const REQUEST_FIXED_SIZE: usize = 40;
+/// Bytes of an OPEN message besides its texts and fields.
+pub const REQUEST_FIXED_SIZE: usize = 40;
 const REQUEST_COUNT_AT: usize = 38;
 const RESPONSE_FIXED_SIZE: usize = 16;
 const RESPONSE_COUNT_AT: usize = 14;

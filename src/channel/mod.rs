@@ -32,7 +32,9 @@ mod tests;
 pub use error::{ChannelError, CloseCode};
 pub use hello::{Hello, HelloRefusal, HelloReply, VERSION};
 pub use identity::{Identity, identity_of};
-pub use message::{Body, RequestMessage, RequestStart, RequestWriter, ResponseMessage, ResponseStart};
+pub use message::{
+    Body, REQUEST_FIXED_SIZE, RequestMessage, RequestStart, RequestWriter, ResponseMessage, ResponseStart,
+};
 pub use message::{Field, Fields, ResponseWriter, TooLarge, TrailersWriter, parse_trailers};
 pub use mux::Channel;
 pub use publication::{Acknowledgement, Publication, RevisionTag, Verdict};

@@ -17,8 +17,9 @@ use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::metrics::{
     self, Counter, Headroom, Health, Ledger, Name, Page, Seen, Series, describe_certificates,
-    describe_channels, describe_endpoints, describe_process, show_certificates,
+    describe_channels, describe_endpoints, describe_process, describe_tasks, show_certificates,
 };
+use crate::shard;
 
 /// See the file's head.
 pub struct Board {
@@ -430,6 +431,7 @@ impl Report for Board {
     fn metrics(&self) -> String {
         let mut page = Page::default();
         describe_process(&mut page, "connector");
+        describe_tasks(&mut page, &shard::task_sizes());
         page.gauge(
             "cmg_connector_ready",
             "1 when all channels to all instances are up and settings in force.",

@@ -271,7 +271,7 @@ impl LinkEvents for Attached {
             0 => Asking::Nobody,
             number => self.identities.borrow().get(&number).cloned().unwrap_or(Asking::Unreadable),
         };
-        let mut copy = here.shard.ring.pool.borrow_mut().small();
+        let mut copy = here.shard.ring.pool.borrow_mut().slim(message.len());
         copy.extend_from_slice(message);
         Servants::serve(here, Job { stream, message: copy, asking });
     }

@@ -187,7 +187,7 @@ impl Connection {
                     let mut scratch = FieldScratch::new();
                     match http::parse_request(self.wire.received(), &mut scratch) {
                         Ok(Parsed::Complete { head, size }) => {
-                            let planned = plan(&gate, &head);
+                            let planned = plan(&gate, &head, size);
                             self.wire.consume(size);
                             return Poll::Ready(Ok(Head::Planned(planned)));
                         }

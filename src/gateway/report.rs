@@ -14,9 +14,10 @@ use crate::headroom::{Limit, Reading};
 use crate::limits;
 use crate::metrics::{
     Distribution, Health, Page, Seen, describe_certificates, describe_channels, describe_endpoints,
-    describe_process, show_certificates,
+    describe_process, describe_tasks, show_certificates,
 };
 use crate::refusal::Refusal;
+use crate::shard;
 
 /// See the file's head.
 pub struct Gateway {
@@ -183,6 +184,7 @@ impl Report for Gateway {
     fn metrics(&self) -> String {
         let mut page = Page::default();
         describe_process(&mut page, "gateway");
+        describe_tasks(&mut page, &shard::task_sizes());
         let ready = u64::from(self.is_ready());
         page.gauge("cmg_gateway_ready", "1 when a channel is up, so that requests can be answered.")
             .count(&[], ready);

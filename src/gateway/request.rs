@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::gate::{Gate, InForce};
 use super::record::{Account, Asked, Place};
-use crate::channel::{RequestStart, RequestWriter};
+use crate::channel::{self, RequestStart, RequestWriter};
 use crate::http::{self, BodyReader, Framing, RequestHead, Version};
 use crate::limits;
 use crate::mapping::{Endpoint, Family, Found, Path, Resource};
@@ -72,8 +72,8 @@ pub struct Request {
     pub settings: Rc<InForce>,
 }
 
-/// Judges a head by everything but the client's identity.
-pub fn plan(gate: &Gate, head: &RequestHead<'_, '_>) -> Planned {
+/// Judges a head of `size` octets by everything but the client's identity.
+pub fn plan(gate: &Gate, head: &RequestHead<'_, '_>, size: usize) -> Planned {
     let manner = Manner {
         version: head.version,
         is_head: head.is_head(),
@@ -83,7 +83,7 @@ pub fn plan(gate: &Gate, head: &RequestHead<'_, '_>) -> Planned {
         request_id: gate.next_request_id(),
     };
     let mut account = Account::new(manner.request_id, gate.shard.now());
-    let refused = match judge(gate, head, manner, &mut account) {
+    let refused = match judge(gate, head, size, manner, &mut account) {
         Ok(Goal::ConnectionPoint(draft)) => return Planned::Forward(gate.requests.lend(draft.with(account))),
         Ok(Goal::Gateway) => None,
         Err(refused) => Some(refused),
@@ -144,6 +144,7 @@ impl Draft {
 fn judge(
     gate: &Gate,
     head: &RequestHead<'_, '_>,
+    size: usize,
     manner: Manner,
     account: &mut Account,
 ) -> Result<Goal, Refused> {
@@ -166,7 +167,7 @@ fn judge(
     endpoint
         .admit(head.method, length)
         .map_err(|refusal| Refused::new(refusal, endpoint.explain(head.method, length)))?;
-    let message = write(gate, head, manner).map_err(|refusal| Refused::new(refusal, TOO_LARGE))?;
+    let message = write(gate, head, size, manner).map_err(|refusal| Refused::new(refusal, TOO_LARGE))?;
     Ok(Goal::ConnectionPoint(Draft {
         manner,
         site,
@@ -185,8 +186,9 @@ fn is_repeatable(head: &RequestHead<'_, '_>, endpoint: &Endpoint) -> bool {
     idempotent && !head.framing.has_body() && !endpoint.once && !endpoint.held
 }
 
-fn write(gate: &Gate, head: &RequestHead<'_, '_>, manner: Manner) -> Result<Vec<u8>, Refusal> {
-    let mut message = gate.shard.ring.pool.borrow_mut().small();
+fn write(gate: &Gate, head: &RequestHead<'_, '_>, size: usize, manner: Manner) -> Result<Vec<u8>, Refusal> {
+    // A field takes no more room in a message than in a head.
+    let mut message = gate.shard.ring.pool.borrow_mut().slim(channel::REQUEST_FIXED_SIZE + size);
     let start = RequestStart {
         request_id: manner.request_id.0,
         identity: 0,

@@ -22,5 +22,5 @@ pub use channels::{Board, Channels, Seen, describe_channels};
 pub use headroom::{Headroom, watch};
 pub use health::Health;
 pub use page::{Label, Page, Rows};
-pub use process::{Start, describe_process};
+pub use process::{Start, describe_process, describe_tasks};
 pub use series::{CLASSES, Ended, EndpointCounts, Ledger, Name, OTHER, Series, class_of, describe_endpoints};

@@ -1,5 +1,6 @@
 //! What every role shows of its process, under the names that all Prometheus clients use.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::page::Page;
@@ -25,6 +26,14 @@ impl Start {
     /// The time of day it was, to the second.
     pub fn at(&self) -> String {
         self.at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    }
+}
+
+/// Adds how large the tasks of the process are, by kind.
+pub fn describe_tasks(page: &mut Page, sizes: &BTreeMap<&'static str, usize>) {
+    let mut rows = page.gauge("cmg_task_bytes", "Bytes of a task of this kind, as far as any was started.");
+    for (kind, size) in sizes {
+        rows.count(&[("task", kind)], *size as u64);
     }
 }
 

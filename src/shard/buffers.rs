@@ -290,9 +290,10 @@ impl From<Vec<u8>> for Outgoing {
     }
 }
 
-/// Vectors lent for messages (a few KiB) and for transfers (128 KiB and more).
+/// Vectors lent for messages (up to a few KiB) and for transfers (128 KiB and more).
 #[derive(Default)]
 pub struct Pool {
+    slim: Vec<Vec<u8>>,
     small: Vec<Vec<u8>>,
     large: Vec<Vec<u8>>,
     /// Vectors that are [`Lent`] now.
@@ -303,6 +304,15 @@ impl Pool {
     /// An empty vector with room for a message.
     pub fn small(&mut self) -> Vec<u8> {
         self.small.pop().unwrap_or_else(|| Vec::with_capacity(SMALL))
+    }
+
+    /// An empty vector with room for a message of `size` bytes that is kept while somebody waits, perhaps
+    /// for long and among thousands: no larger than need be.
+    pub fn slim(&mut self, size: usize) -> Vec<u8> {
+        if size > SLIM {
+            return self.small();
+        }
+        self.slim.pop().unwrap_or_else(|| Vec::with_capacity(SLIM))
     }
 
     /// An empty vector with room for a transfer.
@@ -326,6 +336,7 @@ impl Pool {
     pub fn give_back(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
         match buffer.capacity() {
+            SLIM..SMALL if self.slim.len() < SLIM_KEPT => self.slim.push(buffer),
             SMALL..=SMALL_TOP if self.small.len() < SMALL_KEPT => self.small.push(buffer),
             limits::TRANSFER_BUFFER_SIZE..=LARGE_TOP if self.large.len() < LARGE_KEPT => {
                 self.large.push(buffer)
@@ -335,6 +346,10 @@ impl Pool {
     }
 }
 
+/// Holds the head of a request for a notification, which a client's agent keeps short.
+const SLIM: usize = 640;
+/// 320 KiB at rest.
+const SLIM_KEPT: usize = 512;
 /// Holds a usual head or a small answer.
 const SMALL: usize = 2 * 1024;
 /// A small vector that grew beyond this is not kept among the small.

@@ -21,12 +21,14 @@ pub use probe::{Needs, ProbeError, ProbeErrors, probe, raise_open_files};
 pub use ring::{Polled, Ring, RingCounts, Slots};
 pub use socket::{Listener, Socket};
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -50,12 +52,21 @@ pub struct Shard {
     awake: Cell<bool>,
     /// Tasks that panicked: each a mistake of ours.
     pub panics: Cell<u64>,
+    /// Kinds of tasks whose size is known.
+    measured: RefCell<Vec<&'static str>>,
     next_id: Cell<u64>,
     /// How often a task of this shard ran; see [`drive`].
     polls: Cell<u64>,
     /// What threads outside bring back.
     errands: Errands,
 }
+
+/// Bytes of a task of each kind that this process has started, its future's whole state.
+pub fn task_sizes() -> BTreeMap<&'static str, usize> {
+    TASK_SIZES.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+static TASK_SIZES: Mutex<BTreeMap<&'static str, usize>> = Mutex::new(BTreeMap::new());
 
 impl Shard {
     /// The time of this turn of the loop.
@@ -78,7 +89,18 @@ impl Shard {
     /// Starts a task that serves a peer. A panic in it ends that task alone and is counted.
     pub fn spawn(self: &Rc<Self>, name: &'static str, task: impl Future<Output = ()> + 'static) {
         let task = AssertUnwindSafe(task).catch_unwind();
-        glommio::spawn_local(Guarded { task, name, shard: self.clone() }).detach();
+        let task = Guarded { task, name, shard: self.clone() };
+        self.measure(name, size_of_val(&task));
+        glommio::spawn_local(task).detach();
+    }
+
+    /// Thousands of tasks of one kind may wait at once: what each takes is no secret.
+    fn measure(&self, name: &'static str, size: usize) {
+        if self.measured.borrow().contains(&name) {
+            return;
+        }
+        self.measured.borrow_mut().push(name);
+        TASK_SIZES.lock().unwrap_or_else(PoisonError::into_inner).insert(name, size);
     }
 
     /// Runs `errand`, which may block, in a thread of its own and waits for what it brings.
@@ -196,6 +218,7 @@ where
                 stopped: Cell::new(false),
                 awake: Cell::new(false),
                 panics: Cell::new(0),
+                measured: RefCell::default(),
                 next_id: Cell::new(1),
                 polls: Cell::new(0),
             });
