@@ -166,8 +166,8 @@ impl<'r> Relay<'r> {
         }
     }
 
-    /// Carries the tunnel that the answer began. Its connection is never used again.
-    pub async fn tunnel(mut self, account: &mut Account<'_>) -> Result<(), Fault> {
+    /// Carries the tunnel that the answer began. Its connection must not be used again.
+    pub async fn tunnel(&mut self, account: &mut Account<'_>) -> Result<(), Fault> {
         let limits = &self.here.plan.limits;
         let patience = Patience { idle: limits.held, taking: limits.body };
         let Connection { wire, deadline, .. } = &mut self.connection;
@@ -211,8 +211,8 @@ impl<'r> Relay<'r> {
         if self.stream.mailbox().broken().is_some() {
             return Err(Fault::Left);
         }
-        let is_early = matches!(self.answering, Answering::Awaited)
-            && self.request.is_tunnel
+        let is_early = self.request.is_tunnel
+            && matches!(self.answering, Answering::Awaited)
             && (self.stream.mailbox().has_end() || !self.stream.data().is_empty());
         if is_early {
             return Err(Fault::Protocol("the gateway sent bytes of a tunnel that there is not yet".into()));

@@ -272,13 +272,9 @@ impl Connection {
             // The relay is awaited where it lies: handed over, the task would hold it twice.
             let outcome = std::future::poll_fn(|context| relay.poll(context)).await?;
             let stream = relay.into_stream();
-            if outcome == Outcome::Switched {
-                // Boxed, so that other clients do not hold the room for a tunnel.
-                return Box::pin(self.tunnel(request, stream)).await;
-            }
-            drop(stream);
             return match outcome {
-                Outcome::Switched => unreachable!("looked at above"),
+                // Boxed, so that other clients do not hold the room for a tunnel.
+                Outcome::Switched => Box::pin(self.tunnel(request, stream)).await,
                 // While the gateway drains, only what the client sent already is still answered.
                 Outcome::Answered { keep: true }
                     if !self.gate.is_draining() || !self.wire.received().is_empty() =>
@@ -298,6 +294,7 @@ impl Connection {
                     Ok(Done::Refused(Refused::new(Refusal::NoConnector, cause)))
                 }
                 Outcome::Lost if request.is_repeatable && !repeated => {
+                    drop(stream);
                     repeated = true;
                     gate::add(&self.gate.counters().retried, 1);
                     // A connection point that died takes all its channels with it: the others are given

@@ -448,9 +448,13 @@ fn a_client_that_is_gone_ends_its_origins_connection() {
 
 #[test]
 fn a_tunnel_that_is_half_open_does_not_stay() {
-    let half = origin(|mut stream, _| {
+    let has_heard = Arc::new(AtomicBool::new(false));
+    let told = has_heard.clone();
+    let half = origin(move |mut stream, _| {
         stream.write_all(SWITCHING.as_bytes()).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
+        stream.read_exact(&mut [0; 10]).unwrap();
+        told.store(true, Ordering::SeqCst);
         let _ = stream.read_to_end(&mut Vec::new());
     });
     let stack = setup(&half.url(), "").start();
@@ -461,6 +465,7 @@ fn a_tunnel_that_is_half_open_does_not_stay() {
     thread::sleep(Duration::from_secs(2));
     // What it still says comes through, and so it stays.
     client.send(b"still here");
+    eventually("the origin hears it", || has_heard.load(Ordering::SeqCst));
     assert_eq!(stack.count("active"), 1);
     nothing_is_left(&stack);
     let stayed = began.elapsed();
