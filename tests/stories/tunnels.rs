@@ -204,7 +204,10 @@ fn bytes_pass_both_ways_at_once_and_each_way_ends_by_itself() {
         // Its client has ended its way, and hears on.
         stream.write_all(b"last words").unwrap();
     });
-    let stack = setup(&heads.url(), "").start();
+    let log = |role: &str| format!("[log]\naccess_log = \"{role}-access.log\"\n");
+    let loud =
+        Setup { gateway: log("gateway"), connector_limits: log("connector"), ..setup(&heads.url(), "") };
+    let stack = loud.start();
     for _ in 0..2 {
         let mut client = stack.client().unwrap();
         client.send(upgrade("chat/x", WEBSOCKET).as_bytes());
@@ -222,6 +225,14 @@ fn bytes_pass_both_ways_at_once_and_each_way_ends_by_itself() {
     }
     nothing_is_left(&stack);
     assert_eq!((stack.count("answered"), stack.count("cut")), (2, 0));
+    let told = format!("status=101 bytes_in={SIZE} bytes_out={} ", SIZE + b"firstlast words".len());
+    for role in ["gateway", "connector"] {
+        eventually("each tunnel has its line in the access log", || {
+            let log = std::fs::read_to_string(stack.path(&format!("{role}-access.log"))).unwrap();
+            let is_told = |line: &&str| line.contains(&told) && line.ends_with("outcome=answered");
+            log.lines().filter(is_told).count() == 2
+        });
+    }
 }
 
 #[test]
@@ -444,6 +455,32 @@ fn a_client_that_is_gone_ends_its_origins_connection() {
         assert_eq!(heard.load(Ordering::SeqCst), 300_000, "all that was said before came");
         nothing_is_left(&stack);
     }
+}
+
+#[test]
+fn a_tunnel_whose_channel_is_lost_is_cut_and_never_begun_again() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let counting = origin(move |mut stream, head| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        if head.starts_with("GET /chat/x ") {
+            stream.write_all(SWITCHING.as_bytes()).unwrap();
+        }
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let mut stack = setup(&counting.url(), "").start();
+    let (mut standing, mut waiting) = (stack.client().unwrap(), stack.client().unwrap());
+    begin(&mut standing);
+    waiting.send(upgrade("chat/late", WEBSOCKET).as_bytes());
+    eventually("both are with the origin", || asked.load(Ordering::SeqCst) == 2);
+    stack.connector.take().unwrap().kill();
+    stack.start_connector();
+    assert!(!standing.ends_with_goodbye());
+    assert_eq!(waiting.read().unwrap().status, 502);
+    eventually("the connector is back", || stack.count("links") > 0);
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    nothing_is_left(&stack);
 }
 
 #[test]
