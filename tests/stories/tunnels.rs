@@ -1,7 +1,7 @@
 //! Upgraded connections: what is said in a tunnel, what becomes one, and how it ends.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use socket2::SockRef;
 
 use crate::client::Client;
@@ -425,6 +428,62 @@ fn an_origin_that_breaks_off_is_a_cut() {
     assert!(!client.ends_with_goodbye());
     nothing_is_left(&stack);
     assert_eq!(stack.count("cut"), 1);
+}
+
+/// Plays an origin over TLS, with the service's own certificate.
+fn origin_over_tls(
+    listener: TcpListener,
+    stack: &Stack,
+    then: impl Fn(StreamOwned<ServerConnection, TcpStream>, String) + Send + 'static,
+) {
+    let [chain, key] = ["pem", "key"].map(|kind| stack.path(&format!("pki/server/{SERVICE}.{kind}")));
+    let chain = CertificateDer::pem_file_iter(chain).unwrap().map(Result::unwrap).collect();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap())
+        .unwrap();
+    let config = Arc::new(config);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
+            let head = read_head(&mut stream);
+            then(stream, head);
+        }
+    });
+}
+
+#[test]
+fn an_origin_over_tls_is_told_of_an_end_and_must_tell_of_its_own() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let stack = setup(&url, "ca = \"pki/ca.pem\"").start();
+    origin_over_tls(listener, &stack, |mut stream, head| {
+        stream.write_all(SWITCHING.as_bytes()).unwrap();
+        let mut heard = Vec::new();
+        // An error unless TLS says that this is the end.
+        stream.read_to_end(&mut heard).unwrap();
+        stream.write_all(format!("{} bytes", heard.len()).as_bytes()).unwrap();
+        if head.starts_with("GET /chat/polite ") {
+            stream.conn.send_close_notify();
+        }
+        stream.flush().unwrap();
+    });
+    for (path, size, is_polite) in
+        [("polite", 9, true), ("rude", 9, false), ("polite", 50_000, true), ("rude", 50_000, false)]
+    {
+        let mut client = stack.client().unwrap();
+        client.send(upgrade(&format!("chat/{path}"), WEBSOCKET).as_bytes());
+        assert_eq!(client.read_headless().unwrap().status, 101);
+        client.send(&noise(size));
+        client.half_close();
+        let said = format!("{size} bytes");
+        assert_eq!(client.bytes(said.len()).unwrap(), said.as_bytes());
+        assert_eq!(client.ends_with_goodbye(), is_polite, "{path} {size}");
+        nothing_is_left(&stack);
+    }
+    assert_eq!((stack.count("answered"), stack.count("cut")), (2, 2));
 }
 
 #[test]

@@ -60,7 +60,7 @@ async def many(connect, count):
         return socket
 
     sockets = await asyncio.gather(*map(begin, range(count)))
-    await asyncio.gather(*(heard_back(socket, os.urandom(2000)) for socket in sockets))
+    await asyncio.gather(*(heard_back(socket, os.urandom(20_000)) for socket in sockets))
     print("all stand", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
 
