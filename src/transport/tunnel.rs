@@ -280,3 +280,8 @@ impl Tunnel<'_> {
         Ok(size)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "tunnel_tests.rs"]
+mod tests;
