@@ -212,6 +212,10 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 pub const HELD_WITHIN: Duration = Duration::from_secs(20 * 60);
 /// The least that may be set for it.
 pub const HELD_WITHIN_MIN: Duration = Duration::from_secs(15 * 60);
+/// A tunnel of which one side has ended, while nothing comes from the other: that one has been told, and
+/// what it still wants to say it says at once. Programs that never end their side would keep two sockets.
+pub const TUNNEL_HALF_OPEN_FOR: Duration = Duration::from_secs(30);
+const _: () = assert!(TUNNEL_HALF_OPEN_FOR.as_secs() < HELD_WITHIN_MIN.as_secs());
 /// A published URL without a live connection point waits this long; always under the client's 60 s.
 pub const WAIT_FOR_CHANNEL: Duration = Duration::from_secs(10);
 /// Requests that may wait so on one shard.

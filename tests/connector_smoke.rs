@@ -155,6 +155,10 @@ fn answer(mut stream: &TcpStream) -> std::io::Result<bool> {
                 stream.write_all(&piece)?;
             }
         }
+        "/other" => {
+            stream.write_all(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\nbytes")?;
+            return Ok(false);
+        }
         "/missing" => stream.write_all(b"HTTP/1.1 404 Not  Found\r\nContent-Length: 4\r\n\r\nnone")?,
         "/login" => stream.write_all(
             b"HTTP/1.1 401 \r\nWWW-Authenticate: NTLM\r\nWWW-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n",
@@ -351,6 +355,25 @@ async fn ask_on(link: &Rc<Link>, request: Request<'_>) -> Result<Answer, Broken>
     .await
 }
 
+/// Asks for a tunnel that there will not be, and sends bytes for it at once; how that breaks.
+async fn tunnel(gateway: &Gateway, path: &str, early: &[u8]) -> Broken {
+    let link = gateway.links.borrow().first().unwrap().clone();
+    let target = format!("{BASE}{path}");
+    let mut open = Vec::new();
+    let start = RequestStart { has_body: true, is_tunnel: true, ..plain_start(&target, "GET", None) };
+    let mut writer = RequestWriter::new(&mut open, &start).unwrap();
+    writer.field(b"Upgrade", b"websocket").unwrap();
+    writer.finish();
+    let stream = link.open(&open).unwrap();
+    assert_eq!(stream.send(early), early.len());
+    std::future::poll_fn(|context| {
+        stream.mailbox().watch(context);
+        assert!(stream.mailbox().take_head().is_none(), "{path}: a head");
+        stream.mailbox().broken().map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
 /// Sends a body of 64 MiB to an origin that takes some and then nothing, and asks for an answer that it
 /// does not read; others go on, and memory stays bounded.
 async fn stalls(gateway: &Rc<Gateway>) {
@@ -435,7 +458,7 @@ async fn story(gateway: &Rc<Gateway>) {
     assert_eq!(gateway.links.borrow().len(), 3, "max(2 connector shards, 3 gateway shards) channels");
     let published = PublishedSettings::from_bytes(&gateway.settings.borrow()[0].bytes).unwrap();
     assert_eq!((published.site.as_str(), published.roles.len()), ("PS1", 1));
-    assert_eq!(published.roles[0].endpoints.len(), 8);
+    assert_eq!(published.roles[0].endpoints.len(), 9);
 
     // What the origin is told.
     let link = gateway.links.borrow()[0].clone();
@@ -471,6 +494,12 @@ async fn story(gateway: &Rc<Gateway>) {
     assert_eq!(ask(gateway, get("/cut")).await.unwrap_err(), Broken::Reset(ResetCode::OriginBroke));
     assert_eq!(ask(gateway, get("/die")).await.unwrap_err(), refused(Refusal::BadGateway));
     eprintln!("answers done");
+
+    // The connection point judges tunnels by its own settings, and takes no bytes before there is one.
+    assert_eq!(tunnel(gateway, "/small", b"").await, refused(Refusal::BadGateway));
+    assert_eq!(tunnel(gateway, "tunnel/stall", b"early").await, Broken::Reset(ResetCode::Protocol));
+    let unfit = Broken::Reset(ResetCode::Refused(Refusal::BadGateway));
+    assert_eq!(tunnel(gateway, "tunnel/other", b"").await, unfit);
 
     // A kept connection that dies: a GET goes out again.
     assert_eq!(ask(gateway, get("/dieafter")).await.unwrap().body, b"ok");
@@ -632,6 +661,7 @@ fn a_connector_answers_from_its_origin_and_drains() {
     let mut site = "code = \"PS1\"\nserial = 1\n[trust]\nroots = [\"pki/ca.pem\"]\n".to_owned();
     for (path, url, more) in [
         ("", format!("http://{origin}/inner"), String::new()),
+        ("tunnel", format!("http://{origin}/inner"), "tunnel = true".to_owned()),
         ("one", format!("http://localhost:{}/inner", origin.port()), "connections_max = 1".to_owned()),
         ("tls13", format!("https://localhost:{}", new.0.port()), format!("ca = \"pki/ca.pem\"\n{own}")),
         ("tls12", format!("https://localhost:{}", old.0.port()), format!("ca = \"pki/ca.pem\"\n{own}")),

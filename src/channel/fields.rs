@@ -28,8 +28,13 @@ impl<'b> Fields<'b> {
     /// No field at all.
     pub const NONE: Fields<'static> = Fields { bytes: &[] };
 
-    /// Reads exactly `count` fields that fill `bytes`. The error says what is wrong.
-    pub(super) fn parse(bytes: &'b [u8], count: usize) -> Result<Fields<'b>, &'static str> {
+    /// Reads exactly `count` fields that fill `bytes`, each of which `judge` takes. The error says what is
+    /// wrong.
+    pub(super) fn parse(
+        bytes: &'b [u8],
+        count: usize,
+        mut judge: impl FnMut(Field<'b>) -> Result<(), &'static str>,
+    ) -> Result<Fields<'b>, &'static str> {
         if count > FIELD_COUNT_MAX {
             return Err("too many fields");
         }
@@ -37,6 +42,7 @@ impl<'b> Fields<'b> {
         for _ in 0..count {
             let field = take(&mut rest).ok_or("a field is cut")?;
             check(&field)?;
+            judge(field)?;
         }
         if rest.0.is_empty() { Ok(Fields { bytes }) } else { Err("bytes behind the last field") }
     }
@@ -159,7 +165,7 @@ pub(super) fn parse_trailers(payload: &[u8]) -> Result<Fields<'_>, &'static str>
     if count == 0 {
         return Err("trailers without a field");
     }
-    Fields::parse(bytes.0, usize::from(count))
+    Fields::parse(bytes.0, usize::from(count), |_| Ok(()))
 }
 
 /// RFC 9110 5.6.2; empty is none.

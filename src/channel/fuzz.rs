@@ -132,11 +132,14 @@ fn check_as_http(request: &RequestMessage<'_>) {
     for field in request.fields().filter(passes) {
         http::write_field(&mut text, field.name, field.value);
     }
-    let framing = match request.length {
-        Some(length) => http::Framing::Length(length),
-        None if request.has_body => http::Framing::Chunked,
-        None => http::Framing::None,
+    let framing = match (request.length, request.protocol()) {
+        (Some(length), _) => http::Framing::Length(length),
+        (None, None) if request.has_body => http::Framing::Chunked,
+        (None, _) => http::Framing::None,
     };
+    if let Some(protocol) = request.protocol() {
+        http::write_upgrade(&mut text, protocol);
+    }
     match framing {
         http::Framing::Length(length) => http::write_content_length(&mut text, length),
         http::Framing::Chunked => http::write_field(&mut text, b"Transfer-Encoding", b"chunked"),
@@ -148,6 +151,7 @@ fn check_as_http(request: &RequestMessage<'_>) {
         Ok(http::Parsed::Complete { head, size }) => {
             assert_eq!(size, text.len());
             assert_eq!((head.method, head.target, head.framing), (request.method, request.target, framing));
+            assert_eq!(head.upgrade, request.protocol());
             let sent = request.fields().filter(passes).map(|field| (field.name, field.value));
             let heard = http::forwarded_request_fields(&head).map(|field| (field.name, field.value));
             assert!(sent.eq(heard));
@@ -175,8 +179,12 @@ fn check_answer_as_http(answer: &ResponseMessage<'_>) {
     if let Some(length) = answer.length {
         http::write_content_length(&mut text, length);
     }
-    if answer.body == Body::Unknown {
-        http::write_field(&mut text, b"Transfer-Encoding", b"chunked");
+    match answer.protocol() {
+        Some(protocol) => http::write_upgrade(&mut text, protocol),
+        None if answer.body == Body::Unknown => {
+            http::write_field(&mut text, b"Transfer-Encoding", b"chunked");
+        }
+        None => {}
     }
     http::write_end(&mut text);
     let mut scratch = http::FieldScratch::new();
@@ -184,6 +192,10 @@ fn check_answer_as_http(answer: &ResponseMessage<'_>) {
         Ok(http::Parsed::Complete { head, size }) => {
             assert_eq!((size, head.status, head.reason), (text.len(), answer.status, answer.reason));
             assert_eq!(head.content_length, answer.length);
+            assert_eq!(
+                answer.protocol().is_some(),
+                answer.protocol().is_some_and(|one| head.switches_to(one))
+            );
             let is_chunked = head.framing == http::ResponseFraming::Chunked;
             let is_bare = head.framing == http::ResponseFraming::None;
             assert!(is_bare || is_chunked == (answer.body == Body::Unknown));
@@ -201,7 +213,8 @@ fn check_answer_as_http(answer: &ResponseMessage<'_>) {
     }
 }
 
-/// `bytes` as lines of `name:value`, sent as they are: the channel takes the fields that HTTP takes.
+/// `bytes` as lines of `name:value`, sent as they are: the channel takes the fields that HTTP takes, save the
+/// one that only a tunnel has.
 fn check_spelt(bytes: &[u8]) {
     let start = ResponseStart { status: 200, reason: b"", length: None, body: Body::None };
     let mut out = Vec::new();
@@ -214,6 +227,7 @@ fn check_spelt(bytes: &[u8]) {
             return;
         }
         is_fine &= http::is_token(name) && http::is_field_value(value);
+        is_fine &= !name.eq_ignore_ascii_case(message::UPGRADE);
     }
     writer.finish();
     let read = ResponseMessage::parse(&out);

@@ -9,6 +9,7 @@ use super::error::ChannelError;
 use super::fields::{self, FieldsWriter};
 pub use super::fields::{Field, Fields, TooLarge, TrailersWriter};
 use super::frame::FrameKind;
+use crate::http::is_tunnel_protocol;
 use crate::limits::{
     FRAME_PAYLOAD_SIZE_MAX, MESSAGE_FIXED_SIZE_MAX, METHOD_SIZE_MAX, STREAM_WINDOW_INITIAL, TARGET_SIZE_MAX,
 };
@@ -40,7 +41,8 @@ pub struct RequestStart<'b> {
     /// Content-Length as declared. With a body and without a length it leaves chunked; without a body
     /// only 0 can be declared.
     pub length: Option<u64>,
-    /// The exchange may become a tunnel (Upgrade): a body without a length.
+    /// The exchange may become a tunnel (Upgrade): a GET whose client's direction stays open without a length.
+    /// Its protocol travels as the field `Upgrade`, which no other request may have.
     pub is_tunnel: bool,
     /// The client waits for 100 (Continue) before it sends the body.
     pub expect_continue: bool,
@@ -57,6 +59,7 @@ pub struct RequestStart<'b> {
 pub struct RequestMessage<'b> {
     start: RequestStart<'b>,
     fields: Fields<'b>,
+    protocol: Option<&'b [u8]>,
 }
 
 impl<'b> std::ops::Deref for RequestMessage<'b> {
@@ -73,11 +76,19 @@ impl<'b> RequestMessage<'b> {
         let read = read_request(payload).ok_or(malformed_request("too short"))?;
         let (start, count, rest) = read;
         judge_request(&start).map_err(malformed_request)?;
-        let fields = Fields::parse(rest, usize::from(count)).map_err(malformed_request)?;
+        let mut protocol = Protocol::default();
+        let fields = Fields::parse(rest, usize::from(count), |field| protocol.hear(field));
+        let fields = fields.map_err(malformed_request)?;
+        let protocol = protocol.of(start.is_tunnel).map_err(malformed_request)?;
         if payload[REQUEST_FLAGS_AT] & !(HAS_BODY | HAS_LENGTH | TUNNEL | EXPECT_CONTINUE) != 0 {
             return Err(malformed_request("unknown flags"));
         }
-        Ok(RequestMessage { start, fields })
+        Ok(RequestMessage { start, fields, protocol })
+    }
+
+    /// The protocol of the tunnel that this may become: there is one exactly when it may.
+    pub fn protocol(&self) -> Option<&'b [u8]> {
+        self.protocol
     }
 
     /// The fields in their order.
@@ -127,8 +138,8 @@ fn judge_request(start: &RequestStart<'_>) -> Result<(), &'static str> {
     if !start.has_body && (start.length.unwrap_or(0) != 0 || start.is_tunnel) {
         return Err("a length or a tunnel without a body");
     }
-    if start.is_tunnel && start.length.is_some() {
-        return Err("a tunnel with a length");
+    if start.is_tunnel && (start.length.is_some() || start.expect_continue || start.method != b"GET") {
+        return Err("a tunnel with a length, an expectation or another method than GET");
     }
     if !fields::is_token(start.method) || start.method.len() > METHOD_SIZE_MAX {
         return Err("the method is no token");
@@ -141,6 +152,35 @@ fn judge_request(start: &RequestStart<'_>) -> Result<(), &'static str> {
     }
     Ok(())
 }
+
+/// The protocol that the fields of a message name.
+#[derive(Default)]
+struct Protocol<'b>(Option<&'b [u8]>);
+
+impl<'b> Protocol<'b> {
+    #[inline]
+    fn hear(&mut self, field: Field<'b>) -> Result<(), &'static str> {
+        if field.name.len() != UPGRADE.len() || !field.name.eq_ignore_ascii_case(UPGRADE) {
+            return Ok(());
+        }
+        if !is_tunnel_protocol(field.value) {
+            return Err("an upgrade to what is no protocol");
+        }
+        if self.0.replace(field.value).is_some() { Err("two upgrades") } else { Ok(()) }
+    }
+
+    /// What a message that begins a tunnel names, and no other message does.
+    fn of(self, is_tunnel: bool) -> Result<Option<&'b [u8]>, &'static str> {
+        match (self.0, is_tunnel) {
+            (Some(_), false) => Err("an upgrade without a tunnel"),
+            (None, true) => Err("a tunnel without its protocol"),
+            (protocol, _) => Ok(protocol),
+        }
+    }
+}
+
+/// The field that names the protocol of a tunnel.
+pub const UPGRADE: &[u8] = b"Upgrade";
 
 /// What the channel itself must know of an OPEN payload.
 #[derive(Clone, Copy, Debug)]
@@ -240,7 +280,8 @@ pub enum Body {
 /// What an answer says besides its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseStart<'b> {
-    /// 100..=999; 1xx other than 101 is interim.
+    /// 100..=999; 1xx other than 101 is interim. With 101 the field `Upgrade` names the protocol of the tunnel,
+    /// and its body is unknown; no other answer has that field.
     pub status: u16,
     /// As the origin wrote it; may be empty.
     pub reason: &'b [u8],
@@ -255,6 +296,11 @@ impl ResponseStart<'_> {
     pub fn is_interim(&self) -> bool {
         is_interim_status(self.status)
     }
+
+    /// The exchange is a tunnel from here on.
+    pub fn is_tunnel(&self) -> bool {
+        self.status == 101
+    }
 }
 
 /// An answer's head that was read.
@@ -262,6 +308,7 @@ impl ResponseStart<'_> {
 pub struct ResponseMessage<'b> {
     start: ResponseStart<'b>,
     fields: Fields<'b>,
+    protocol: Option<&'b [u8]>,
 }
 
 impl<'b> std::ops::Deref for ResponseMessage<'b> {
@@ -277,8 +324,16 @@ impl<'b> ResponseMessage<'b> {
     pub fn parse(payload: &'b [u8]) -> Result<ResponseMessage<'b>, ChannelError> {
         let (start, count, rest) = read_response(payload).ok_or(malformed_response("too short"))?;
         judge_response(&start).map_err(malformed_response)?;
-        let fields = Fields::parse(rest, usize::from(count)).map_err(malformed_response)?;
-        Ok(ResponseMessage { start, fields })
+        let mut protocol = Protocol::default();
+        let fields = Fields::parse(rest, usize::from(count), |field| protocol.hear(field));
+        let fields = fields.map_err(malformed_response)?;
+        let protocol = protocol.of(start.is_tunnel()).map_err(malformed_response)?;
+        Ok(ResponseMessage { start, fields, protocol })
+    }
+
+    /// The protocol that is spoken from here on: there is one exactly with status 101.
+    pub fn protocol(&self) -> Option<&'b [u8]> {
+        self.protocol
     }
 
     /// The fields in their order.
@@ -321,6 +376,9 @@ fn judge_response(start: &ResponseStart<'_>) -> Result<(), &'static str> {
     }
     if start.is_interim() && (start.body != Body::None || start.length.is_some()) {
         return Err("an interim answer with a body");
+    }
+    if start.is_tunnel() && start.body != Body::Unknown {
+        return Err("a tunnel whose direction has ended, or with a length");
     }
     if !fields::is_text(start.reason) {
         return Err("the reason has control characters");

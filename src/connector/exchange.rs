@@ -9,7 +9,7 @@ use super::Here;
 use super::head::Client;
 use super::origin::{Kind, Want};
 use super::record::{self, Account, Fault, Record};
-use super::relay::Relay;
+use super::relay::{Carried, Relay};
 use super::wait::unless_broken;
 use crate::channel::RequestMessage;
 use crate::mapping::Mapped;
@@ -53,14 +53,19 @@ async fn carry<'r>(
     account.id = RequestId(request.request_id);
     (account.method, account.target) = (request.method, [request.target, b""]);
     let mapped = find(here, &request, account)?;
-    if request.is_tunnel {
-        return Err(Fault::refused(Refusal::BadGateway, "tunnels are not carried"));
+    if request.is_tunnel && !mapped.endpoint.tunnel {
+        return Err(Fault::refused(Refusal::BadGateway, "the endpoint is not one for tunnels here"));
     }
     let client = introduce(&mapped, asking)?;
     let _active = here.begin_at_endpoint(mapped.offer);
     let origin = &here.origins[mapped.origin];
     let kind = if mapped.endpoint.held { Kind::Held } else { Kind::Ordinary };
-    let mut want = if is_repeatable(&request, &mapped) { Want::Any } else { Want::Recent };
+    let mut want = match is_repeatable(&request, &mapped) {
+        // It keeps its connection to itself, and making one costs it nothing that counts.
+        _ if request.is_tunnel => Want::Fresh,
+        true => Want::Any,
+        false => Want::Recent,
+    };
     loop {
         let connection = match origin.ready(want, kind) {
             Some(connection) => connection,
@@ -73,10 +78,12 @@ async fn carry<'r>(
         let may_repeat = want == Want::Any && !connection.is_fresh;
         let mut relay = Relay::new(here, stream, connection, &request, &mapped, client);
         match relay.run(account).await {
-            Ok(()) => {
+            Ok(Carried::Whole) => {
                 relay.finish();
                 return Ok(());
             }
+            // Boxed, so that other exchanges do not carry the room for a tunnel.
+            Ok(Carried::Switched) => return Box::pin(relay.tunnel(account)).await,
             Err(Fault::Died) if may_repeat => {
                 here.counts.repeated();
                 want = Want::Fresh;

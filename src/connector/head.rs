@@ -6,10 +6,12 @@
 use std::net::IpAddr;
 
 use crate::auth::client_cert_field;
+use crate::channel::message::UPGRADE;
 use crate::channel::{Body, Identity, RequestMessage, ResponseStart, ResponseWriter, TooLarge};
 use crate::http::{
     self, ConnectionTokens, Field, ResponseFraming, ResponseHead, forwarded_response_fields,
     is_forwarded_request_field, write_content_length, write_end, write_field, write_request_line,
+    write_upgrade,
 };
 use crate::limits::REASON_SIZE_MAX;
 use crate::mapping::{Mapped, UrlMapping};
@@ -54,11 +56,15 @@ pub fn write_request(
     }
     match request.length {
         Some(length) => write_content_length(out, length),
+        None if request.is_tunnel => {}
         None if request.has_body => write_field(out, b"Transfer-Encoding", b"chunked"),
         None => {}
     }
     if request.expect_continue && request.has_body {
         write_field(out, b"Expect", b"100-continue");
+    }
+    if let Some(protocol) = request.protocol() {
+        write_upgrade(out, protocol);
     }
     write_field(out, b"X-CMG-Request-Id", RequestId(request.request_id).text().as_bytes());
     if let Some(client) = client {
@@ -103,7 +109,8 @@ pub struct Written {
     pub saw_connection_login: bool,
 }
 
-/// Writes the head that goes to the gateway, interim or final.
+/// Writes the head that goes to the gateway, interim or final; one with status 101 only where it begins the
+/// tunnel that was asked for.
 ///
 /// # Errors
 /// `Redirect`: it leads to where nothing is published. `BadGateway`: it does not fit one frame.
@@ -119,6 +126,7 @@ pub fn write_answer(
         reason: told_reason(head, &mut reason),
         length: told_length(head),
         body: match head.framing {
+            ResponseFraming::None if head.status == 101 => Body::Unknown,
             ResponseFraming::None => Body::None,
             ResponseFraming::Length(_) => Body::Length,
             ResponseFraming::Chunked | ResponseFraming::UntilClose => Body::Unknown,
@@ -134,6 +142,9 @@ pub fn write_answer(
         } else {
             writer.field(name, value).map_err(too_large)?;
         }
+    }
+    if let Some(protocol) = head.upgrade.filter(|_| head.status == 101) {
+        writer.field(UPGRADE, protocol).map_err(too_large)?;
     }
     writer.finish();
     Ok(written)

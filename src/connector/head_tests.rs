@@ -65,6 +65,15 @@ fn a_body_leaves_with_the_length_it_came_with_or_chunked() {
 }
 
 #[test]
+fn an_upgrade_is_written_anew_and_only_for_a_tunnel() {
+    let asking = RequestStart { has_body: true, is_tunnel: true, ..start() };
+    let fields = [("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket"), ("Connection", "close")];
+    let text = written(&asking, &fields, None);
+    let upgrade = "Sec-WebSocket-Version: 13\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
+    assert_eq!(text, format!("GET /base/x HTTP/1.1\r\nHost: in.corp\r\n{upgrade}{ID}\r\n"));
+}
+
+#[test]
 fn what_could_speak_for_somebody_else_does_not_reach_the_origin() {
     let forged = [
         ("Forwarded", "for=10.0.0.1"),
@@ -146,6 +155,18 @@ fn framing_is_told_as_declared() {
         let (out, _) = answered(&format!("HTTP/1.1 {head}\r\n\r\n"), is_head).unwrap();
         let message = ResponseMessage::parse(&out).unwrap();
         assert_eq!((message.length, message.body), (length, body), "{head}");
+    }
+}
+
+#[test]
+fn an_answer_that_switches_tells_to_what_and_no_other_does() {
+    for (status, protocol, body) in [(101, Some(&b"WebSocket"[..]), Body::Unknown), (426, None, Body::Length)]
+    {
+        let length = if status == 101 { "" } else { "Content-Length: 1\r\n" };
+        let lines = "Connection: Upgrade\r\nUpgrade: WebSocket\r\n";
+        let (out, _) = answered(&format!("HTTP/1.1 {status} X\r\n{lines}{length}\r\n"), false).unwrap();
+        let message = ResponseMessage::parse(&out).unwrap();
+        assert_eq!((message.protocol(), message.body), (protocol, body), "{status}");
     }
 }
 

@@ -22,7 +22,7 @@ use crate::http::{
 use crate::limits;
 use crate::mapping::Mapped;
 use crate::refusal::Refusal;
-use crate::transport::{Stream, Tls, Wire};
+use crate::transport::{Broke, Ends, Patience, Stream, Tls, Tunnel, Wire};
 
 /// How long the origin has for the head of its answer.
 fn answer_within(here: &Here, mapped: &Mapped<'_, '_>) -> Duration {
@@ -41,10 +41,20 @@ enum Sending {
 }
 
 /// The answer. Awaited ── final head ──▶ Flowing ── all ──▶ Ended
+///             Awaited ── 101 ──▶ Switched
 enum Answering {
     Awaited,
     Flowing(BodyReader),
+    Switched,
     Ended,
+}
+
+/// What an exchange came to.
+pub enum Carried {
+    /// An answer, whole.
+    Whole,
+    /// A tunnel, whose head was passed on: see [`Relay::tunnel`].
+    Switched,
 }
 
 /// What the answer's direction does next.
@@ -105,7 +115,9 @@ impl<'r> Relay<'r> {
         head::write_request(&mut bytes, request, mapped, authority, client);
         let written = connection.wire.write(&bytes);
         here.shard.ring.pool.borrow_mut().give_back(bytes);
-        let sending = match (written.is_ok(), request.has_body, request.expect_continue) {
+        // The head is all that an origin gets before a tunnel.
+        let has_body = request.has_body && !request.is_tunnel;
+        let sending = match (written.is_ok(), has_body, request.expect_continue) {
             (false, ..) => Sending::Abandoned,
             (true, true, true) => Sending::Held { until: now + limits::CONTINUE_WITHIN },
             (true, true, false) => Sending::Flowing,
@@ -138,7 +150,7 @@ impl<'r> Relay<'r> {
 
     /// Carries request and answer. Lent, not handed over: the task would hold it twice, for as long as
     /// a client waits for its site to call.
-    pub async fn run(&mut self, account: &mut Account<'_>) -> Result<(), Fault> {
+    pub async fn run(&mut self, account: &mut Account<'_>) -> Result<Carried, Fault> {
         let outcome = std::future::poll_fn(|context| self.poll(context)).await;
         (account.bytes_in, account.bytes_out) = (self.sent_size, self.passed_size);
         account.status = self.status;
@@ -154,11 +166,30 @@ impl<'r> Relay<'r> {
         }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        match self.step(context) {
-            Err(fault) => return Poll::Ready(Err(fault)),
-            Ok(()) if matches!(self.answering, Answering::Ended) => return Poll::Ready(Ok(())),
-            Ok(()) => {}
+    /// Carries the tunnel that the answer began. Its connection must not be used again.
+    pub async fn tunnel(&mut self, account: &mut Account<'_>) -> Result<(), Fault> {
+        let limits = &self.here.plan.limits;
+        let patience = Patience { idle: limits.held, taking: limits.body };
+        let Connection { wire, deadline, .. } = &mut self.connection;
+        let mut tunnel = Tunnel::new(wire, self.stream, Ends::Said);
+        let end = tunnel.carry(&self.here.shard, deadline, patience).await;
+        // What the wire brings is what goes to the gateway.
+        (account.bytes_in, account.bytes_out) = (tunnel.bytes_out, tunnel.bytes_in);
+        end.map_err(|broke| match broke {
+            Broke::Stream(_) => Fault::Left,
+            Broke::Wire(error) => self.broke(&format!("broke off the tunnel: {error}")),
+            Broke::Silent(cause) => Fault::Broke(cause.into()),
+        })
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Carried, Fault>> {
+        match (self.step(context), &self.answering) {
+            (Err(fault), _) => return Poll::Ready(Err(fault)),
+            (Ok(()), Answering::Ended) => return Poll::Ready(Ok(Carried::Whole)),
+            (Ok(()), Answering::Switched) if self.head.is_none() => {
+                return Poll::Ready(Ok(Carried::Switched));
+            }
+            (Ok(()), Answering::Awaited | Answering::Flowing(_) | Answering::Switched) => {}
         }
         self.stream.mailbox().watch(context);
         self.connection.wire.watch(context);
@@ -180,6 +211,12 @@ impl<'r> Relay<'r> {
         if self.stream.mailbox().broken().is_some() {
             return Err(Fault::Left);
         }
+        let is_early = self.request.is_tunnel
+            && matches!(self.answering, Answering::Awaited)
+            && (self.stream.mailbox().has_end() || !self.stream.data().is_empty());
+        if is_early {
+            return Err(Fault::Protocol("the gateway sent bytes of a tunnel that there is not yet".into()));
+        }
         if self.connection.deadline.has_passed() {
             self.hear_deadline()?;
         }
@@ -197,7 +234,7 @@ impl<'r> Relay<'r> {
         let now = self.here.shard.now();
         let limits = &self.here.plan.limits;
         match (&self.answering, self.sending) {
-            (Answering::Ended, _) => None,
+            (Answering::Ended | Answering::Switched, _) => None,
             (Answering::Flowing(_), _) => {
                 let within = if self.mapped.endpoint.held { limits.held } else { limits.body };
                 (self.owed == 0 && self.head.is_none()).then_some(within)
@@ -228,7 +265,7 @@ impl<'r> Relay<'r> {
                 let cause = format!("origin {} did not answer within {secs} s", self.authority());
                 Err(Fault::refused(Refusal::GatewayTimeout, cause))
             }
-            (Answering::Flowing(_) | Answering::Ended, _) => {
+            (Answering::Flowing(_) | Answering::Switched | Answering::Ended, _) => {
                 let secs = self.here.plan.limits.body.as_secs_f32();
                 Err(self.broke(&format!("sent nothing more of its answer for {secs} s")))
             }
@@ -357,7 +394,7 @@ impl<'r> Relay<'r> {
                 _ if self.head.is_some() => self.send_head(),
                 Answering::Awaited => self.read_head()?,
                 Answering::Flowing(_) => self.pass_body()?,
-                Answering::Ended => return Ok(()),
+                Answering::Switched | Answering::Ended => return Ok(()),
             };
             match next {
                 Next::Again => {}
@@ -399,9 +436,11 @@ impl<'r> Relay<'r> {
         let (head, size) = match parsed {
             Ok(Parsed::Complete { head, size }) if head.status != 101 => (head, size),
             Ok(Parsed::Partial) => return Ok(Next::Fill),
-            Ok(Parsed::Complete { .. }) => {
-                return Err(self.bad_gateway("answered 101, which nobody asked for"));
-            }
+            Ok(Parsed::Complete { head, size }) => match self.request.protocol() {
+                Some(protocol) if head.switches_to(protocol) => (head, size),
+                Some(_) => return Err(self.bad_gateway("answered 101, but not for what was asked")),
+                None => return Err(self.bad_gateway("answered 101, which nobody asked for")),
+            },
             Err(error) => return Err(self.bad_gateway(&format!("answered what is not HTTP: {error}"))),
         };
         let mut message = self.here.shard.ring.pool.borrow_mut().small();
@@ -414,7 +453,10 @@ impl<'r> Relay<'r> {
             self.status = Some(status);
             self.answered_after = Some(self.here.shard.now().saturating_duration_since(self.began));
             self.keeps_alive = head.keep_alive;
-            self.answering = Answering::Flowing(BodyReader::of_response(head.framing));
+            self.answering = match status {
+                101 => Answering::Switched,
+                _ => Answering::Flowing(BodyReader::of_response(head.framing)),
+            };
         }
         self.connection.wire.consume(size);
         self.heads += 1;
@@ -531,7 +573,7 @@ impl<'r> Relay<'r> {
                 let ended = reader.handle_eof();
                 ended.map_err(|error| self.broke(&format!("closed in the middle of its answer: {error}")))
             }
-            Answering::Flowing(_) | Answering::Ended => {
+            Answering::Flowing(_) | Answering::Switched | Answering::Ended => {
                 let how =
                     error.map_or("the connection ended without a goodbye".to_owned(), io::Error::to_string);
                 Err(self.broke(&format!("broke off its answer: {how}")))

@@ -1,7 +1,7 @@
 //! Writing answers to clients: the head of an origin's answer, and what the gateway says itself. The
 //! one place where a refusal becomes a response.
 
-use crate::channel::{Body, ResponseMessage};
+use crate::channel::{Body, RequestMessage, ResponseMessage};
 use crate::http::{self, Version};
 use crate::refusal::Refusal;
 
@@ -21,10 +21,28 @@ pub enum AnswerFraming {
 }
 
 /// Whether the client reads the end of this answer where we do: none to HEAD, none with 204 or 304 has
-/// a body, and no protocol is changed.
+/// a body, and no protocol is changed (see [`switches`]).
 pub fn is_readable(message: &ResponseMessage<'_>, manner: &Manner) -> bool {
     let is_bare = manner.is_head || matches!(message.status, 204 | 304);
     message.status != 101 && !(is_bare && message.body != Body::None)
+}
+
+/// Whether this answer begins the tunnel that `open`, the OPEN payload, asked for.
+pub fn switches(message: &ResponseMessage<'_>, open: &[u8]) -> bool {
+    let Some(told) = message.protocol() else { return false };
+    let asked = RequestMessage::parse(open).ok().and_then(|request| request.protocol());
+    asked.is_some_and(|asked| asked.eq_ignore_ascii_case(told))
+}
+
+/// Appends the head that begins a tunnel.
+pub fn switching(out: &mut Vec<u8>, message: &ResponseMessage<'_>, manner: &Manner) {
+    http::write_status_line(out, message.status, message.reason);
+    fields(out, message);
+    if let Some(protocol) = message.protocol() {
+        http::write_upgrade(out, protocol);
+    }
+    http::write_field(out, b"X-CMG-Request-Id", manner.request_id.text().as_bytes());
+    http::write_end(out);
 }
 
 /// Appends an interim head.
@@ -127,7 +145,8 @@ const RETRY_AFTER_SECS: &[u8] = b"5";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channel::{ResponseStart, ResponseWriter};
+    use crate::channel::message::UPGRADE;
+    use crate::channel::{RequestStart, RequestWriter, ResponseStart, ResponseWriter};
 
     fn is_taken(status: u16, body: Body, is_head: bool) -> bool {
         let mut payload = Vec::new();
@@ -157,10 +176,62 @@ mod tests {
             (204, Body::None, false, true),
             (204, Body::Length, false, false),
             (304, Body::Unknown, false, false),
-            (101, Body::Unknown, false, false),
         ] {
             assert_eq!(is_taken(status, body, is_head), expected, "{status} {body:?} to HEAD: {is_head}");
         }
+    }
+
+    #[test]
+    fn a_tunnel_begins_only_as_the_client_asked_for_it() {
+        let open = |protocol: Option<&[u8]>| {
+            let mut open = Vec::new();
+            let start = RequestStart {
+                request_id: [7; 16],
+                identity: 0,
+                window: 1,
+                has_body: protocol.is_some(),
+                length: None,
+                is_tunnel: protocol.is_some(),
+                expect_continue: false,
+                method: b"GET",
+                target: b"/",
+                host: b"h",
+            };
+            let mut writer = RequestWriter::new(&mut open, &start).expect("it is small");
+            protocol.iter().for_each(|name| writer.field(UPGRADE, name).expect("it is small"));
+            writer.finish();
+            open
+        };
+        let mut payload = Vec::new();
+        let start = ResponseStart { status: 101, reason: b"Go", length: None, body: Body::Unknown };
+        let mut writer = ResponseWriter::new(&mut payload, &start).expect("it is small");
+        writer.field(UPGRADE, b"WebSocket").expect("it is small");
+        for name in ["Connection", "X-CMG-Request-Id", "Transfer-Encoding", "Sec-WebSocket-Accept"] {
+            writer.field(name.as_bytes(), b"forged").expect("it is small");
+        }
+        writer.finish();
+        let message = ResponseMessage::parse(&payload).expect("just written");
+        for (asked, expected) in [(None, false), (Some("other"), false), (Some("websocket"), true)] {
+            assert_eq!(switches(&message, &open(asked.map(str::as_bytes))), expected, "{asked:?}");
+        }
+        let manner = Manner {
+            version: Version::Http11,
+            is_head: false,
+            keep_alive: true,
+            has_body: false,
+            expects_continue: false,
+            request_id: Default::default(),
+        };
+        assert!(!is_readable(&message, &manner));
+        let mut out = Vec::new();
+        switching(&mut out, &message, &manner);
+        let text = String::from_utf8(out).expect("ASCII");
+        let expected = format!(
+            "HTTP/1.1 101 Go\r\nSec-WebSocket-Accept: forged\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\
+             X-CMG-Request-Id: {}\r\n\r\n",
+            manner.request_id.text().as_str()
+        );
+        assert_eq!(text, expected);
     }
 
     #[test]

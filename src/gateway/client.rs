@@ -13,7 +13,7 @@ use super::answer;
 use super::gate::{self, Client, Gate};
 use super::handshake::Passage;
 use super::record::{self, Account, End, Place, Record};
-use super::relay::{Outcome, Relay};
+use super::relay::{Outcome, Relay, told};
 use super::request::{Manner, Own, Planned, Request, plan};
 use super::verdict;
 use super::wait;
@@ -23,7 +23,7 @@ use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
 use crate::refusal::{Refusal, Refused};
 use crate::shard::{Deadline, Nested, Socket};
-use crate::transport::{Tls, Wire};
+use crate::transport::{Broke, Ends, Patience, Stream, Tls, Tunnel, Wire};
 
 /// What a connection knows while it lasts.
 pub struct Connection {
@@ -54,6 +54,8 @@ enum Next {
     GoOn,
     /// The end, after everything written has left.
     Finish,
+    /// The end: everything has left, and each side has said so.
+    Over,
     /// The end at once: what was sent must not look whole.
     Cut,
 }
@@ -95,7 +97,7 @@ impl Connection {
             match self.serve_next().await {
                 Ok(Next::GoOn) => {}
                 Ok(Next::Finish) => return self.finish().await,
-                Ok(Next::Cut) | Err(_) => return,
+                Ok(Next::Over | Next::Cut) | Err(_) => return,
             }
         }
     }
@@ -279,8 +281,10 @@ impl Connection {
             let mut relay = Relay::new(self.gate.clone(), self, request, stream, keep);
             // The relay is awaited where it lies: handed over, the task would hold it twice.
             let outcome = std::future::poll_fn(|context| relay.poll(context)).await?;
-            drop(relay);
+            let stream = relay.into_stream();
             return match outcome {
+                // Boxed, so that other clients do not hold the room for a tunnel.
+                Outcome::Switched => Box::pin(self.tunnel(request, stream)).await,
                 // While the gateway drains, only what the client sent already is still answered.
                 Outcome::Answered { keep: true }
                     if !self.gate.is_draining() || !self.wire.received().is_empty() =>
@@ -300,6 +304,7 @@ impl Connection {
                     Ok(Done::Refused(Refused::new(Refusal::NoConnector, cause)))
                 }
                 Outcome::Lost if request.is_repeatable && !repeated => {
+                    drop(stream);
                     repeated = true;
                     gate::add(&self.gate.counters().retried, 1);
                     // A connection point that died takes all its channels with it: the others are given
@@ -311,6 +316,23 @@ impl Connection {
                     Ok(Done::Refused(Refused::new(Refusal::BadGateway, why_not_repeated(request, repeated))))
                 }
             };
+        }
+    }
+
+    /// Carries the tunnel that an answer began.
+    async fn tunnel(&mut self, request: &mut Request, stream: Stream) -> io::Result<Done> {
+        let Connection { gate, wire, deadline, .. } = self;
+        let limits = &gate.common.settings.limits;
+        let patience = Patience { idle: limits.held, taking: limits.body };
+        let mut tunnel = Tunnel::new(wire, &stream, Ends::Any);
+        let end = tunnel.carry(&gate.shard, deadline, patience).await;
+        let account = &mut request.account;
+        (account.bytes_in, account.bytes_out) = (tunnel.bytes_in, tunnel.bytes_out);
+        match end {
+            Ok(()) => Ok(Done::Answered(Next::Over)),
+            Err(Broke::Wire(error)) => Err(error),
+            Err(Broke::Stream(broken)) => Ok(Done::Cut(told(broken))),
+            Err(Broke::Silent(cause)) => Ok(Done::Cut(cause.into())),
         }
     }
 

@@ -33,6 +33,8 @@ pub enum Outcome {
     Lost,
     /// It broke off in the middle; why.
     Cut(Cow<'static, str>),
+    /// The head of a tunnel is written: bytes follow, both ways ([`Relay::into_stream`]).
+    Switched,
 }
 
 /// The way of the request's body.
@@ -40,6 +42,9 @@ enum Sending {
     /// Bytes of the body are read and sent; so many decoded ones lie at the front of what was received.
     /// `held`: records that were not opened wait because the channel takes nothing.
     Body { decoded: usize, held: bool },
+    /// A tunnel is asked for: what the client sends waits for the answer, for only bytes of a tunnel may
+    /// pass. An origin that goes on speaking HTTP would take them for a request that nobody judged.
+    Asked,
     /// All sent.
     Done,
 }
@@ -64,6 +69,8 @@ enum Answering {
     Head,
     /// The body follows.
     Body(AnswerFraming),
+    /// No answer to a request any more: a tunnel.
+    Switched,
     /// Everything is written.
     Done,
 }
@@ -95,6 +102,8 @@ impl<'c> Relay<'c> {
     ) -> Relay<'c> {
         let sending = if request.manner.has_body {
             Sending::Body { decoded: 0, held: false }
+        } else if request.is_tunnel {
+            Sending::Asked
         } else {
             stream.has_no_body();
             Sending::Done
@@ -116,6 +125,11 @@ impl<'c> Relay<'c> {
             moved: true,
             has_left,
         }
+    }
+
+    /// The stream of an exchange that became a tunnel.
+    pub fn into_stream(self) -> Stream {
+        self.stream
     }
 
     /// Carries it on; ready when it has ended.
@@ -173,11 +187,11 @@ impl<'c> Relay<'c> {
                 Outcome::Cut(format!("the client sent nothing of its body for {secs} s").into())
             }
             // The origin owes an answer, or takes no more of the body.
-            (Answering::Head, Sending::Done | Sending::Body { .. }) => {
+            (Answering::Head, Sending::Done | Sending::Asked | Sending::Body { .. }) => {
                 let cause = format!("no answer came from the connection point within {secs} s");
                 Outcome::Refused(Refused::new(Refusal::GatewayTimeout, cause))
             }
-            (Answering::Body(_) | Answering::Done, _) => {
+            (Answering::Body(_) | Answering::Switched | Answering::Done, _) => {
                 let waits_for_client = self.connection.wire.unsent() > 0;
                 let who = if waits_for_client { "the client took" } else { "the connection point sent" };
                 Outcome::Cut(format!("{who} nothing of the answer for {secs} s").into())
@@ -188,7 +202,7 @@ impl<'c> Relay<'c> {
     fn gone_wrong(&self, refused: Refused) -> Outcome {
         match self.answering {
             Answering::Head => Outcome::Refused(refused),
-            Answering::Body(_) | Answering::Done => Outcome::Cut(refused.cause),
+            Answering::Body(_) | Answering::Switched | Answering::Done => Outcome::Cut(refused.cause),
         }
     }
 
@@ -353,6 +367,9 @@ impl<'c> Relay<'c> {
                 return Poll::Ready(Ok(Outcome::Refused(Refused::new(Refusal::BadGateway, NOT_AN_ANSWER))));
             }
         }
+        if let Answering::Switched = self.answering {
+            return Poll::Ready(Ok(Outcome::Switched));
+        }
         if let Answering::Body(framing) = self.answering
             && !self.write_body(context, framing)?
         {
@@ -375,8 +392,13 @@ impl<'c> Relay<'c> {
 
     fn write_head(&mut self, message: &[u8]) -> io::Result<bool> {
         let Ok(message) = ResponseMessage::parse(message) else { return Ok(false) };
-        if !answer::is_readable(&message, &self.request.manner) {
+        let switches = answer::switches(&message, &self.request.message);
+        if !switches && !answer::is_readable(&message, &self.request.manner) {
             return Ok(false);
+        }
+        if self.request.is_tunnel && !switches && !message.is_interim() {
+            self.stream.end(&[]);
+            self.sending = Sending::Done;
         }
         let wire = &mut self.connection.wire;
         let mut out = self.gate.shard.ring.pool.borrow_mut().small();
@@ -385,6 +407,10 @@ impl<'c> Relay<'c> {
             if manner.version == http::Version::Http11 {
                 answer::interim(&mut out, &message);
             }
+        } else if switches {
+            answer::switching(&mut out, &message, manner);
+            self.answering = Answering::Switched;
+            self.request.account.status = Some(message.status);
         } else {
             let (framing, keep) = answer::head(&mut out, &message, manner, self.keep);
             self.keep = keep;
@@ -509,7 +535,7 @@ impl<'c> Relay<'c> {
 }
 
 /// What the connection point, or the loss of its channel, means.
-fn told(broken: Broken) -> Cow<'static, str> {
+pub fn told(broken: Broken) -> Cow<'static, str> {
     let what = match broken {
         Broken::Lost { .. } => return "the channel was lost".into(),
         Broken::Reset(ResetCode::Refused(refusal)) => refusal.reason(),

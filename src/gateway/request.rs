@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::gate::{Gate, InForce};
 use super::record::{Account, Asked, Place};
-use crate::channel::{self, RequestStart, RequestWriter};
+use crate::channel::{REQUEST_FIXED_SIZE, RequestStart, RequestWriter, message};
 use crate::http::{self, BodyReader, Framing, RequestHead, Version};
 use crate::limits;
 use crate::mapping::{Endpoint, Family, Found, Path, Resource};
@@ -66,6 +66,8 @@ pub struct Request {
     pub length_left: u64,
     /// Its answer may take long: see [`Endpoint::held`].
     pub is_held: bool,
+    /// It asks for a tunnel, and its endpoint allows one.
+    pub is_tunnel: bool,
     /// It may be sent once more when a channel was lost: idempotent, no body, not marked `once`.
     pub is_repeatable: bool,
     /// The settings it is judged under.
@@ -109,6 +111,7 @@ struct Draft {
     body: BodyReader,
     length_left: u64,
     is_held: bool,
+    is_tunnel: bool,
     is_repeatable: bool,
     settings: Rc<InForce>,
 }
@@ -123,6 +126,7 @@ impl Draft {
             body,
             length_left,
             is_held,
+            is_tunnel,
             is_repeatable,
             settings,
         } = self;
@@ -135,6 +139,7 @@ impl Draft {
             body,
             length_left,
             is_held,
+            is_tunnel,
             is_repeatable,
             settings,
         }
@@ -167,7 +172,9 @@ fn judge(
     endpoint
         .admit(head.method, length)
         .map_err(|refusal| Refused::new(refusal, endpoint.explain(head.method, length)))?;
-    let message = write(gate, head, size, manner).map_err(|refusal| Refused::new(refusal, TOO_LARGE))?;
+    let protocol = head.upgrade.filter(|_| endpoint.tunnel);
+    let message =
+        write(gate, head, size, manner, protocol).map_err(|refusal| Refused::new(refusal, TOO_LARGE))?;
     Ok(Goal::ConnectionPoint(Draft {
         manner,
         site,
@@ -175,8 +182,9 @@ fn judge(
         message,
         body: BodyReader::new(head.framing),
         length_left: endpoint.request_length_max,
-        is_held: endpoint.held,
-        is_repeatable: is_repeatable(head, endpoint),
+        is_held: endpoint.held || protocol.is_some(),
+        is_tunnel: protocol.is_some(),
+        is_repeatable: is_repeatable(head, endpoint) && protocol.is_none(),
         settings: settings.clone(),
     }))
 }
@@ -186,19 +194,25 @@ fn is_repeatable(head: &RequestHead<'_, '_>, endpoint: &Endpoint) -> bool {
     idempotent && !head.framing.has_body() && !endpoint.once && !endpoint.held
 }
 
-fn write(gate: &Gate, head: &RequestHead<'_, '_>, size: usize, manner: Manner) -> Result<Vec<u8>, Refusal> {
+fn write(
+    gate: &Gate,
+    head: &RequestHead<'_, '_>,
+    size: usize,
+    manner: Manner,
+    protocol: Option<&[u8]>,
+) -> Result<Vec<u8>, Refusal> {
     // A field takes no more room in a message than in a head.
-    let mut message = gate.shard.ring.pool.borrow_mut().slim(channel::REQUEST_FIXED_SIZE + size);
+    let mut message = gate.shard.ring.pool.borrow_mut().slim(REQUEST_FIXED_SIZE + size);
     let start = RequestStart {
         request_id: manner.request_id.0,
         identity: 0,
         window: limits::STREAM_WINDOW_INITIAL as u32,
-        has_body: manner.has_body,
+        has_body: manner.has_body || protocol.is_some(),
         length: match head.framing {
             Framing::None | Framing::Chunked => None,
             Framing::Length(length) => Some(length),
         },
-        is_tunnel: false,
+        is_tunnel: protocol.is_some(),
         expect_continue: manner.expects_continue,
         method: head.method,
         target: head.target,
@@ -207,6 +221,9 @@ fn write(gate: &Gate, head: &RequestHead<'_, '_>, size: usize, manner: Manner) -
     let mut writer = RequestWriter::new(&mut message, &start).map_err(|_| Refusal::HeadTooLarge)?;
     for field in http::forwarded_request_fields(head) {
         writer.field(field.name, field.value).map_err(|_| Refusal::HeadTooLarge)?;
+    }
+    if let Some(protocol) = protocol {
+        writer.field(message::UPGRADE, protocol).map_err(|_| Refusal::HeadTooLarge)?;
     }
     writer.finish();
     Ok(message)

@@ -3,8 +3,9 @@
 use super::{
     BodyError, BodyReader, Field, FieldScratch, Framing, HeadError, Parsed, RequestHead, ResponseFraming,
     ResponseHead, Step, chunk_end, chunk_header, forwarded_request_fields, forwarded_response_fields,
-    forwarded_trailer_fields, is_field_value, is_host, is_target, is_token, last_chunk, parse_request,
-    parse_response, write_content_length, write_end, write_field, write_request_line, write_status_line,
+    forwarded_trailer_fields, is_field_value, is_host, is_target, is_token, is_tunnel_protocol, last_chunk,
+    parse_request, parse_response, write_content_length, write_end, write_field, write_request_line,
+    write_status_line,
 };
 use crate::limits::{FIELD_COUNT_MAX, HEAD_SIZE_MAX};
 
@@ -26,6 +27,10 @@ pub fn request_head(bytes: &[u8]) {
             assert!(head.host.is_empty() || is_host(head.host));
             assert_eq!(lenient_framing(&bytes[..size]), Some(head.framing));
             assert!(!head.expect_continue || head.framing.has_body());
+            if let Some(protocol) = head.upgrade {
+                assert!(is_tunnel_protocol(protocol) && head.connection.has_upgrade());
+                assert!(head.method == b"GET" && head.framing == Framing::None);
+            }
             for field in forwarded_request_fields(&head) {
                 assert!(!stays_here(field.name) && !claims_identity(field.name), "{:?}", field.name);
                 assert!(!head.connection.names(field.name));
@@ -57,6 +62,7 @@ fn response(bytes: &[u8], request_is_head: bool) {
             check_fields(head.fields.iter());
             assert!((100..600).contains(&head.status));
             check_response_framing(&bytes[..size], &head, request_is_head);
+            assert!(head.upgrade.is_none_or(is_tunnel_protocol) && !head.switches_to(b"h2c"));
             for field in forwarded_response_fields(&head) {
                 assert!(
                     !stays_here(field.name) || folded(field.name) == "host" || folded(field.name) == "expect"

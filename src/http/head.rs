@@ -231,6 +231,7 @@ pub(super) struct Gathered<'b> {
     pub content_length: Option<u64>,
     pub is_chunked: bool,
     pub expects_continue: bool,
+    /// The one protocol that `Upgrade` names, where `Connection` does not leave it out.
     pub upgrade: Option<&'b [u8]>,
     pub connection: ConnectionTokens<'b>,
 }
@@ -267,9 +268,8 @@ impl<'b> Gathered<'b> {
         if gathered.is_chunked && gathered.content_length.is_some() {
             return Err(HeadError::TwoLengths);
         }
-        if upgrades != 1 || !gathered.connection.has_upgrade() || gathered.upgrade.is_some_and(offers_h2c) {
-            gathered.upgrade = None;
-        }
+        let is_meant = upgrades == 1 && gathered.connection.has_upgrade();
+        gathered.upgrade = gathered.upgrade.filter(|protocol| is_meant && is_tunnel_protocol(protocol));
         Ok(gathered)
     }
 
@@ -319,10 +319,9 @@ fn decimal(value: &[u8]) -> Option<u64> {
     })
 }
 
-/// Cleartext HTTP/2 would leave everything behind the upgrade unread by any hop.
-fn offers_h2c(value: &[u8]) -> bool {
-    value.split(|byte| *byte == b',').map(scan::trim).any(|protocol| {
-        let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
-        scan::trim(name).eq_ignore_ascii_case(b"h2c") || scan::trim(name).eq_ignore_ascii_case(b"h2")
-    })
+/// Whether a connection may be switched to `protocol`: one name without a version, as `websocket` is. Never
+/// to cleartext HTTP/2, whose requests would pass every hop unjudged.
+pub fn is_tunnel_protocol(protocol: &[u8]) -> bool {
+    let is_http2 = protocol.eq_ignore_ascii_case(b"h2c") || protocol.eq_ignore_ascii_case(b"h2");
+    scan::is_token(protocol) && !is_http2
 }

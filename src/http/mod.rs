@@ -24,12 +24,14 @@ pub use fields::{
     forwarded_request_fields, forwarded_response_fields, forwarded_trailer_fields,
     is_forwarded_request_field, is_forwarded_response_field, is_forwarded_trailer_field,
 };
-pub use head::{Field, FieldScratch, Fields, Framing, HeadError, Parsed, ResponseFraming, Version};
+pub use head::{
+    Field, FieldScratch, Fields, Framing, HeadError, Parsed, ResponseFraming, Version, is_tunnel_protocol,
+};
 pub use host::is_host;
 pub use request::{RequestHead, parse_request};
 pub use response::{ResponseHead, parse_response};
 pub use scan::{is_field_value, is_target, is_token};
 pub use write::{
     chunk_end, chunk_header, last_chunk, write_content_length, write_end, write_field, write_request_line,
-    write_status_line,
+    write_status_line, write_upgrade,
 };

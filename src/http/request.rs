@@ -24,7 +24,9 @@ pub struct RequestHead<'b, 'f> {
     pub keep_alive: bool,
     /// Whether the client waits for 100 (Continue) before its body.
     pub expect_continue: bool,
-    /// The protocols asked for by `Upgrade`, when `Connection` names it and h2c is not among them.
+    /// The protocol asked for by `Upgrade`, when this may become a tunnel: HTTP/1.1, GET, no body and no length
+    /// declared, one `Upgrade` that `Connection` names, one protocol in it and not h2c. Whatever else speaks of
+    /// an upgrade is a request as if it did not.
     pub upgrade: Option<&'b [u8]>,
     /// What `Connection` says.
     pub connection: ConnectionTokens<'b>,
@@ -83,7 +85,7 @@ fn judge<'b, 'f>(
         framing,
         keep_alive: gathered.keep_alive(version),
         expect_continue: gathered.expects_continue && is_http11 && framing.has_body(),
-        upgrade: gathered.upgrade.filter(|_| is_http11),
+        upgrade: gathered.upgrade.filter(|_| is_http11 && method == b"GET" && framing == Framing::None),
         connection: gathered.connection,
         fields,
     })

@@ -19,7 +19,7 @@ pub struct ResponseHead<'b, 'f> {
     pub content_length: Option<u64>,
     /// Whether the origin keeps the connection, and this response leaves it where we can tell.
     pub keep_alive: bool,
-    /// The protocols of `Upgrade`, when `Connection` names it: with 101 the one now spoken.
+    /// The protocol of `Upgrade`, when `Connection` names it and it is one: with 101 the one now spoken.
     pub upgrade: Option<&'b [u8]>,
     /// What `Connection` says.
     pub connection: ConnectionTokens<'b>,
@@ -31,6 +31,13 @@ impl ResponseHead<'_, '_> {
     /// Whether another response to the same request follows (1xx, but not 101).
     pub fn is_interim(&self) -> bool {
         self.status < 200 && self.status != 101
+    }
+
+    /// Whether what follows is a tunnel that speaks `protocol`: 101 of HTTP/1.1 that says so, that announces no
+    /// body and does not speak of closing.
+    pub fn switches_to(&self, protocol: &[u8]) -> bool {
+        let is_named = self.upgrade.is_some_and(|upgrade| upgrade.eq_ignore_ascii_case(protocol));
+        self.status == 101 && self.version == Version::Http11 && self.keep_alive && is_named
     }
 }
 

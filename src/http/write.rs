@@ -38,6 +38,12 @@ pub fn write_content_length(out: &mut Vec<u8>, length: u64) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// `Upgrade: protocol`, and that it is about this connection.
+pub fn write_upgrade(out: &mut Vec<u8>, protocol: &[u8]) {
+    write_field(out, b"Connection", b"Upgrade");
+    write_field(out, b"Upgrade", protocol);
+}
+
 /// The empty line that ends a head.
 pub fn write_end(out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");

@@ -270,7 +270,7 @@ pub struct Endpoint {
     /// Answers are held until the site has something to say (client notification): requests wait for a long
     /// time, each on an origin connection apart from the others, and are never repeated.
     pub held: bool,
-    /// `Upgrade` may turn the exchange into a tunnel.
+    /// `Upgrade` may turn the exchange into a tunnel; [`Endpoint::held`] then holds, too.
     pub tunnel: bool,
     /// The origin is told who the client is, so the gateway must say it to the connection point.
     pub forward_identity: bool,

@@ -5,9 +5,7 @@
 
 use std::path::PathBuf;
 
-use toml::de::DeValue;
-
-use super::document::{Expected, Section, read_document};
+use super::document::{Section, read_document};
 use super::published::{PublishedSettings, PublishedTrust};
 use super::report::{Report, SettingsErrors};
 use super::shared::KeyPair;
@@ -173,10 +171,11 @@ impl Site {
         let methods = section.list(report, "methods", value::method);
         let request_length_max = request_length_max(&mut section, report);
         let mut flag = |key, default| section.optional(report, key, value::boolean).unwrap_or(default);
-        let (held, forward_identity) = (flag("held", false), flag("forward_identity", true));
+        let (tunnel, forward_identity) = (flag("tunnel", false), flag("forward_identity", true));
+        // A tunnel lives as long as a held request, and keeps its origin's connection to itself.
+        let held = flag("held", false) || tunnel;
         // What was held may have been told: it is not sent again.
         let once = flag("once", false) || held;
-        let tunnel = section.optional(report, "tunnel", no_tunnel).unwrap_or(false);
         section.finish(report);
         if methods.len() > METHOD_COUNT_MAX {
             let expected = format!("{METHOD_COUNT_MAX} at most, or none for any");
@@ -300,14 +299,6 @@ impl Site {
 fn request_length_max(section: &mut Section<'_, '_>, report: &mut Report<'_>) -> u64 {
     let read = value::number(0..=i64::MAX as u64);
     section.optional(report, "request_length_max", read).unwrap_or(REQUEST_LENGTH_MAX_DEFAULT)
-}
-
-/// What is not built is a mistake to ask for, not a wish that nobody hears.
-fn no_tunnel(found: &DeValue<'_>) -> Result<bool, Expected> {
-    match value::boolean(found) {
-        Ok(false) => Ok(false),
-        Ok(true) | Err(_) => Err("false, or no such line: tunnels (Upgrade) are not built yet".into()),
-    }
 }
 
 fn families(section: &mut Section<'_, '_>, report: &mut Report<'_>) -> Families {

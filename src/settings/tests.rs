@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::limits::SETTINGS_SIZE_MAX;
-use crate::mapping::{Family, Found, Publication, PublishedTable, RoleIds, RoleKind};
+use crate::mapping::{Endpoint, Family, Found, Publication, PublishedTable, RoleIds, RoleKind};
 
 const GATEWAY: &str = r#"
 ticks = 1
@@ -246,6 +246,15 @@ fn a_site_file_yields_roles_endpoints_and_origins() {
 }
 
 #[test]
+fn an_endpoint_for_tunnels_is_one_whose_requests_are_held() {
+    let text = SITE.replace("tunnel = false", "tunnel = true");
+    let settings = SiteSettings::parse(&text, "site.toml").unwrap();
+    let role = settings.roles.iter().find(|role| role.id == 9).unwrap();
+    let Endpoint { tunnel, held, once, .. } = role.endpoints[1].endpoint;
+    assert!(tunnel && held && once);
+}
+
+#[test]
 fn every_mistake_of_a_site_file_is_told() {
     let table = [
         (
@@ -305,8 +314,8 @@ fn every_mistake_of_a_site_file_is_told() {
         ),
         (
             "tunnel = false",
-            "tunnel = true",
-            "endpoint[2].tunnel: found true, expected false, or no such line: tunnels (Upgrade) are not built",
+            "tunnel = \"websocket\"",
+            "endpoint[2].tunnel: found \"websocket\", expected true or false",
         ),
         ("serial = 3", "serial = 0", "f:3:10: serial: found 0, expected a whole number from 1"),
         ("connections_max = 5", "connections_max = 5000", "management_point[2].connections_max: found 5000"),

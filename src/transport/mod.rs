@@ -10,6 +10,7 @@ mod reseal;
 mod tickets;
 mod tls;
 pub mod tls_config;
+mod tunnel;
 mod wire;
 
 pub use cross::{CrossMessage, Crossing};
@@ -17,6 +18,7 @@ pub use link::{Cause, Link, LinkEvents, Passed, Stream};
 pub use mailbox::{Broken, Mailbox};
 pub use tickets::{FOR_CLIENTS, Tickets};
 pub use tls::Tls;
+pub use tunnel::{Broke, Ends, Patience, Tunnel};
 pub use wire::{Parts, Wire};
 
 /// Why a role could not start: file or address, cause and remedy in one line.

@@ -840,20 +840,32 @@ impl Wire {
     /// # Errors
     /// What the kernel says.
     pub async fn finish(&mut self) -> io::Result<()> {
-        if let Some(tls) = &mut self.tls
-            && tls.is_handshaken()
-        {
-            tls.close(&mut self.out);
-        }
+        self.say_goodbye();
         std::future::poll_fn(|context| {
             self.pause();
             self.poll_flush(context)
         })
         .await?;
+        self.shutdown();
+        Ok(())
+    }
+
+    /// Tells the peer by TLS that nothing more comes, behind everything written. TCP's part of it is
+    /// [`Wire::shutdown`].
+    pub(super) fn say_goodbye(&mut self) {
+        if let Some(tls) = &mut self.tls
+            && tls.is_handshaken()
+        {
+            tls.close(&mut self.out);
+        }
+    }
+
+    /// Ends our direction of the TCP connection, once everything has left. If the peer sends nothing more
+    /// either, closing does that.
+    pub(super) fn shutdown(&self) {
         if !self.read_closed {
             self.socket.shutdown();
         }
-        Ok(())
     }
 }
 

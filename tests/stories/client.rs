@@ -151,6 +151,27 @@ impl Client {
         !matches!(self.fill(), Ok(true))
     }
 
+    /// Whether the other end says goodbye by TLS: true; or only stops, or resets, which is a cut. Nothing else
+    /// may come.
+    pub fn ends_with_goodbye(&mut self) -> bool {
+        let StreamOwned { conn, sock } = &mut self.stream;
+        loop {
+            match conn.reader().read(&mut [0; 16]) {
+                Ok(size) => {
+                    assert_eq!((size, self.ahead.len()), (0, 0), "bytes behind what was awaited");
+                    return true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return false,
+            }
+            match conn.read_tls(sock) {
+                Ok(_) => conn.process_new_packets().map(drop).unwrap(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("it does not end"),
+                Err(_) => return false,
+            }
+        }
+    }
+
     /// Reads without ever writing: what could not be sent must not keep an answer from being read.
     fn fill(&mut self) -> io::Result<bool> {
         let StreamOwned { conn, sock } = &mut self.stream;

@@ -48,13 +48,18 @@ impl Door {
 
 /// A gateway with two shards of which one has a channel.
 pub fn one_channel(origin: &SampleOrigin) -> Stack {
+    behind_one_channel(Setup::new(origin.url()))
+}
+
+/// The same for a setup whose management point is a sample origin.
+pub fn behind_one_channel(setup: Setup) -> Stack {
     let channel = free_port();
     let door = Door::before(channel, 1);
     let setup = Setup {
         channel: Some(door.address),
         connector_shards: 1,
         gateway_limits: "wait_secs = 300".into(),
-        ..Setup::new(origin.url())
+        ..setup
     };
     let mut stack = setup.prepare_with(|ports| ports.channel = channel);
     stack.start_gateway();

@@ -30,6 +30,23 @@ pub(super) fn request_message(has_body: bool) -> Vec<u8> {
     out
 }
 
+/// A request for a tunnel, and the answer that begins it.
+pub(super) fn tunnel_messages() -> [Vec<u8>; 2] {
+    let whole = request_message(true);
+    let plain = RequestMessage::parse(&whole).unwrap();
+    let start = RequestStart { is_tunnel: true, expect_continue: false, ..*plain };
+    let (mut open, mut head) = (Vec::new(), Vec::new());
+    let mut writer = RequestWriter::new(&mut open, &start).unwrap();
+    writer.field(b"Sec-WebSocket-Version", b"13").unwrap();
+    writer.field(message::UPGRADE, b"websocket").unwrap();
+    writer.finish();
+    let start = ResponseStart { status: 101, reason: b"Switching", length: None, body: Body::Unknown };
+    let mut writer = ResponseWriter::new(&mut head, &start).unwrap();
+    writer.field(message::UPGRADE, b"WebSocket").unwrap();
+    writer.finish();
+    [open, head]
+}
+
 pub(super) fn response_message(status: u16) -> Vec<u8> {
     let body = if status < 200 { Body::None } else { Body::Unknown };
     let mut out = Vec::new();
@@ -427,6 +444,15 @@ fn messages_read_back_as_they_were_written() {
     assert!(request.has_body && request.expect_continue && !request.is_tunnel);
     let fields: Vec<_> = request.fields().map(|field| (field.name, field.value)).collect();
     assert_eq!(fields, [(&b"User-Agent"[..], &b"ccmhttp"[..]), (b"X-Empty", b"")]);
+    assert_eq!(request.protocol(), None);
     let bytes = response_message(204);
-    assert_eq!(ResponseMessage::parse(&bytes).unwrap().reason, b"Fine");
+    let answer = ResponseMessage::parse(&bytes).unwrap();
+    assert_eq!((answer.reason, answer.protocol()), (&b"Fine"[..], None));
+    let [open, head] = tunnel_messages();
+    let request = RequestMessage::parse(&open).unwrap();
+    assert!(request.is_tunnel && request.has_body);
+    assert_eq!((request.protocol(), request.fields().count()), (Some(&b"websocket"[..]), 2));
+    let answer = ResponseMessage::parse(&head).unwrap();
+    assert!(answer.is_tunnel() && !answer.is_interim());
+    assert_eq!(answer.protocol(), Some(&b"WebSocket"[..]));
 }

@@ -154,6 +154,7 @@ fn a_request_message_that_is_not_exact_is_refused() {
         ("tunnel with a length", changed(24, &[0, 0, 0, 0, 0, 0, 0, 1, 0x07])),
         ("length without a body", changed(24, &[0, 0, 0, 0, 0, 0, 0, 1, 0x02])),
         ("tunnel without a body", changed(32, &[0x04])),
+        ("tunnel without its protocol", changed(32, &[0x05])),
         ("method with a blank", changed(40, b"G T")),
         ("target without a slash", changed(target_at, b"x")),
         ("target with a blank", changed(target_at + 5, b" ")),
@@ -173,6 +174,82 @@ fn a_request_message_that_is_not_exact_is_refused() {
     for size in 0..whole.len() {
         assert!(RequestMessage::parse(&whole[..size]).is_err(), "cut at {size}");
     }
+}
+
+fn asks_for_a_tunnel(method: &[u8], expect_continue: bool, fields: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let whole = request_message(true);
+    let plain = RequestMessage::parse(&whole).unwrap();
+    let start = RequestStart { method: b"GET", expect_continue: false, is_tunnel: false, ..*plain };
+    let mut out = Vec::new();
+    let mut writer = RequestWriter::new(&mut out, &start).unwrap();
+    for (name, value) in fields {
+        writer.field(name, value).unwrap();
+    }
+    writer.finish();
+    out[32] = 0x05 | if expect_continue { 0x08 } else { 0 };
+    out[40..43].copy_from_slice(method);
+    out
+}
+
+#[test]
+fn a_tunnel_has_one_protocol_and_nothing_else_has() {
+    let websocket: (&[u8], &[u8]) = (b"Upgrade", b"websocket");
+    let rows: [(Vec<u8>, bool); 11] = [
+        (asks_for_a_tunnel(b"GET", false, &[websocket]), true),
+        (asks_for_a_tunnel(b"GET", false, &[(b"A", b"b"), (b"upgrade", b"X-Own")]), true),
+        (asks_for_a_tunnel(b"GET", false, &[]), false),
+        (asks_for_a_tunnel(b"GET", false, &[websocket, websocket]), false),
+        (asks_for_a_tunnel(b"GET", false, &[(b"Upgrade", b"h2c")]), false),
+        (asks_for_a_tunnel(b"GET", false, &[(b"Upgrade", b"H2")]), false),
+        (asks_for_a_tunnel(b"GET", false, &[(b"Upgrade", b"websocket, other")]), false),
+        (asks_for_a_tunnel(b"GET", false, &[(b"Upgrade", b"websocket/13")]), false),
+        (asks_for_a_tunnel(b"GET", false, &[(b"Upgrade", b"")]), false),
+        (asks_for_a_tunnel(b"PUT", false, &[websocket]), false),
+        (asks_for_a_tunnel(b"GET", true, &[websocket]), false),
+    ];
+    for (message, is_taken) in rows {
+        let read = RequestMessage::parse(&message);
+        assert_eq!(read.is_ok(), is_taken, "{read:?}");
+        assert!(read.is_err() || read.is_ok_and(|read| read.is_tunnel && read.protocol().is_some()));
+    }
+    let mut ordinary = asks_for_a_tunnel(b"GET", false, &[websocket]);
+    ordinary[32] = 0x01;
+    assert!(RequestMessage::parse(&ordinary).is_err(), "an upgrade that is not flagged");
+}
+
+#[test]
+fn an_answer_names_a_protocol_exactly_when_it_begins_a_tunnel() {
+    let rows: [(u16, Body, &[&[u8]], bool); 9] = [
+        (101, Body::Unknown, &[b"websocket"], true),
+        (101, Body::Unknown, &[], false),
+        (101, Body::Unknown, &[b"websocket", b"websocket"], false),
+        (101, Body::Unknown, &[b"h2c"], false),
+        (101, Body::Unknown, &[b"a b"], false),
+        (101, Body::None, &[b"websocket"], false),
+        (200, Body::Unknown, &[b"websocket"], false),
+        (426, Body::None, &[b"websocket"], false),
+        (100, Body::None, &[b"websocket"], false),
+    ];
+    for (status, body, protocols, is_taken) in rows {
+        let mut out = Vec::new();
+        // Status and flags are written behind: no writer would take them together.
+        let start = ResponseStart { status: 200, reason: b"", length: None, body };
+        let mut writer = ResponseWriter::new(&mut out, &start).unwrap();
+        for protocol in protocols {
+            writer.field(b"Upgrade", protocol).unwrap();
+        }
+        writer.finish();
+        out[..2].copy_from_slice(&status.to_be_bytes());
+        let read = ResponseMessage::parse(&out);
+        assert_eq!(read.is_ok(), is_taken, "{status} {body:?} {protocols:?}: {read:?}");
+    }
+    let mut long = Vec::new();
+    let start = ResponseStart { status: 200, reason: b"", length: Some(5), body: Body::Length };
+    let mut writer = ResponseWriter::new(&mut long, &start).unwrap();
+    writer.field(b"Upgrade", b"websocket").unwrap();
+    writer.finish();
+    long[..2].copy_from_slice(&101_u16.to_be_bytes());
+    assert!(ResponseMessage::parse(&long).is_err(), "a tunnel with a length");
 }
 
 #[test]

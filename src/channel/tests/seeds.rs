@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::claims::{request_message, response_message};
+use super::claims::{request_message, response_message, tunnel_messages};
 use crate::channel::frame::{FrameKind, put};
 use crate::channel::*;
 use crate::limits::FRAME_PAYLOAD_SIZE_MAX;
@@ -96,6 +96,7 @@ fn seeded_messages_are_written_as_they_were_read() {
     let peer = "2001:db8::1".parse().unwrap();
     Identity { peer, leaf: Some(b"0\x82leaf") }.encode(&mut with_leaf).unwrap();
     Identity { peer: "192.0.2.7".parse().unwrap(), leaf: None }.encode(&mut alone).unwrap();
+    let [tunnel, switching] = tunnel_messages();
     keep(
         "message",
         &[
@@ -103,6 +104,8 @@ fn seeded_messages_are_written_as_they_were_read() {
             ("post", request_message(true)),
             ("answer", response_message(200)),
             ("interim", response_message(103)),
+            ("tunnel", tunnel),
+            ("switching", switching),
             ("trailers", trailers),
             ("identity_v6", with_leaf),
             ("identity_v4", alone),

@@ -387,6 +387,37 @@ fn expect_and_upgrade_count_only_where_they_can_be_met() {
 }
 
 #[test]
+fn a_request_that_speaks_of_an_upgrade_in_any_other_way_is_as_if_it_did_not() {
+    for (method, lines, upgrade) in [
+        ("GET", "Connection: keep-alive, UPGRADE\r\nUpgrade: WebSocket\r\n", Some("WebSocket")),
+        ("GET", "Upgrade: websocket\r\nConnection: a\r\nConnection: upgrade\r\n", Some("websocket")),
+        ("GET", "Connection: close, Upgrade\r\nUpgrade: websocket\r\n", Some("websocket")),
+        ("POST", "Connection: Upgrade\r\nUpgrade: websocket\r\n", None),
+        ("HEAD", "Connection: Upgrade\r\nUpgrade: websocket\r\n", None),
+        ("get", "Connection: Upgrade\r\nUpgrade: websocket\r\n", None),
+        ("GET", "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n", None),
+        ("GET", "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n", None),
+        ("GET", "Connection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n", None),
+        ("GET", "Connection: Upgrade\r\nUpgrade: websocket, other\r\n", None),
+        ("GET", "Connection: Upgrade\r\nUpgrade: websocket,\r\n", None),
+        ("GET", "Connection: Upgrade\r\nUpgrade: websocket/13\r\n", None),
+        ("GET", "Connection: Upgrade\r\nUpgrade: TLS/1.0\r\n", None),
+        ("GET", "Connection: Upgrade\r\nUpgrade: web socket\r\n", None),
+        ("GET", "Connection: Upgrade\r\nUpgrade: \r\n", None),
+        ("GET", "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: websocket\r\n", None),
+        ("GET", "Connection: Upgrade\r\nUpgrade: H2C\r\n", None),
+        ("GET", "Connection: Upgrade\r\nUpgrade: h2\r\n", None),
+        ("GET", "Connection: close\r\nUpgrade: websocket\r\n", None),
+        ("GET", "Connection: Upgrade\r\nX-Upgrade: websocket\r\n", None),
+    ] {
+        let text = format!("{method} / HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
+        with_head(text.as_bytes(), |head| {
+            assert_eq!(head.upgrade, upgrade.map(str::as_bytes), "{method} {lines:?}");
+        });
+    }
+}
+
+#[test]
 fn what_is_too_large_is_said_to_be_so() {
     let of_size = |size: usize| {
         let frame = get_with("A: \r\n").len();

@@ -87,6 +87,33 @@ fn interim_answers_are_told_from_the_final_one() {
 }
 
 #[test]
+fn a_tunnel_begins_only_with_what_was_asked_for() {
+    for (line, lines, is_taken) in [
+        ("1.1 101", "Connection: upgrade\r\nUpgrade: websocket\r\n", true),
+        ("1.1 101", "Upgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n", true),
+        ("1.1 101", "Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n", true),
+        ("1.1 101", "Connection: upgrade\r\nUpgrade: other\r\n", false),
+        ("1.1 101", "Connection: upgrade\r\nUpgrade: websocket, other\r\n", false),
+        ("1.1 101", "Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: websocket\r\n", false),
+        ("1.1 101", "Connection: upgrade\r\n", false),
+        ("1.1 101", "Upgrade: websocket\r\n", false),
+        ("1.1 101", "", false),
+        ("1.1 101", "Connection: upgrade, close\r\nUpgrade: websocket\r\n", false),
+        ("1.1 101", "Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 5\r\n", false),
+        ("1.1 101", "Connection: upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n", false),
+        ("1.0 101", "Connection: upgrade, keep-alive\r\nUpgrade: websocket\r\n", false),
+        ("1.1 200", "Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n", false),
+        ("1.1 426", "Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n", false),
+        ("1.1 100", "Connection: upgrade\r\nUpgrade: websocket\r\n", false),
+    ] {
+        let text = format!("HTTP/{line} X\r\n{lines}\r\n");
+        with_head(text.as_bytes(), false, |head| {
+            assert_eq!(head.switches_to(b"websocket"), is_taken, "{text:?}");
+        });
+    }
+}
+
+#[test]
 fn an_answer_with_two_readings_is_a_bad_gateway() {
     for text in [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
