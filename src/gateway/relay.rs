@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::answer::{self, AnswerFraming};
 use super::client::Connection;
@@ -87,6 +87,8 @@ pub struct Relay<'c> {
     promised: Option<u64>,
     keep: bool,
     moved: bool,
+    /// When something moved last.
+    since: Instant,
     /// The client's direction ended without TLS's closing alert: it is gone, or ends its half rudely.
     has_left: bool,
 }
@@ -113,6 +115,7 @@ impl<'c> Relay<'c> {
         connection.wire.expect_transfer(request.manner.has_body && own);
         let answering = Answering::Head;
         let has_left = connection.wire.is_read_closed() && !connection.wire.is_cleanly_closed();
+        let since = gate.shard.now();
         Relay {
             gate,
             connection,
@@ -123,6 +126,7 @@ impl<'c> Relay<'c> {
             promised: None,
             keep,
             moved: true,
+            since,
             has_left,
         }
     }
@@ -153,11 +157,18 @@ impl<'c> Relay<'c> {
             Poll::Ready(outcome) => return Poll::Ready(outcome),
             Poll::Pending => {}
         }
+        let now = self.gate.shard.now();
         if std::mem::take(&mut self.moved) {
-            self.connection.deadline.set(self.gate.shard.now(), self.patience());
+            self.since = now;
+            self.connection.deadline.set(now, self.patience());
         }
-        if self.connection.deadline.poll(context) {
-            return Poll::Ready(Ok(self.out_of_time()));
+        while self.connection.deadline.poll(context) {
+            // Since then the client may have taken what was for it, and another be waited for.
+            let left = self.patience().saturating_sub(now.saturating_duration_since(self.since));
+            if left.is_zero() {
+                return Poll::Ready(Ok(self.out_of_time()));
+            }
+            self.connection.deadline.set(now, left);
         }
         self.connection.wire.watch(context);
         Poll::Pending

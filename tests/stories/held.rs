@@ -120,3 +120,24 @@ fn a_held_request_whose_channel_is_lost_is_not_sent_again() {
     site.may_answer.store(true, Ordering::SeqCst);
     assert_eq!(client.read().unwrap().status, 200);
 }
+
+#[test]
+fn a_held_answer_may_pause_for_longer_than_a_client_may_in_taking_it() {
+    const BEGIN: usize = 3_000_000;
+    let origin = HandOrigin::start(|mut stream| {
+        read_head(&mut stream);
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", BEGIN + 4);
+        let _ = stream.write_all(&[head.as_bytes(), &vec![b'x'; BEGIN]].concat());
+        std::thread::sleep(Duration::from_secs(4));
+        let _ = stream.write_all(b"rest");
+    });
+    let limits = "body_secs = 1".to_owned();
+    let setup =
+        Setup { gateway_limits: limits.clone(), connector_limits: limits, ..Setup::new(origin.url()) };
+    let stack = setup.start();
+    let mut client = stack.client().unwrap();
+    hold(&mut client, &target("BGB/handler.ashx"));
+    let answer = client.read().unwrap();
+    assert_eq!((answer.status, answer.body.len()), (200, BEGIN + 4));
+    assert!(answer.body.ends_with(b"xrest"));
+}
