@@ -141,8 +141,12 @@ pub const MAILBOXES_SPARE_MAX: usize = 256;
 /// Places of requests that ended, kept by each shard of a gateway for the next ones: 150 KB.
 pub const REQUESTS_SPARE_MAX: usize = 512;
 /// Tasks that served an exchange, kept by each shard of a connector for the next ones. Each has about
-/// 1.5 KB, all of them together less than a megabyte.
+/// 1 KB, all of them together half a megabyte.
 pub const EXCHANGE_TASKS_SPARE_MAX: usize = 512;
+/// Bytes of the task of a client of a gateway: tens of thousands are at rest.
+pub const CLIENT_TASK_SIZE_MAX: usize = 2_048;
+/// Bytes of the task of an exchange of a connector: as many wait with a held request.
+pub const EXCHANGE_TASK_SIZE_MAX: usize = 1_184;
 /// Messages in one shard's inbox.
 pub const INBOX_MESSAGES: usize = 8_192;
 /// One turn of the deadline wheel.

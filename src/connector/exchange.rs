@@ -28,16 +28,15 @@ pub enum Asking {
     Unreadable,
 }
 
-/// Answers one stream; `message` is its OPEN payload, in a buffer of the shard's pool.
-pub async fn serve(here: &Rc<Here>, stream: Stream, message: Vec<u8>, asking: Asking) {
+/// Answers one stream; `message` is its OPEN payload.
+pub async fn serve(here: &Rc<Here>, stream: &Stream, message: &[u8], asking: &Asking) {
     let counted = here.begin_exchange();
     let mut account = Account::new(here.shard.now());
-    let end = carry(here, &stream, &message, &asking, &mut account).await;
+    let end = carry(here, stream, message, asking, &mut account).await;
     if let Err(fault) = &end {
         stream.reset(fault.code());
     }
     record::finish(here, &Record { account: &account, end: &end, ended: here.shard.now() });
-    here.shard.ring.pool.borrow_mut().give_back(message);
     drop(counted);
 }
 
@@ -67,23 +66,30 @@ async fn carry<'r>(
         false => Want::Recent,
     };
     loop {
-        let connection = match origin.ready(want, kind) {
-            Some(connection) => connection,
-            // Boxed, so that the usual exchange does not carry the room for a handshake.
-            None => {
-                let made = Box::pin(unless_broken(stream, origin.connection(want, kind)));
-                made.await.ok_or(Fault::Left)??
-            }
+        let may_repeat;
+        // In a scope of its own, and not by `match`, whose subject would live as long as the wait below: the
+        // task would keep room for the connection twice.
+        let mut relay = {
+            let connection = if let Some(connection) = origin.ready(want, kind) {
+                connection
+            } else {
+                // Boxed, so that the usual exchange does not carry the room for a handshake.
+                let making = Box::pin(unless_broken(stream, origin.connection(want, kind)));
+                making.await.ok_or(Fault::Left)??
+            };
+            may_repeat = want == Want::Any && !connection.is_fresh;
+            Relay::new(here, stream, connection, &request, &mapped, client)
         };
-        let may_repeat = want == Want::Any && !connection.is_fresh;
-        let mut relay = Relay::new(here, stream, connection, &request, &mapped, client);
         match relay.run(account).await {
             Ok(Carried::Whole) => {
                 relay.finish();
                 return Ok(());
             }
             // Boxed, so that other exchanges do not carry the room for a tunnel.
-            Ok(Carried::Switched) => return Box::pin(relay.tunnel(account)).await,
+            Ok(Carried::Switched) => {
+                let tunnel = Box::pin(relay.tunnel(account));
+                return tunnel.await;
+            }
             Err(Fault::Died) if may_repeat => {
                 here.counts.repeated();
                 want = Want::Fresh;

@@ -64,7 +64,10 @@ impl Servants {
 async fn live(here: Rc<Here>, servant: Rc<Servant>) {
     loop {
         let Job { stream, message, asking } = servant.next().await;
-        serve(&here, stream, message, asking).await;
+        // Lent, not handed over: the task would hold them twice for as long as a request is held.
+        serve(&here, &stream, &message, &asking).await;
+        drop((stream, asking));
+        here.shard.ring.pool.borrow_mut().give_back(message);
         if !here.servants.keep(&servant) {
             return;
         }

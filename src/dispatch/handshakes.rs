@@ -13,10 +13,11 @@
 //! 1. **Handshakes that have begun**, in the order in which their next flight came: they are nearly done,
 //!    and what was spent on them would be lost. There are so many at most as hold a lease, which ends
 //!    with the handshake, or a while after it began: peers that fall silent keep nobody out.
-//! 2. **Clients that show a ticket of ours**, in the order they came. Thousands of them may share an
-//!    address, and they cost a fraction of a new one.
-//! 3. **Clients that show none**, by rounds: in each round every address (IPv6: every /64) has its turn
-//!    once, so that the many of one address wait behind one another and not before those of the others.
+//! 2. **Clients that show a ticket of ours**, by rounds: in each round every ticket has its turn once.
+//!    Thousands of them may share an address, each with a ticket of its own, and they cost a fraction of a
+//!    new one; whoever shows one ticket again and again waits behind himself.
+//! 3. **Clients that show none**, by rounds of their addresses (IPv6: every /64), so that the many of one
+//!    address wait behind one another and not before those of the others.
 //!
 //! As long as both wait, of four that begin one is of the third line: a flood of tickets, which anybody
 //! can gather, delays it and does not stop it.
@@ -43,8 +44,8 @@ impl From<IpAddr> for Neighbourhood {
 /// What would be done next in a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Answering the hello of a client that shows a ticket of ours.
-    Returning,
+    /// Answering the hello of a client that shows a ticket of ours: this one, by a number made of it.
+    Returning(u64),
     /// Answering the hello of any other, from there.
     New(Neighbourhood),
     /// Reading a later flight.
@@ -84,17 +85,58 @@ impl Default for HandshakeBounds {
 
 struct Place<W> {
     step: Step,
-    /// Its round, in the line of the new.
+    /// Its round, in a line of rounds.
     round: u64,
     waker: W,
 }
 
-/// What an address has in the line of the new.
+/// What those with the same key have in a line of rounds.
 #[derive(Default)]
 struct Crowd {
     waiting: usize,
     /// The last round with one of them.
     round: u64,
+}
+
+/// A line in which every key has its turn once in each round.
+struct Rounds<K> {
+    waiting: BTreeSet<(u64, HandshakeTicket)>,
+    crowds: BTreeMap<K, Crowd>,
+    /// The latest round of which somebody was called.
+    round: u64,
+}
+
+impl<K: Ord> Rounds<K> {
+    fn new() -> Rounds<K> {
+        Rounds { waiting: BTreeSet::new(), crowds: BTreeMap::new(), round: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn first(&self) -> Option<HandshakeTicket> {
+        self.waiting.first().map(|(_, ticket)| *ticket)
+    }
+
+    /// Gives its round.
+    fn line_up(&mut self, key: K, ticket: HandshakeTicket) -> u64 {
+        let crowd = self.crowds.entry(key).or_default();
+        let round = crowd.round.max(self.round) + 1;
+        *crowd = Crowd { waiting: crowd.waiting + 1, round };
+        self.waiting.insert((round, ticket));
+        round
+    }
+
+    fn remove(&mut self, key: &K, round: u64, ticket: HandshakeTicket) {
+        self.waiting.remove(&(round, ticket));
+        if let Some(crowd) = self.crowds.get_mut(key) {
+            crowd.waiting -= 1;
+            if crowd.waiting == 0 {
+                self.crowds.remove(key);
+            }
+        }
+    }
 }
 
 struct Begun {
@@ -111,11 +153,8 @@ pub struct Handshakes<W> {
     places: BTreeMap<HandshakeTicket, Place<W>>,
     next: HandshakeTicket,
     later: BTreeSet<HandshakeTicket>,
-    returning: BTreeSet<HandshakeTicket>,
-    new: BTreeSet<(u64, HandshakeTicket)>,
-    crowds: BTreeMap<Neighbourhood, Crowd>,
-    /// The latest round of which somebody was called.
-    round: u64,
+    returning: Rounds<u64>,
+    new: Rounds<Neighbourhood>,
     /// Of the second line, called one after the other while the third waited.
     favoured: u32,
     /// Whose turn it is, until they have taken their step or left.
@@ -139,10 +178,8 @@ impl<W> Handshakes<W> {
             places: BTreeMap::new(),
             next: 0,
             later: BTreeSet::new(),
-            returning: BTreeSet::new(),
-            new: BTreeSet::new(),
-            crowds: BTreeMap::new(),
-            round: 0,
+            returning: Rounds::new(),
+            new: Rounds::new(),
             favoured: 0,
             called: BTreeSet::new(),
             usual: Duration::ZERO,
@@ -177,7 +214,9 @@ impl<W> Handshakes<W> {
     /// When to call again although nothing has happened; `None`: only what happens changes anything.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let hellos_wait = !self.returning.is_empty() || !self.new.is_empty();
-        (hellos_wait && self.holding >= self.bounds.begun).then(|| self.begun.front().map(|one| one.until))?
+        // Later flights need no lease: for them there is always a next turn.
+        (hellos_wait && self.later.is_empty() && self.holding >= self.bounds.begun)
+            .then(|| self.begun.front().map(|one| one.until))?
     }
 
     // ── what happened ───────────────────────────────────────────────────────────────────────────
@@ -190,7 +229,7 @@ impl<W> Handshakes<W> {
         }
         match step {
             Step::Later => self.later.is_empty(),
-            Step::Returning | Step::New(_) => self.places.is_empty() && self.may_begin(),
+            Step::Returning(_) | Step::New(_) => self.places.is_empty() && self.may_begin(),
         }
     }
 
@@ -198,17 +237,14 @@ impl<W> Handshakes<W> {
     pub fn line_up(&mut self, step: Step, waker: W) -> HandshakeTicket {
         let ticket = self.next;
         self.next += 1;
-        let mut round = 0;
-        match step {
-            Step::Later => drop(self.later.insert(ticket)),
-            Step::Returning => drop(self.returning.insert(ticket)),
-            Step::New(from) => {
-                let crowd = self.crowds.entry(from).or_default();
-                round = crowd.round.max(self.round) + 1;
-                *crowd = Crowd { waiting: crowd.waiting + 1, round };
-                self.new.insert((round, ticket));
+        let round = match step {
+            Step::Later => {
+                self.later.insert(ticket);
+                0
             }
-        }
+            Step::Returning(shown) => self.returning.line_up(shown, ticket),
+            Step::New(from) => self.new.line_up(from, ticket),
+        };
         self.places.insert(ticket, Place { step, round, waker });
         ticket
     }
@@ -269,11 +305,15 @@ impl<W> Handshakes<W> {
         let place = self.places.get(&ticket).expect("everybody in a line has a place");
         let (step, round) = (place.step, place.round);
         self.favoured = match step {
-            Step::Returning if !self.new.is_empty() => self.favoured + 1,
-            Step::Returning | Step::New(_) => 0,
+            Step::Returning(_) if !self.new.is_empty() => self.favoured + 1,
+            Step::Returning(_) | Step::New(_) => 0,
             Step::Later => self.favoured,
         };
-        self.round = self.round.max(round);
+        match step {
+            Step::Later => {}
+            Step::Returning(_) => self.returning.round = self.returning.round.max(round),
+            Step::New(_) => self.new.round = self.new.round.max(round),
+        }
         self.unline(ticket, &step, round);
         self.called.insert(ticket);
         self.places.get(&ticket).map(|place| &place.waker)
@@ -288,8 +328,7 @@ impl<W> Handshakes<W> {
         if self.holding + beginning >= self.bounds.begun {
             return None;
         }
-        let new = self.new.first().map(|(_, ticket)| *ticket);
-        let returning = self.returning.first().copied();
+        let (new, returning) = (self.new.first(), self.returning.first());
         if self.favoured >= FAVOURED_MAX { new.or(returning) } else { returning.or(new) }
     }
 
@@ -300,16 +339,8 @@ impl<W> Handshakes<W> {
     fn unline(&mut self, ticket: HandshakeTicket, step: &Step, round: u64) {
         match step {
             Step::Later => drop(self.later.remove(&ticket)),
-            Step::Returning => drop(self.returning.remove(&ticket)),
-            Step::New(from) => {
-                self.new.remove(&(round, ticket));
-                if let Some(crowd) = self.crowds.get_mut(from) {
-                    crowd.waiting -= 1;
-                    if crowd.waiting == 0 {
-                        self.crowds.remove(from);
-                    }
-                }
-            }
+            Step::Returning(shown) => self.returning.remove(shown, round, ticket),
+            Step::New(from) => self.new.remove(from, round, ticket),
         }
     }
 

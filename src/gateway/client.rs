@@ -200,7 +200,7 @@ impl Connection {
                         begun = true;
                         self.within(self.limits().head);
                     }
-                } else if gate.is_draining() {
+                } else if gate.is_draining() && !self.wire.has_unread() {
                     return Poll::Ready(Ok(Head::Left));
                 }
                 if self.deadline.poll(context) {
@@ -286,9 +286,7 @@ impl Connection {
                 // Boxed, so that other clients do not hold the room for a tunnel.
                 Outcome::Switched => Box::pin(self.tunnel(request, stream)).await,
                 // While the gateway drains, only what the client sent already is still answered.
-                Outcome::Answered { keep: true }
-                    if !self.gate.is_draining() || !self.wire.received().is_empty() =>
-                {
+                Outcome::Answered { keep: true } if !self.gate.is_draining() || self.wire.has_unread() => {
                     Ok(Done::Answered(Next::GoOn))
                 }
                 Outcome::Answered { .. } => Ok(Done::Answered(Next::Finish)),

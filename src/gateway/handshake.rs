@@ -2,6 +2,7 @@
 //! `dispatch::Handshakes`.
 
 use std::cell::RefCell;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -25,13 +26,15 @@ pub struct Handshaking {
     lease_ends: Deadline,
     /// Who knows our tickets.
     tickets: Arc<dyn ProducesTickets>,
+    /// Makes numbers of tickets that nobody outside can foresee.
+    numbers: RandomState,
 }
 
 impl Handshaking {
     /// Nobody is here.
     pub fn new(shard: &Shard, tickets: Arc<dyn ProducesTickets>) -> Handshaking {
         let line = RefCell::new(Handshakes::new(HandshakeBounds::default()));
-        Handshaking { line, lease_ends: shard.deadline(), tickets }
+        Handshaking { line, lease_ends: shard.deadline(), tickets, numbers: RandomState::new() }
     }
 
     /// Whether so many wait that no more clients should be accepted.
@@ -103,7 +106,7 @@ impl<'g> Passage<'g> {
                 }
                 continue;
             }
-            if wire.heard().len() > limits::HANDSHAKE_AHEAD_SIZE_MAX {
+            if self.place.is_some() && wire.heard().len() > limits::HANDSHAKE_AHEAD_SIZE_MAX {
                 // One that waits has said more than any hello: the rest stays with it.
                 wire.pause();
                 wire.watch(context);
@@ -165,7 +168,7 @@ impl<'g> Passage<'g> {
             (Step::New(_), Hello::Whole { ticket: Some(ticket) })
                 if self.gate.handshaking.tickets.decrypt(ticket).is_some() =>
             {
-                Step::Returning
+                Step::Returning(self.gate.handshaking.numbers.hash_one(ticket))
             }
             _ => step,
         }

@@ -283,7 +283,8 @@ fn count(gate: &Gate, record: &Record<'_>) {
         refused: record.end.refusal(),
         request_bytes: *bytes_in,
         response_bytes: *bytes_out,
-        took: record.end.is_whole().then(|| record.took()),
+        // A tunnel takes as long as its ends wish.
+        took: (record.end.is_whole() && *status != Some(101)).then(|| record.took()),
     });
 }
 

@@ -127,6 +127,8 @@ pub struct Ring {
     pub(super) shared: RefCell<SharedBuffers>,
     /// Made with the first receive that needs them.
     picked: RefCell<Option<PickedBuffers>>,
+    /// The kernel did not take them.
+    picks_nothing: Cell<bool>,
     /// Vectors for messages and transfers.
     pub pool: RefCell<Pool>,
     starved: RefCell<VecDeque<Weak<SocketCore>>>,
@@ -195,6 +197,7 @@ impl Ring {
             pressed: Cell::new(false),
             shared: RefCell::new(shared),
             picked: RefCell::default(),
+            picks_nothing: Cell::new(false),
             pool: RefCell::new(Pool::default()),
             starved: RefCell::new(VecDeque::new()),
             free_slots: RefCell::new(free_slots),
@@ -285,12 +288,8 @@ impl Ring {
         self.start(Op::RecvOwned { socket: socket.clone(), buffer }, entry)
     }
 
-    /// Receives once, into a buffer that is picked when there are bytes.
-    ///
-    /// # Errors
-    /// When the kernel takes no buffers to pick from.
-    pub(super) fn recv_picked(self: &Rc<Self>, socket: &Rc<SocketCore>) -> io::Result<u64> {
-        self.offer_picked()?;
+    /// Receives once, into a buffer that is picked when there are bytes. [`Ring::can_pick`] was asked before.
+    pub(super) fn recv_picked(self: &Rc<Self>, socket: &Rc<SocketCore>) -> u64 {
         let (pointer, length) = (std::ptr::null_mut(), 0);
         let entry = match socket.descriptor() {
             Descriptor::Slot(slot) => {
@@ -301,25 +300,27 @@ impl Ring {
             }
         };
         let entry = entry.flags(squeue::Flags::BUFFER_SELECT);
-        Ok(self.start(Op::RecvPicked { socket: socket.clone() }, entry))
+        self.start(Op::RecvPicked { socket: socket.clone() }, entry)
+    }
+
+    /// Whether there are buffers that the kernel picks from: it is asked to take them once.
+    pub fn can_pick(&self) -> bool {
+        let is_known = self.picked.borrow().is_some() || self.picks_nothing.get();
+        if !is_known {
+            self.picks_nothing.set(self.offer_picked().is_err());
+        }
+        !self.picks_nothing.get()
     }
 
     fn offer_picked(&self) -> io::Result<()> {
-        let mut picked = self.picked.borrow_mut();
-        if picked.is_none() {
-            let buffers = PickedBuffers::new(&mut self.pool.borrow_mut())?;
-            let (address, count) = (buffers.ring_address(), limits::PICKED_BUFFER_COUNT);
-            // SAFETY: the memory lives in `picked`; `Drop` takes the list from the kernel before that goes.
-            unsafe {
-                self.uring.borrow().submitter().register_buf_ring_with_flags(
-                    address,
-                    count,
-                    PICKED_GROUP,
-                    0,
-                )?;
-            }
-            *picked = Some(buffers);
+        let buffers = PickedBuffers::new(&mut self.pool.borrow_mut())?;
+        let (address, count) = (buffers.ring_address(), limits::PICKED_BUFFER_COUNT);
+        // SAFETY: the memory goes into `picked`; `Drop` takes the list from the kernel before that goes.
+        unsafe {
+            let uring = self.uring.borrow();
+            uring.submitter().register_buf_ring_with_flags(address, count, PICKED_GROUP, 0)?;
         }
+        *self.picked.borrow_mut() = Some(buffers);
         Ok(())
     }
 

@@ -373,7 +373,7 @@ impl Socket {
     }
 
     /// Waits for bytes in a buffer for a transfer, behind [`limits::RESEAL_HEADROOM`] bytes of room; none is
-    /// held while there are no bytes. `None` is the end of the stream.
+    /// held while there are no bytes. `None` is the end of the stream. Callers ask [`Ring::can_pick`] first.
     pub fn poll_recv_picked(&self, context: &Context<'_>) -> Polled<Option<Vec<u8>>> {
         let mut state = self.0.state.borrow_mut();
         if state.is_picked
@@ -386,7 +386,7 @@ impl Socket {
             return Poll::Ready(outcome(result).map(|_| None));
         }
         if state.receiving == Receiving::Off {
-            state.receiving = Receiving::Picked(self.0.ring.recv_picked(&self.0)?);
+            state.receiving = Receiving::Picked(self.0.ring.recv_picked(&self.0));
         }
         remember(&mut state.waker, context);
         Poll::Pending

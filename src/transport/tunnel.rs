@@ -81,6 +81,8 @@ enum Outward {
 struct Mark {
     bytes: [u64; 2],
     unsent: usize,
+    is_flushed: bool,
+    is_broken: bool,
     directions: (Inward, Outward),
 }
 
@@ -131,7 +133,13 @@ impl Tunnel<'_> {
 
     fn mark(&self) -> Mark {
         let bytes = [self.bytes_in, self.bytes_out];
-        Mark { bytes, unsent: self.wire.unsent(), directions: (self.inward, self.outward) }
+        Mark {
+            bytes,
+            unsent: self.wire.unsent(),
+            is_flushed: self.wire.is_flushed(),
+            is_broken: self.stream.mailbox().broken().is_some(),
+            directions: (self.inward, self.outward),
+        }
     }
 
     fn poll_silence(
@@ -157,7 +165,7 @@ impl Tunnel<'_> {
     fn silence(&self) -> Silence {
         let is_over = self.stream.mailbox().broken().is_some() || self.outward == Outward::Ending;
         match (self.inward, self.outward) {
-            _ if is_over || self.wire.unsent() > 0 => Silence::NotTaken,
+            _ if is_over || !self.wire.is_flushed() => Silence::NotTaken,
             (Inward::Open, Outward::Open | Outward::Ending) => Silence::Idle,
             (Inward::Ended, _) | (_, Outward::Ended) => Silence::HalfOpen,
         }
@@ -220,10 +228,12 @@ impl Tunnel<'_> {
             if size >= limits::FRAME_PAYLOAD_SIZE_MAX {
                 return Ok(Poll::Ready(true));
             }
-            match self.wire.poll_fill(context)? {
-                Poll::Ready(true) => {}
-                Poll::Ready(false) => return Ok(Poll::Ready(size > 0)),
-                Poll::Pending if size > 0 => return Ok(Poll::Ready(true)),
+            match self.wire.poll_fill(context) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) => return Ok(Poll::Ready(size > 0)),
+                // What came before the break is passed on; it is told again.
+                Poll::Ready(Err(_)) | Poll::Pending if size > 0 => return Ok(Poll::Ready(true)),
+                Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => return Ok(Poll::Pending),
             }
         }

@@ -112,6 +112,11 @@ impl Wire {
         &self.plain[self.at..]
     }
 
+    /// Whether bytes of the peer are here that nobody has read, opened or not.
+    pub fn has_unread(&self) -> bool {
+        !self.received().is_empty() || self.headroom > 0 && self.first_record().is_some()
+    }
+
     /// Whether the peer sends nothing more (end of file or closing alert).
     pub fn is_read_closed(&self) -> bool {
         self.read_closed
@@ -245,7 +250,8 @@ impl Wire {
 
     fn picks(&self) -> bool {
         let begins = self.expects_transfer && self.cipher.is_empty() && self.socket.is_at_rest();
-        begins && self.tls.as_ref().is_some_and(Tls::is_handed_over) || self.socket.is_receiving_picked()
+        let may_begin = begins && self.tls.as_ref().is_some_and(Tls::is_handed_over);
+        self.socket.is_receiving_picked() || may_begin && self.socket.ring().can_pick()
     }
 
     fn poll_picked(&mut self, context: &Context<'_>) -> Polled<bool> {
@@ -253,7 +259,8 @@ impl Wire {
             return Poll::Ready(Ok(false));
         };
         debug_assert!(self.cipher.is_empty(), "nothing else was received meanwhile");
-        self.cipher = bytes;
+        let before = std::mem::replace(&mut self.cipher, bytes);
+        self.socket.ring().pool.borrow_mut().give_back(before);
         self.headroom = limits::RESEAL_HEADROOM as u32;
         if self.first_record().is_none() {
             self.leave_records();
@@ -342,6 +349,10 @@ impl Wire {
         if end == cipher.len() {
             *headroom = 0;
             pool.give_back(std::mem::take(cipher));
+        }
+        drop(pool);
+        if !self.own_buffer && self.headroom > 0 && self.first_record().is_none() {
+            self.leave_records();
         }
         Ok(())
     }

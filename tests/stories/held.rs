@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
-use crate::harness::{HandOrigin, MANAGEMENT_POINT, OWN, SERVICE, Setup, eventually, read_head};
+use crate::harness::{HandOrigin, MANAGEMENT_POINT, OWN, SERVICE, Setup, ask_admin, eventually, read_head};
+use cmg::limits;
 
 /// An origin that answers requests below `BGB` and `held` when it is let, and others at once.
 #[derive(Clone, Default)]
@@ -140,4 +141,24 @@ fn a_held_answer_may_pause_for_longer_than_a_client_may_in_taking_it() {
     let answer = client.read().unwrap();
     assert_eq!((answer.status, answer.body.len()), (200, BEGIN + 4));
     assert!(answer.body.ends_with(b"xrest"));
+}
+
+#[test]
+fn what_waits_by_thousands_is_small() {
+    let site = Site::default();
+    let origin = site.start();
+    let stack = Setup::new(origin.url()).start();
+    let mut client = stack.client().unwrap();
+    hold(&mut client, &target("BGB/handler.ashx"));
+    eventually("it is held", || site.held.load(Ordering::SeqCst) == 1);
+    let size = |address, task: &str| {
+        let (_, text) = ask_admin(address, "/metrics").unwrap();
+        let row = format!("cmg_task_bytes{{task=\"{task}\"}} ");
+        let size = text.lines().find_map(|line| line.strip_prefix(&row)).unwrap_or_else(|| panic!("{text}"));
+        size.parse::<usize>().unwrap()
+    };
+    let (client, exchange) =
+        (size(stack.gateway_admin(), "client"), size(stack.connector_admin(), "exchange"));
+    assert!(client <= limits::CLIENT_TASK_SIZE_MAX, "a client's task has {client} bytes");
+    assert!(exchange <= limits::EXCHANGE_TASK_SIZE_MAX, "an exchange's task has {exchange} bytes");
 }

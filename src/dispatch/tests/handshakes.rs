@@ -69,7 +69,7 @@ impl Scene {
 #[test]
 fn a_step_goes_at_once_when_nobody_else_did_in_this_turn() {
     let mut scene = Scene::new();
-    for step in [new("192.0.2.1"), Step::Returning, Step::Later] {
+    for step in [new("192.0.2.1"), Step::Returning(7), Step::Later] {
         scene.next_turn();
         assert!(scene.line.may_go(step, scene.now), "{step:?}");
         scene.spend_turn();
@@ -95,7 +95,7 @@ fn nobody_overtakes_those_in_line_but_a_handshake_that_has_begun() {
     scene.wait("first", new("192.0.2.1"));
     scene.next_turn();
     assert!(!scene.line.may_go(new("192.0.2.2"), scene.now));
-    assert!(!scene.line.may_go(Step::Returning, scene.now));
+    assert!(!scene.line.may_go(Step::Returning(7), scene.now));
     assert!(scene.line.may_go(Step::Later, scene.now));
     // Not even that once somebody was told that it is its turn.
     assert_eq!(scene.line.poll_call(scene.now), Some(&"first"));
@@ -105,9 +105,19 @@ fn nobody_overtakes_those_in_line_but_a_handshake_that_has_begun() {
 #[test]
 fn begun_ones_go_first_then_those_with_tickets_then_the_others_by_turns_of_their_addresses() {
     type Row<'a> = (&'a [(&'static str, Step)], &'a [&'static str]);
-    let table: [Row; 5] = [
-        (&[("a", Step::Returning), ("b", Step::Returning)], &["a", "b"]),
-        (&[("n", new("192.0.2.1")), ("r", Step::Returning), ("l", Step::Later)], &["l", "r", "n"]),
+    let table: [Row; 6] = [
+        (&[("a", Step::Returning(1)), ("b", Step::Returning(2))], &["a", "b"]),
+        (
+            // One ticket, shown again and again.
+            &[
+                ("a", Step::Returning(1)),
+                ("a2", Step::Returning(1)),
+                ("a3", Step::Returning(1)),
+                ("b", Step::Returning(2)),
+            ],
+            &["a", "b", "a2", "a3"],
+        ),
+        (&[("n", new("192.0.2.1")), ("r", Step::Returning(7)), ("l", Step::Later)], &["l", "r", "n"]),
         // Four of one address wait behind one another, not before those of the others.
         (
             &[
@@ -138,11 +148,11 @@ fn begun_ones_go_first_then_those_with_tickets_then_the_others_by_turns_of_their
             &[
                 ("n1", new("192.0.2.1")),
                 ("n2", new("192.0.2.1")),
-                ("r1", Step::Returning),
-                ("r2", Step::Returning),
-                ("r3", Step::Returning),
-                ("r4", Step::Returning),
-                ("r5", Step::Returning),
+                ("r1", Step::Returning(1)),
+                ("r2", Step::Returning(2)),
+                ("r3", Step::Returning(3)),
+                ("r4", Step::Returning(4)),
+                ("r5", Step::Returning(5)),
             ],
             &["r1", "r2", "r3", "n1", "r4", "r5", "n2"],
         ),
@@ -223,7 +233,7 @@ fn those_called_at_once_do_not_begin_beyond_the_bound() {
     let mut scene = Scene::new();
     let _held: Vec<Lease> = (0..3).map(|_| scene.line.begin(scene.now)).collect();
     for name in ["a", "b"] {
-        scene.wait(name, Step::Returning);
+        scene.wait(name, Step::Returning(7));
     }
     scene.wait("l", Step::Later);
     assert_eq!(scene.line.poll_call(scene.now), Some(&"l"));
@@ -237,10 +247,10 @@ fn no_more_begin_than_there_are_leases_and_those_that_fall_silent_lose_theirs() 
     let leases: Vec<Lease> = (0..4).map(|_| scene.line.begin(scene.now)).collect();
     let begun = scene.now;
     assert!(!scene.line.may_go(new("192.0.2.1"), scene.now));
-    assert!(!scene.line.may_go(Step::Returning, scene.now));
+    assert!(!scene.line.may_go(Step::Returning(7), scene.now));
     assert!(scene.line.may_go(Step::Later, scene.now));
     scene.wait("n", new("192.0.2.1"));
-    scene.wait("r", Step::Returning);
+    scene.wait("r", Step::Returning(7));
     assert_eq!(scene.line.poll_call(scene.now), None);
     assert_eq!(scene.line.poll_timeout(), Some(begun + bounds().lease));
     // One ends: one begins.
@@ -270,7 +280,7 @@ fn it_is_crowded_from_the_bound_on_and_takes_who_comes_all_the_same() {
     let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
     for (index, name) in names.into_iter().enumerate() {
         assert_eq!(scene.line.is_crowded(), index >= bounds().waiting);
-        scene.wait(name, Step::Returning);
+        scene.wait(name, Step::Returning(index as u64));
     }
     assert_eq!(scene.order(), names);
     assert!(!scene.line.is_crowded());
@@ -298,6 +308,13 @@ fn a_thousand_of_one_address_delay_another_by_two_steps() {
     assert_eq!(steps, 2);
 }
 
+/// Nobody who waits can go on before a lease ends.
+fn blocked_for_good(line: &Handshakes<()>, waiting: &BTreeMap<HandshakeTicket, Step>) -> bool {
+    let not_called = waiting.iter().filter(|(ticket, _)| !line.is_called(**ticket));
+    let mut steps = not_called.map(|(_, step)| *step).peekable();
+    line.begun() >= bounds().begun && steps.peek().is_some() && steps.all(|step| step != Step::Later)
+}
+
 /// Everything that can happen, in any order: nobody is lost or called twice, bounds hold, and as soon as
 /// there is time and room somebody is called.
 #[test]
@@ -315,7 +332,7 @@ fn seeded_handshakes_are_each_called_once_within_their_bounds() {
                 1 | 2 => {
                     let step = match random.below(4) {
                         0 => Step::Later,
-                        1 => Step::Returning,
+                        1 => Step::Returning(random.next() % 3),
                         from => new(&format!("192.0.2.{from}")),
                     };
                     if !line.may_go(step, now) {
@@ -357,6 +374,9 @@ fn seeded_handshakes_are_each_called_once_within_their_bounds() {
                             && waiting.values().all(|step| *step != Step::Later);
                         assert_eq!(has_next, !blocked, "{:?} since {:?}", line.poll_timeout(), now - start);
                         assert!(!blocked || line.poll_timeout().is_some_and(|until| until > now));
+                    }
+                    if !blocked_for_good(&line, &waiting) {
+                        assert_eq!(line.poll_timeout(), None, "somebody may go on in the next turn");
                     }
                 }
             }
