@@ -28,6 +28,7 @@ pub const INTERIM_COUNT_MAX: usize = 8;
 /// Heads of one answer that are read at all: an origin that sends interim ones without end would keep
 /// its shard busy until the answer is overdue.
 pub const INTERIM_COUNT_READ_MAX: usize = 64;
+const _: () = assert!(INTERIM_COUNT_READ_MAX < u8::MAX as usize);
 
 // ── Channel ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -145,7 +146,8 @@ pub const REQUESTS_SPARE_MAX: usize = 512;
 pub const EXCHANGE_TASKS_SPARE_MAX: usize = 512;
 /// Bytes of the task of a client of a gateway: tens of thousands are at rest.
 pub const CLIENT_TASK_SIZE_MAX: usize = 2_048;
-/// Bytes of the task of an exchange of a connector: as many wait with a held request.
+/// Bytes of the task of an exchange of a connector: as many wait with a held request. One kibibyte is the
+/// aim.
 pub const EXCHANGE_TASK_SIZE_MAX: usize = 1_184;
 /// Messages in one shard's inbox.
 pub const INBOX_MESSAGES: usize = 8_192;

@@ -91,9 +91,9 @@ pub struct Relay<'r> {
     /// The client was told to go on.
     has_continued: bool,
     /// Interim answers passed on, except a 100.
-    interims: usize,
+    interims: u8,
     /// Heads read, of any kind.
-    heads: usize,
+    heads: u8,
     has_heard: bool,
     keeps_alive: bool,
     saw_connection_login: bool,
@@ -460,7 +460,7 @@ impl<'r> Relay<'r> {
         }
         self.connection.wire.consume(size);
         self.heads += 1;
-        if self.heads > limits::INTERIM_COUNT_READ_MAX {
+        if usize::from(self.heads) > limits::INTERIM_COUNT_READ_MAX {
             let what = format!("sent more than {} interim answers", limits::INTERIM_COUNT_READ_MAX);
             return Err(self.bad_gateway(&what));
         }
@@ -474,9 +474,9 @@ impl<'r> Relay<'r> {
             (false, _) => true,
             (true, 100) => !std::mem::replace(&mut self.has_continued, true),
             (true, _) => {
-                self.interims += 1;
+                self.interims = self.interims.saturating_add(1);
                 // One is kept for a 100 of ours.
-                self.interims < limits::INTERIM_COUNT_MAX
+                usize::from(self.interims) < limits::INTERIM_COUNT_MAX
             }
         };
         if let Sending::Held { .. } = self.sending {

@@ -61,15 +61,19 @@ impl Servants {
     }
 }
 
-async fn live(here: Rc<Here>, servant: Rc<Servant>) {
-    loop {
-        let Job { stream, message, asking } = servant.next().await;
-        // Lent, not handed over: the task would hold them twice for as long as a request is held.
-        serve(&here, &stream, &message, &asking).await;
-        drop((stream, asking));
-        here.shard.ring.pool.borrow_mut().give_back(message);
-        if !here.servants.keep(&servant) {
-            return;
+// Not an `async fn`, which would keep its arguments twice.
+#[allow(clippy::manual_async_fn)]
+fn live(here: Rc<Here>, servant: Rc<Servant>) -> impl Future<Output = ()> {
+    async move {
+        loop {
+            let Job { stream, message, asking } = servant.next().await;
+            // Lent, not handed over: the task would hold them twice for as long as a request is held.
+            serve(&here, &stream, &message, &asking).await;
+            drop((stream, asking));
+            here.shard.ring.pool.borrow_mut().give_back(message);
+            if !here.servants.keep(&servant) {
+                return;
+            }
         }
     }
 }
