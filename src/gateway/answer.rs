@@ -148,6 +148,17 @@ mod tests {
     use crate::channel::message::UPGRADE;
     use crate::channel::{RequestStart, RequestWriter, ResponseStart, ResponseWriter};
 
+    fn plain_get() -> Manner {
+        Manner {
+            version: Version::Http11,
+            is_head: false,
+            keep_alive: true,
+            has_body: false,
+            expects_continue: false,
+            request_id: Default::default(),
+        }
+    }
+
     fn is_taken(status: u16, body: Body, is_head: bool) -> bool {
         let mut payload = Vec::new();
         let length = (body == Body::Length).then_some(5);
@@ -214,14 +225,7 @@ mod tests {
         for (asked, expected) in [(None, false), (Some("other"), false), (Some("websocket"), true)] {
             assert_eq!(switches(&message, &open(asked.map(str::as_bytes))), expected, "{asked:?}");
         }
-        let manner = Manner {
-            version: Version::Http11,
-            is_head: false,
-            keep_alive: true,
-            has_body: false,
-            expects_continue: false,
-            request_id: Default::default(),
-        };
+        let manner = plain_get();
         assert!(!is_readable(&message, &manner));
         let mut out = Vec::new();
         switching(&mut out, &message, &manner);
@@ -244,14 +248,7 @@ mod tests {
         }
         writer.finish();
         let message = ResponseMessage::parse(&payload).expect("just written");
-        let manner = Manner {
-            version: Version::Http11,
-            is_head: false,
-            keep_alive: true,
-            has_body: false,
-            expects_continue: false,
-            request_id: crate::request_id::RequestId([0; 16]),
-        };
+        let manner = plain_get();
         let mut out = Vec::new();
         head(&mut out, &message, &manner, true);
         let text = String::from_utf8(out).expect("ASCII");
