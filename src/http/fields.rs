@@ -82,11 +82,13 @@ fn is_identity(name: &[u8]) -> bool {
 }
 
 /// Fields of a response that are ours to set, or that would send the client past us
-/// (`BITS-Host-Id` names an internal host).
+/// (`BITS-Host-Id` names an internal host). `Host` is a request's: in an answer it means nothing, and two of
+/// them are read by nobody in the same way.
 fn is_withheld_from_client(name: &[u8]) -> bool {
     match first(name) {
         b'b' => begins(name, b"bits-host-id"),
         b'c' => is(name, b"content-length"),
+        b'h' => is(name, b"host"),
         b'x' => begins(name, b"x-cmg-"),
         _ => false,
     }

@@ -118,9 +118,14 @@ fn nobody_outside_can_say_who_asks() {
 
 #[test]
 fn an_origin_cannot_send_the_client_past_us() {
-    for name in
-        ["BITS-Host-Id", "bits_host_id", "BITS-Host-Id-Fallback-Timeout", "X-CMG-Status", "x-cmg-request-id"]
-    {
+    for name in [
+        "BITS-Host-Id",
+        "bits_host_id",
+        "BITS-Host-Id-Fallback-Timeout",
+        "X-CMG-Status",
+        "x-cmg-request-id",
+        "Host",
+    ] {
         assert!(!passes_to_client(name), "{name}");
     }
     for name in [
