@@ -146,9 +146,8 @@ pub const REQUESTS_SPARE_MAX: usize = 512;
 pub const EXCHANGE_TASKS_SPARE_MAX: usize = 512;
 /// Bytes of the task of a client of a gateway: tens of thousands are at rest.
 pub const CLIENT_TASK_SIZE_MAX: usize = 2_048;
-/// Bytes of the task of an exchange of a connector: as many wait with a held request. One kibibyte is the
-/// aim.
-pub const EXCHANGE_TASK_SIZE_MAX: usize = 1_184;
+/// Bytes of the task of an exchange of a connector: as many wait with a held request.
+pub const EXCHANGE_TASK_SIZE_MAX: usize = 1_024;
 /// Messages in one shard's inbox.
 pub const INBOX_MESSAGES: usize = 8_192;
 /// One turn of the deadline wheel.

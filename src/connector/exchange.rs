@@ -14,7 +14,6 @@ use super::wait::unless_broken;
 use crate::channel::RequestMessage;
 use crate::mapping::Mapped;
 use crate::refusal::{Refusal, Refused};
-use crate::request_id::RequestId;
 use crate::transport::Stream;
 
 /// Who asks, as the channel says it.
@@ -51,19 +50,16 @@ async fn carry<'r>(
     asking: &Asking,
     account: &mut Account<'r>,
 ) -> Result<(), Fault> {
-    let request =
-        RequestMessage::parse(message).map_err(|error| Fault::Protocol(error.to_string().into()))?;
-    account.id = RequestId(request.request_id);
-    (account.method, account.target) = (request.method, [request.target, b""]);
-    let mapped = find(here, &request, account)?;
-    if request.is_tunnel && !mapped.endpoint.tunnel {
-        return Err(Fault::refused(Refusal::BadGateway, "the endpoint is not one for tunnels here"));
-    }
-    let client = introduce(&mapped, asking)?;
+    let Account { request, mapped, tally, .. } = account;
+    let parsed = RequestMessage::parse(message);
+    let request = &*request.insert(parsed.map_err(|error| Fault::Protocol(error.to_string().into()))?);
+    let mapped = &*mapped.insert(find(here, request)?);
+    admit(request, mapped)?;
+    let client = introduce(mapped, asking)?;
     let _active = here.begin_at_endpoint(mapped.offer);
     let origin = &here.origins[mapped.origin];
     let kind = if mapped.endpoint.held { Kind::Held } else { Kind::Ordinary };
-    let mut want = match is_repeatable(&request, &mapped) {
+    let mut want = match is_repeatable(request, mapped) {
         // It keeps its connection to itself, and making one costs it nothing that counts.
         _ if request.is_tunnel => Want::Fresh,
         true => Want::Any,
@@ -82,16 +78,16 @@ async fn carry<'r>(
                 making.await.ok_or(Fault::Left)??
             };
             may_repeat = want == Want::Any && !connection.is_fresh;
-            Relay::new(here, stream, connection, &request, &mapped, client)
+            Relay::new(here, stream, connection, request, mapped, client, tally)
         };
-        match relay.run(account).await {
+        match relay.run().await {
             Ok(Carried::Whole) => {
                 relay.finish();
                 return Ok(());
             }
             // Boxed, so that other exchanges do not carry the room for a tunnel.
             Ok(Carried::Switched) => {
-                let tunnel = Box::pin(relay.tunnel(account));
+                let tunnel = Box::pin(relay.tunnel());
                 return tunnel.await;
             }
             Err(Fault::Died) if may_repeat => {
@@ -107,26 +103,23 @@ async fn carry<'r>(
     }
 }
 
-/// Where the request goes, by our own settings, if its endpoint takes it.
-fn find<'r>(
-    here: &'r Here,
-    request: &RequestMessage<'r>,
-    account: &mut Account<'r>,
-) -> Result<Mapped<'r, 'r>, Fault> {
+/// Where the request goes, by our own settings.
+fn find<'r>(here: &'r Here, request: &RequestMessage<'r>) -> Result<Mapped<'r, 'r>, Fault> {
     let mapping = &here.plan.mapping;
-    let mapped = mapping
-        .map(request.target)
-        .map_err(|refusal| Fault::Refused(Refused::new(refusal, mapping.explain(request.target))))?;
-    account.target = [mapped.prefix, mapped.rest];
-    account.offer = Some(mapped.offer);
-    (account.role, account.endpoint) = (Some(mapped.role), Some(mapped.endpoint.path.as_str()));
-    account.origin = Some(&here.plan.origins[mapped.origin].authority);
-    let length = length(request);
-    mapped
-        .endpoint
+    let unmapped = |refusal| Fault::Refused(Refused::new(refusal, mapping.explain(request.target)));
+    mapping.map(request.target).map_err(unmapped)
+}
+
+/// Whether its endpoint takes it.
+fn admit(request: &RequestMessage<'_>, mapped: &Mapped<'_, '_>) -> Result<(), Fault> {
+    let (endpoint, length) = (mapped.endpoint, length(request));
+    endpoint
         .admit(request.method, length)
-        .map_err(|refusal| Fault::refused(refusal, mapped.endpoint.explain(request.method, length)))?;
-    Ok(mapped)
+        .map_err(|refusal| Fault::refused(refusal, endpoint.explain(request.method, length)))?;
+    if request.is_tunnel && !endpoint.tunnel {
+        return Err(Fault::refused(Refusal::BadGateway, "the endpoint is not one for tunnels here"));
+    }
+    Ok(())
 }
 
 /// Octets of the body; `None` for one of unknown length, whose octets are counted as they come.

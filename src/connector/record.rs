@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Here;
-use crate::channel::ResetCode;
+use crate::channel::{RequestMessage, ResetCode};
 use crate::logs::access::{Entry, Queue, Texts};
 use crate::logs::{self, Limited};
+use crate::mapping::Mapped;
 use crate::metrics::Ended;
 use crate::refusal::{Refusal, Refused};
 use crate::request_id::RequestId;
@@ -50,25 +51,22 @@ impl Fault {
     }
 }
 
-/// What is gathered while a request lasts.
+/// What is gathered while a request lasts. A client that waits for its site to call has one for minutes,
+/// so nothing is in it twice.
 pub struct Account<'r> {
-    /// As the gateway made it.
-    pub id: RequestId,
     /// When it came over the channel.
     pub start: Instant,
-    /// As it came; empty when the message could not be read.
-    pub method: &'r [u8],
-    /// Internal target in two parts, one after the other, query included; the external one where nothing
-    /// maps it.
-    pub target: [&'r [u8]; 2],
-    /// Role id, once it is mapped.
-    pub role: Option<u64>,
-    /// Path of the publishing endpoint, once it is mapped.
-    pub endpoint: Option<&'r str>,
-    /// `Host` of the origin it goes to, once it is mapped.
-    pub origin: Option<&'r str>,
-    /// Number of the publishing endpoint in the mapping, once it is mapped.
-    pub offer: Option<usize>,
+    /// The request, once its message could be read.
+    pub request: Option<RequestMessage<'r>>,
+    /// Where it goes, once it is mapped.
+    pub mapped: Option<Mapped<'r, 'r>>,
+    /// What passed.
+    pub tally: Tally,
+}
+
+/// What passed between origin and gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
     /// From the request's head sent to the origin to the head of its answer, once there is one.
     pub answered_after: Option<Duration>,
     /// The origin's final answer, once there is one.
@@ -82,19 +80,26 @@ pub struct Account<'r> {
 impl<'r> Account<'r> {
     /// Of a request of which nothing was read yet.
     pub fn new(start: Instant) -> Account<'r> {
-        Account {
-            id: RequestId::default(),
-            start,
-            method: b"",
-            target: [b"", b""],
-            role: None,
-            endpoint: None,
-            origin: None,
-            offer: None,
-            answered_after: None,
-            status: None,
-            bytes_in: 0,
-            bytes_out: 0,
+        Account { start, request: None, mapped: None, tally: Tally::default() }
+    }
+
+    /// As the gateway made it; zeros when the message could not be read.
+    fn id(&self) -> RequestId {
+        self.request.as_ref().map_or_else(RequestId::default, |request| RequestId(request.request_id))
+    }
+
+    /// As it came; empty when the message could not be read.
+    fn method(&self) -> &'r [u8] {
+        self.request.as_ref().map_or(&b""[..], |request| request.method)
+    }
+
+    /// Internal target in two parts, one after the other, query included; the external one where nothing
+    /// maps it.
+    fn target(&self) -> [&'r [u8]; 2] {
+        match (&self.mapped, &self.request) {
+            (Some(mapped), _) => [mapped.prefix, mapped.rest],
+            (None, Some(request)) => [request.target, b""],
+            (None, None) => [b"", b""],
         }
     }
 }
@@ -157,7 +162,7 @@ pub fn finish(here: &Here, record: &Record<'_>) {
     if let Some(queue) = &here.records.access
         && queue.wants(is_bad)
     {
-        queue.push(entry(record));
+        queue.push(entry(record, origin(here, record.account)));
     }
 }
 
@@ -166,14 +171,16 @@ fn tell(here: &Here, record: &Record<'_>, fault: &Fault) {
     if is_bad && !(tracing::enabled!(tracing::Level::INFO) && here.records.refusals.admits(&here.shard)) {
         return;
     }
-    let Account { id, method, target, origin, status, bytes_out, .. } = record.account;
-    let (id, method) = (id.text(), String::from_utf8_lossy(method));
-    let (request, method, origin, status) = (id.as_str(), &*method, *origin, *status);
+    let account = record.account;
+    let Tally { status, bytes_out, .. } = account.tally;
+    let (id, method) = (account.id().text(), String::from_utf8_lossy(account.method()));
+    let (request, method, target) = (id.as_str(), &*method, account.target());
+    let origin = origin(here, account);
     match fault {
         Fault::Refused(Refused { refusal, cause }) => tracing::info!(
             request,
             method,
-            path = logs::path(*target),
+            path = logs::path(target),
             status = refusal.status(),
             reason = refusal.reason(),
             cause = &**cause,
@@ -183,7 +190,7 @@ fn tell(here: &Here, record: &Record<'_>, fault: &Fault) {
         Fault::NotBegun(cause) => tracing::info!(
             request,
             method,
-            path = logs::path(*target),
+            path = logs::path(target),
             cause = &**cause,
             origin,
             "request given back"
@@ -191,7 +198,7 @@ fn tell(here: &Here, record: &Record<'_>, fault: &Fault) {
         Fault::Broke(cause) | Fault::Protocol(cause) => tracing::info!(
             request,
             method,
-            path = logs::path(*target),
+            path = logs::path(target),
             status,
             bytes_out,
             cause = &**cause,
@@ -200,7 +207,7 @@ fn tell(here: &Here, record: &Record<'_>, fault: &Fault) {
         ),
         Fault::Left => {
             if tracing::enabled!(tracing::Level::DEBUG) {
-                let path = logs::path(*target);
+                let path = logs::path(target);
                 tracing::debug!(request, method, path, status, bytes_out, origin, "client left");
             }
         }
@@ -211,54 +218,55 @@ fn tell(here: &Here, record: &Record<'_>, fault: &Fault) {
 
 /// Counts it at its endpoint.
 fn count(here: &Here, record: &Record<'_>) {
-    let Account { offer, answered_after, status, bytes_in, bytes_out, .. } = record.account;
+    let Account { mapped, tally, .. } = record.account;
     let refused = match record.end {
         Err(Fault::Refused(refused)) => Some(refused.refusal),
         Err(Fault::Died) => Some(Refusal::BadGateway),
         Ok(()) | Err(Fault::Left | Fault::NotBegun(_) | Fault::Broke(_) | Fault::Protocol(_)) => None,
     };
-    here.at_endpoint(*offer).end(&Ended {
-        status: refused.map(Refusal::status).or(*status).unwrap_or(0),
+    here.at_endpoint(mapped.map(|mapped| mapped.offer)).end(&Ended {
+        status: refused.map(Refusal::status).or(tally.status).unwrap_or(0),
         refused,
-        request_bytes: *bytes_in,
-        response_bytes: *bytes_out,
-        took: *answered_after,
+        request_bytes: tally.bytes_in,
+        response_bytes: tally.bytes_out,
+        took: tally.answered_after,
     });
 }
 
-fn entry(record: &Record<'_>) -> Entry {
+/// `Host` of the origin it goes to, once it is mapped.
+fn origin<'h>(here: &'h Here, account: &Account<'_>) -> Option<&'h str> {
+    account.mapped.map(|mapped| &*here.plan.origins[mapped.origin].authority)
+}
+
+fn entry(record: &Record<'_>, origin: Option<&str>) -> Entry {
     let account = record.account;
     let refused = match record.end {
         Err(Fault::Refused(refused)) => Some(refused.refusal),
         _ => None,
     };
-    let (method, path) = (String::from_utf8_lossy(account.method), logs::path(account.target));
+    let (method, path) = (String::from_utf8_lossy(account.method()), logs::path(account.target()));
+    let endpoint = account.mapped.map_or("", |mapped| mapped.endpoint.path.as_str());
     Entry {
         ended: record.ended,
         took: record.took(),
-        id: account.id,
+        origin_took: account.tally.answered_after,
+        id: account.id(),
         peer: None,
-        status: refused.map(Refusal::status).or(account.status),
+        status: refused.map(Refusal::status).or(account.tally.status),
         reason: refused.map(Refusal::reason),
-        bytes_in: account.bytes_in,
-        bytes_out: account.bytes_out,
-        role: account.role,
+        bytes_in: account.tally.bytes_in,
+        bytes_out: account.tally.bytes_out,
+        role: account.mapped.map(|mapped| mapped.role),
         outcome: record.outcome(),
-        texts: Texts::new([
-            "",
-            &method,
-            &path,
-            "",
-            account.endpoint.unwrap_or_default(),
-            "",
-            account.origin.unwrap_or_default(),
-        ]),
+        texts: Texts::new(["", &method, &path, "", endpoint, "", origin.unwrap_or_default()]),
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::channel::{RequestStart, RequestWriter};
 
     #[test]
     fn each_end_is_told_to_the_gateway_and_to_the_log_as_what_it_is() {
@@ -283,12 +291,28 @@ mod tests {
     #[test]
     fn what_is_known_of_a_request_is_in_its_entry_without_the_query() {
         let mut account = Account::new(Instant::now());
-        (account.method, account.target) = (b"POST", [b"/base".as_slice(), b"/x?token=secret"]);
-        (account.status, account.bytes_in, account.bytes_out) = (Some(200), 5, 2);
+        let mut message = Vec::new();
+        let start = RequestStart {
+            request_id: [7; 16],
+            identity: 0,
+            window: 1,
+            has_body: false,
+            length: None,
+            is_tunnel: false,
+            expect_continue: false,
+            method: b"POST",
+            target: b"/base/x?token=secret",
+            host: b"",
+        };
+        RequestWriter::new(&mut message, &start).unwrap().finish();
+        account.request = Some(RequestMessage::parse(&message).unwrap());
+        let answered_after = Some(Duration::from_millis(4));
+        account.tally = Tally { answered_after, status: Some(200), bytes_in: 5, bytes_out: 2 };
         let end = Err(Fault::refused(Refusal::GatewayTimeout, "a cause"));
         let ended = account.start + Duration::from_millis(7);
-        let entry = entry(&Record { account: &account, end: &end, ended });
+        let entry = entry(&Record { account: &account, end: &end, ended }, Some("mp.example"));
         assert_eq!((entry.took, entry.outcome), (Duration::from_millis(7), "refused"));
+        assert_eq!(entry.origin_took, answered_after);
         let reason = Some("CMGConnector_GatewayTimeout");
         assert_eq!((entry.status, entry.reason, entry.bytes_in, entry.bytes_out), (Some(504), reason, 5, 2));
         let text = format!("{entry:?}");

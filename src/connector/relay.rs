@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::Here;
 use super::head::{self, Client, Written};
 use super::origin::{Connection, refusal_of};
-use super::record::{Account, Fault};
+use super::record::{Fault, Tally};
 use crate::channel::{
     Body, Busy, RequestMessage, ResponseStart, ResponseWriter, TrailersWriter, parse_trailers,
 };
@@ -73,20 +73,14 @@ pub struct Relay<'r> {
     connection: Connection,
     request: &'r RequestMessage<'r>,
     mapped: &'r Mapped<'r, 'r>,
+    tally: &'r mut Tally,
     sending: Sending,
     answering: Answering,
     /// A head that the channel had no room for.
     head: Option<Vec<u8>>,
     /// Body bytes at the front of what was received that the reader is done with and the channel not.
     owed: usize,
-    sent_size: u64,
-    /// Body bytes of the answer that the channel took.
-    passed_size: u64,
-    /// Of the final head.
-    status: Option<u16>,
     began: Instant,
-    /// From the request's head written to that of the answer.
-    answered_after: Option<Duration>,
     answer_due: Instant,
     /// The client was told to go on.
     has_continued: bool,
@@ -108,7 +102,9 @@ impl<'r> Relay<'r> {
         request: &'r RequestMessage<'r>,
         mapped: &'r Mapped<'r, 'r>,
         client: Option<&Client>,
+        tally: &'r mut Tally,
     ) -> Relay<'r> {
+        *tally = Tally::default();
         let now = here.shard.now();
         let mut bytes = here.shard.ring.pool.borrow_mut().small();
         let authority = &here.plan.origins[mapped.origin].authority;
@@ -129,15 +125,12 @@ impl<'r> Relay<'r> {
             connection,
             request,
             mapped,
+            tally,
             sending,
             answering: Answering::Awaited,
             head: None,
             owed: 0,
-            sent_size: 0,
-            passed_size: 0,
-            status: None,
             began: now,
-            answered_after: None,
             answer_due: now + answer_within(here, mapped),
             has_continued: !request.expect_continue,
             interims: 0,
@@ -150,12 +143,8 @@ impl<'r> Relay<'r> {
 
     /// Carries request and answer. Lent, not handed over: the task would hold it twice, for as long as
     /// a client waits for its site to call.
-    pub async fn run(&mut self, account: &mut Account<'_>) -> Result<Carried, Fault> {
-        let outcome = std::future::poll_fn(|context| self.poll(context)).await;
-        (account.bytes_in, account.bytes_out) = (self.sent_size, self.passed_size);
-        account.status = self.status;
-        account.answered_after = self.answered_after;
-        outcome
+    pub fn run(&mut self) -> impl Future<Output = Result<Carried, Fault>> {
+        std::future::poll_fn(|context| self.poll(context))
     }
 
     /// The answer is whole; the connection is kept when nothing is left on it.
@@ -167,14 +156,14 @@ impl<'r> Relay<'r> {
     }
 
     /// Carries the tunnel that the answer began. Its connection must not be used again.
-    pub async fn tunnel(&mut self, account: &mut Account<'_>) -> Result<(), Fault> {
+    pub async fn tunnel(&mut self) -> Result<(), Fault> {
         let limits = &self.here.plan.limits;
         let patience = Patience { idle: limits.held, taking: limits.body };
         let Connection { wire, deadline, .. } = &mut self.connection;
         let mut tunnel = Tunnel::new(wire, self.stream, Ends::Said);
         let end = tunnel.carry(&self.here.shard, deadline, patience).await;
         // What the wire brings is what goes to the gateway.
-        (account.bytes_in, account.bytes_out) = (tunnel.bytes_out, tunnel.bytes_in);
+        (self.tally.bytes_in, self.tally.bytes_out) = (tunnel.bytes_out, tunnel.bytes_in);
         end.map_err(|broke| match broke {
             Broke::Stream(_) => Fault::Left,
             Broke::Wire(error) => self.broke(&format!("broke off the tunnel: {error}")),
@@ -337,7 +326,7 @@ impl<'r> Relay<'r> {
             return Ok(false);
         }
         let size = data.len().min(self.connection.wire.room());
-        self.sent_size += size as u64;
+        self.tally.bytes_in += size as u64;
         self.check_size()?;
         let wire = &mut self.connection.wire;
         let written = write_piece(wire, &data[..size], self.request.length.is_none());
@@ -351,10 +340,10 @@ impl<'r> Relay<'r> {
 
     fn check_size(&self) -> Result<(), Fault> {
         match self.request.length {
-            Some(length) if self.sent_size > length => {
+            Some(length) if self.tally.bytes_in > length => {
                 Err(Fault::Protocol("the gateway sent more body than it announced".into()))
             }
-            None if self.sent_size > self.mapped.endpoint.request_length_max => {
+            None if self.tally.bytes_in > self.mapped.endpoint.request_length_max => {
                 let max = self.mapped.endpoint.request_length_max;
                 let cause = format!("the body is over the endpoint's {max}");
                 Err(Fault::refused(Refusal::ContentTooLarge, cause))
@@ -364,7 +353,7 @@ impl<'r> Relay<'r> {
     }
 
     fn end_body(&mut self) -> Result<(), Fault> {
-        if self.request.length.is_some_and(|length| length != self.sent_size) {
+        if self.request.length.is_some_and(|length| length != self.tally.bytes_in) {
             return Err(Fault::Protocol("the gateway sent less body than it announced".into()));
         }
         self.sending = Sending::Whole;
@@ -450,8 +439,8 @@ impl<'r> Relay<'r> {
         self.saw_connection_login |= saw_connection_login;
         let (status, is_interim) = (head.status, head.is_interim());
         if !is_interim {
-            self.status = Some(status);
-            self.answered_after = Some(self.here.shard.now().saturating_duration_since(self.began));
+            self.tally.status = Some(status);
+            self.tally.answered_after = Some(self.here.shard.now().saturating_duration_since(self.began));
             self.keeps_alive = head.keep_alive;
             self.answering = match status {
                 101 => Answering::Switched,
@@ -499,7 +488,7 @@ impl<'r> Relay<'r> {
             let taken = self.stream.send(&wire.received()[..self.owed]);
             wire.consume(taken);
             self.owed -= taken;
-            self.passed_size += taken as u64;
+            self.tally.bytes_out += taken as u64;
             return Ok(if self.owed > 0 { Next::Blocked } else { Next::Again });
         }
         let Answering::Flowing(reader) = &mut self.answering else { return Ok(Next::Again) };
