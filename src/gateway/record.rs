@@ -297,6 +297,7 @@ fn entry(gate: &Gate, record: &Record<'_>) -> Entry {
     Entry {
         ended: record.ended,
         took: record.took(),
+        origin_took: None,
         id: account.id,
         peer: Some(record.peer),
         status: account.status,

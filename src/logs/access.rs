@@ -58,6 +58,8 @@ pub struct Entry {
     pub ended: Instant,
     /// How long it took.
     pub took: Duration,
+    /// How much of that the origin had its head and not answered with one, where this process asked it.
+    pub origin_took: Option<Duration>,
     /// As in the other logs.
     pub id: RequestId,
     /// Where the client comes from.
@@ -123,6 +125,7 @@ impl Entry {
             ("bytes_in", Some(Value::Number(self.bytes_in))),
             ("bytes_out", Some(Value::Number(self.bytes_out))),
             ("seconds", Some(Value::Seconds(self.took))),
+            ("origin_seconds", self.origin_took.map(Value::Seconds)),
             ("site", texts.known(3)),
             ("role", self.role.map(Value::Number)),
             ("endpoint", texts.known(4)),
@@ -480,6 +483,7 @@ mod tests {
         Entry {
             ended: Instant::now(),
             took: Duration::from_millis(7),
+            origin_took: None,
             id: RequestId([0x11; 16]),
             peer: Some(([192, 0, 2, 1], 4711).into()),
             status: Some(200),
