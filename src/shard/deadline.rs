@@ -15,6 +15,8 @@ struct Entry {
     due: Cell<u64>,
     /// Tick at which the wheel looks at this entry next; `NONE` when it does not.
     queued: Cell<u64>,
+    /// Where it lies in the slot of that tick.
+    place: Cell<u32>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -86,9 +88,32 @@ impl Wheel {
 
     fn queue(&self, entry: &Rc<Entry>, due: u64) {
         let at = due.clamp(self.tick.get() + 1, self.tick.get() + SLOTS - 1);
+        let mut slots = self.slots.borrow_mut();
+        let slot = &mut slots[(at % SLOTS) as usize];
         entry.queued.set(at);
-        self.slots.borrow_mut()[(at % SLOTS) as usize].push(entry.clone());
+        entry.place.set(slot.len() as u32);
+        slot.push(entry.clone());
         self.entries.set(self.entries.get() + 1);
+    }
+
+    /// Looks at this entry no more. Left to lie until its tick, those of connections that were closed long
+    /// before would pile up: 72 bytes each, for up to 256 s.
+    fn forget(&self, entry: &Rc<Entry>) {
+        let queued = entry.queued.replace(NONE);
+        if queued == NONE {
+            return;
+        }
+        let mut slots = self.slots.borrow_mut();
+        let slot = &mut slots[(queued % SLOTS) as usize];
+        let place = entry.place.get() as usize;
+        // It is not there while its slot is looked at.
+        if slot.get(place).is_some_and(|held| Rc::ptr_eq(held, entry)) {
+            slot.swap_remove(place);
+            if let Some(moved) = slot.get(place) {
+                moved.place.set(place as u32);
+            }
+            self.entries.set(self.entries.get() - 1);
+        }
     }
 
     /// When to look next; `None` when nothing waits.
@@ -112,7 +137,8 @@ pub struct Deadline {
 impl Deadline {
     /// A deadline that is not set.
     pub fn new(wheel: &Rc<Wheel>) -> Deadline {
-        let entry = Entry { due: Cell::new(NONE), queued: Cell::new(NONE), waker: RefCell::new(None) };
+        let (due, queued) = (Cell::new(NONE), Cell::new(NONE));
+        let entry = Entry { due, queued, place: Cell::new(0), waker: RefCell::new(None) };
         Deadline { wheel: wheel.clone(), entry: Rc::new(entry) }
     }
 
@@ -121,6 +147,7 @@ impl Deadline {
         let due = self.wheel.tick_of(now + wait);
         self.entry.due.set(due);
         if self.entry.queued.get() > due {
+            self.wheel.forget(&self.entry);
             self.wheel.queue(&self.entry, due);
         }
     }
@@ -149,6 +176,7 @@ impl Drop for Deadline {
     fn drop(&mut self) {
         self.entry.due.set(NONE);
         self.entry.waker.take();
+        self.wheel.forget(&self.entry);
     }
 }
 
@@ -219,5 +247,34 @@ mod tests {
         cleared.clear();
         wheel.advance(start + Duration::from_secs(3));
         assert!(counts.iter().all(|count| count.0.load(Ordering::Relaxed) == 0));
+    }
+
+    #[test]
+    fn what_was_dropped_leaves_nothing_on_the_wheel_and_the_others_pass() {
+        let start = Instant::now();
+        let wheel = Wheel::new(start);
+        let mut deadlines: Vec<_> = (0..100).map(|_| Deadline::new(&wheel)).collect();
+        for (number, deadline) in deadlines.iter().enumerate() {
+            deadline.set(start, Duration::from_secs(100));
+            // Some are moved to where others lie.
+            deadline.set(start, Duration::from_secs(if number % 3 == 0 { 10 } else { 100 }));
+        }
+        assert_eq!(wheel.entries.get(), 100, "each lies in one place");
+        let mut number = 0;
+        deadlines.retain(|_| {
+            number += 1;
+            number % 2 == 0
+        });
+        assert_eq!(wheel.entries.get(), 50);
+        let counts: Vec<_> = deadlines.iter().map(polled).collect();
+        wheel.advance(start + Duration::from_secs(11));
+        let woken =
+            |counts: &[Arc<Count>]| counts.iter().map(|count| count.0.load(Ordering::Relaxed)).sum::<usize>();
+        assert_eq!(woken(&counts), 17);
+        drop(deadlines.split_off(25));
+        wheel.advance(start + Duration::from_secs(101));
+        assert_eq!((woken(&counts[..25]), woken(&counts)), (25, 25 + woken(&counts[25..])));
+        drop(deadlines);
+        assert_eq!((wheel.entries.get(), wheel.next()), (0, None));
     }
 }
