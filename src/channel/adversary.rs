@@ -490,7 +490,9 @@ impl Match<'_> {
             | FrameKind::IdentityGone
             | FrameKind::Ping
             | FrameKind::Pong
-            | FrameKind::Status => {}
+            | FrameKind::Status
+            | FrameKind::List
+            | FrameKind::ListAck => {}
             FrameKind::Hello | FrameKind::HelloReply | FrameKind::Ignored => panic!("{:?}", frame.kind),
         }
     }

@@ -106,7 +106,7 @@ pub fn message(bytes: &[u8]) {
             assert_eq!(again, bytes);
         }
     }
-    if let Ok(said) = Acknowledgement::parse(bytes) {
+    if let Ok(said) = Acknowledgement::parse(FrameKind::SettingsAck, bytes) {
         let again = Acknowledgement::encode(said.revision, said.verdict, &said.text);
         assert!(again == bytes || said.verdict == Verdict::Unknown);
     }
