@@ -330,7 +330,7 @@ fn every_mistake_of_a_site_file_is_told() {
 #[test]
 fn what_is_published_comes_back_and_the_gateway_finds_by_it() {
     let site = SiteSettings::parse(SITE, "f").unwrap();
-    let trust = PublishedTrust { roots: vec![vec![1, 2, 255]], intermediates: vec![] };
+    let trust = PublishedTrust { roots: vec![vec![1, 2, 255]], ..PublishedTrust::default() };
     let published = site.publish(trust);
     published.check().unwrap();
     let bytes = published.to_bytes();

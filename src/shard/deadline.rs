@@ -116,6 +116,13 @@ impl Wheel {
         }
     }
 
+    /// Of every task that waits with a deadline, so that it can be told of something else.
+    pub fn wakers(&self) -> Vec<Waker> {
+        let slots = self.slots.borrow();
+        let waiting = slots.iter().flatten().filter(|entry| entry.due.get() != NONE);
+        waiting.filter_map(|entry| entry.waker.borrow().clone()).collect()
+    }
+
     /// When to look next; `None` when nothing waits.
     pub fn next(&self) -> Option<Instant> {
         if self.entries.get() == 0 {

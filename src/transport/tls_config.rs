@@ -11,13 +11,15 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, Error,
+    CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
     RootCertStore, ServerConfig, SignatureScheme,
 };
 
 use super::key_exchange::QUICK_X25519;
 use super::tickets::Tickets;
+use crate::auth;
 use crate::limits;
+use crate::settings::TlsVersion;
 
 /// ALPN of a channel.
 pub const CHANNEL_ALPN: &[u8] = b"cmg-channel/1";
@@ -62,7 +64,7 @@ fn is_quick(suite: CipherSuite) -> bool {
     )
 }
 
-/// For the gateway's listeners: TLS 1.2 and 1.3, a certificate asked for and never required, one
+/// For the gateway's listeners: TLS 1.3, and 1.2 unless `tls_min` is higher; a certificate asked for and never required, one
 /// ticket, no early data. ALPN is HTTP/1 alone, because the reason phrase lives there; a client that
 /// speaks HTTP/1.0 may offer nothing else. The order of ciphers is ours: Windows and OpenSSL ask for
 /// AES-256 first by habit.
@@ -72,11 +74,16 @@ fn is_quick(suite: CipherSuite) -> bool {
 pub fn for_clients(
     resolver: Arc<dyn ResolvesServerCert>,
     tickets: Arc<Tickets>,
+    tls_min: TlsVersion,
 ) -> Result<Arc<ServerConfig>, Error> {
     let provider = provider();
     let proof = Arc::new(ProofOnly { algorithms: provider.signature_verification_algorithms });
+    let versions: &[_] = match tls_min {
+        TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        TlsVersion::Tls13 => &[&rustls::version::TLS13],
+    };
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(versions)?
         .with_client_cert_verifier(proof)
         .with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
@@ -191,7 +198,14 @@ impl ClientCertVerifier for ProofOnly {
         let size = leaf.len() + intermediates.iter().map(|certificate| certificate.len()).sum::<usize>();
         let bounded = intermediates.len() <= limits::INTERMEDIATE_COUNT_MAX
             && size <= limits::CERTIFICATE_CHAIN_SIZE_MAX;
-        if bounded { Ok(ClientCertVerified::assertion()) } else { Err(CertificateError::BadEncoding.into()) }
+        if !bounded {
+            return Err(CertificateError::BadEncoding.into());
+        }
+        // Its signature would not be understood; so the log says why.
+        match auth::key_fault(leaf) {
+            None => Ok(ClientCertVerified::assertion()),
+            Some(fault) => Err(CertificateError::Other(OtherError(Arc::new(fault))).into()),
+        }
     }
 
     fn verify_tls12_signature(
