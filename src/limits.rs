@@ -262,8 +262,8 @@ pub const LIST_FILE_EVERY: Duration = Duration::from_secs(1);
 pub const LIST_FETCH_EVERY: Duration = Duration::from_secs(300);
 /// For one fetch, from the name to the last byte.
 pub const LIST_FETCH_WITHIN: Duration = Duration::from_secs(30);
-/// Connections that are looked at in one turn after a list changed: a look costs about 20 us, so that
-/// requests of others wait 1 ms.
+/// Connections that are woken in one turn after a list changed. Each reads its chain once more and looks it
+/// up, without a signature, so that requests of others wait a millisecond or two.
 pub const RECHECKED_PER_TURN: usize = 64;
 /// Chains of clients that one shard remembers as accepted, so that a client that comes back costs no
 /// signature: as many as it may have clients. About 300 bytes each, 600 at most.

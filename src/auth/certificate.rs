@@ -264,8 +264,7 @@ pub fn may_be_shut_out<D: AsRef<[u8]>>(chain: &[D], trust: &Trust) -> bool {
         )
 }
 
-/// What is wrong with the key of a certificate in DER, for the handshake: it says so before a signature is
-/// checked that would only fail.
+/// What is wrong with the key of a certificate in DER, for a handshake whose signature could not be verified.
 pub fn key_fault(der: &[u8]) -> Option<CertificateFault> {
     let certificate = parse(der)?;
     let found = odd_key(&certificate)?;

@@ -29,6 +29,9 @@ pub struct Lists {
     places: Mutex<Vec<Place>>,
 }
 
+/// Of a file: when it was changed, and how long it is.
+type Mark = (SystemTime, u64);
+
 /// One list, and where it comes from.
 struct Place {
     source: ListSource,
@@ -39,8 +42,8 @@ struct Place {
     trouble: String,
     /// The alarm of this list was raised.
     is_told: bool,
-    /// Of a file: when it was changed, and how long it is.
-    seen: Option<(SystemTime, u64)>,
+    /// How the file was when it was read.
+    seen: Option<Mark>,
 }
 
 impl Place {
@@ -126,7 +129,7 @@ impl Lists {
         is_other
     }
 
-    fn files(&self) -> Vec<(usize, PathBuf, Option<(SystemTime, u64)>)> {
+    fn files(&self) -> Vec<(usize, PathBuf, Option<Mark>)> {
         let places = self.places();
         let files = places.iter().enumerate().filter_map(|(number, place)| match &place.source {
             ListSource::File(file) => Some((number, file.clone(), place.seen)),
@@ -144,18 +147,13 @@ impl Lists {
     }
 
     /// Takes what was read; whether there is another list now.
-    fn put(
-        &self,
-        number: usize,
-        seen: Option<(SystemTime, u64)>,
-        serial: u64,
-        read: Result<Vec<u8>, String>,
-    ) -> bool {
+    fn put(&self, number: usize, seen: Option<Mark>, serial: u64, read: Result<Vec<u8>, String>) -> bool {
         let kind = self.places()[number].kind;
         let judged = read.and_then(|bytes| self.judge(kind, serial, &bytes));
         let mut places = self.places();
         let place = &mut places[number];
-        place.seen = seen;
+        // What is wrong now may be whole, or begin, in a moment.
+        place.seen = if judged.is_ok() { seen } else { None };
         match judged {
             Ok((list, facts)) => {
                 if !std::mem::take(&mut place.trouble).is_empty() {
@@ -273,7 +271,7 @@ fn now() -> u64 {
     UnixTime::now().as_secs()
 }
 
-fn look_at(file: &Path) -> std::io::Result<(SystemTime, u64)> {
+fn look_at(file: &Path) -> std::io::Result<Mark> {
     let facts = std::fs::metadata(file)?;
     Ok((facts.modified()?, facts.len()))
 }

@@ -23,7 +23,7 @@ use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
 use crate::refusal::{Refusal, Refused};
 use crate::shard::{Deadline, Nested, Socket};
-use crate::transport::{Broke, Ends, Patience, Stream, Tls, Tunnel, Wire};
+use crate::transport::{Broke, Ends, Patience, Stream, Tls, Tunnel, Wire, tls_config};
 
 /// What a connection knows while it lasts.
 pub struct Connection {
@@ -138,7 +138,8 @@ impl Connection {
             && tracing::enabled!(tracing::Level::DEBUG)
             && self.gate.records.handshakes.admits(&self.gate.shard)
         {
-            tracing::debug!(peer = %self.peer, %error, "handshake failed");
+            let error = tls_config::cause(error);
+            tracing::debug!(peer = %self.peer, error, "handshake failed");
         }
         done.is_ok()
     }

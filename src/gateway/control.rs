@@ -1,9 +1,10 @@
 //! Settings in force: what connection points publish is judged on shard 0, kept on disk, and put in
 //! force on every shard.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::GatewayMessage;
 use super::gate::{Gate, InForce, RoleSeries, SiteInForce};
@@ -21,6 +22,8 @@ pub struct Publications {
     held: Vec<Option<PublishedSettings>>,
     /// By site: which block list is in force.
     blocks: Vec<Option<BlockMark>>,
+    /// What was to be written.
+    written: Arc<Written>,
     ledger: Arc<Ledger>,
     /// What every shard has.
     pub in_force: Arc<InForce>,
@@ -44,6 +47,7 @@ impl Publications {
             folder,
             held,
             blocks: vec![None; sites],
+            written: Arc::default(),
             ledger: ledger.clone(),
             in_force: Arc::new(empty),
         };
@@ -253,19 +257,38 @@ impl Publications {
 
     /// Keeps what is in force on disk, off the shard: a disk may take its time.
     fn keep(&self, file: PathBuf, bytes: Vec<u8>) {
-        let folder = self.folder.clone();
+        let (folder, counts) = (self.folder.clone(), self.written.clone());
+        let count = {
+            let mut counts = counts.by_file.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = counts.entry(file.clone()).or_default();
+            *count += 1;
+            *count
+        };
         let written = std::thread::Builder::new().name("keep-settings".into()).spawn(move || {
+            let _turn = counts.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            if counts.by_file.lock().unwrap_or_else(PoisonError::into_inner).get(&file) != Some(&count) {
+                // Something newer is to be written there.
+                return;
+            }
             let kept = std::fs::create_dir_all(&folder).and_then(|()| {
                 crate::pki::write_file(&file, &bytes, crate::pki::PUBLIC_MODE).map_err(std::io::Error::other)
             });
             if let Err(error) = kept {
-                tracing::error!(file = %file.display(), %error, "settings could not be kept");
+                tracing::error!(file = %file.display(), %error, "what is in force could not be kept");
             }
         });
         if let Err(error) = written {
             tracing::error!(%error, "settings could not be kept");
         }
     }
+}
+
+/// Threads write what is in force: one after the other, and nothing over what is newer.
+#[derive(Default)]
+struct Written {
+    /// How often something was to be written to a file.
+    by_file: Mutex<HashMap<PathBuf, u64>>,
+    turn: Mutex<()>,
 }
 
 fn other(family: Family) -> Family {

@@ -30,6 +30,9 @@ pub struct BlockMark {
     sha256: [u8; 32],
 }
 
+/// What a site judges by, and which block list that has.
+pub type Judging = (Trust, Option<BlockMark>);
+
 /// Whether a list that is offered is wanted, and why not. The text is for the connection point's log.
 pub fn judge_offer(trust: &Trust, block: Option<BlockMark>, tag: &ListTag) -> (Verdict, String) {
     match (tag.kind, block) {
@@ -90,7 +93,7 @@ pub fn with_list(
     block: Option<BlockMark>,
     tag: &ListTag,
     read: ReadList,
-) -> Result<Option<(Trust, Option<BlockMark>)>, (Verdict, String)> {
+) -> Result<Option<Judging>, (Verdict, String)> {
     let mut trust = trust.clone();
     match read {
         ReadList::Revocation(list) => match trust.take_list(list) {

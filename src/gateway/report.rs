@@ -9,8 +9,9 @@ use arc_swap::ArcSwap;
 use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
 
-use super::gate::{Channel, Common, Counters, InForce};
+use super::gate::{Channel, Common, Counters, InForce, SiteInForce};
 use crate::admin::Report;
+use crate::auth::{RevocationList, RevocationMode};
 use crate::headroom::{Limit, Reading};
 use crate::limits;
 use crate::metrics::{
@@ -50,11 +51,9 @@ impl Gateway {
     fn raise_alarms(&self) {
         let (in_force, now) = (self.in_force.load(), UnixTime::now().as_secs());
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let lists =
-            in_force.sites.iter().enumerate().flat_map(|(site, held)| {
-                held.trust.revocation().lists().iter().map(move |list| (site, list))
-            });
-        let ageing: Vec<_> = lists.filter(|(_, list)| is_list_ageing(list, now)).collect();
+        let sites = in_force.sites.iter().enumerate();
+        let ageing: Vec<_> =
+            sites.flat_map(|(site, held)| ageing(held, now).map(move |list| (site, list))).collect();
         for (site, list) in &ageing {
             if told.insert(list.sha256) {
                 tracing::warn!(site = self.code(*site), "{}", ageing_text(list, now));
@@ -252,7 +251,7 @@ impl Gateway {
                 health.suffers(format!("no connection point of site {code} is attached"));
             }
             let now = UnixTime::now().as_secs();
-            for list in held.trust.revocation().lists().iter().filter(|list| is_list_ageing(list, now)) {
+            for list in ageing(held, now) {
                 health.suffers(ageing_text(list, now));
             }
         }
@@ -307,6 +306,13 @@ impl Gateway {
             "shard": shard,
         }))
     }
+}
+
+/// The lists of a site that grow old and matter.
+fn ageing(held: &SiteInForce, now: u64) -> impl Iterator<Item = &RevocationList> {
+    let revocation = held.trust.revocation();
+    let matters = revocation.mode != RevocationMode::Off;
+    revocation.lists().iter().map(|list| &**list).filter(move |list| matters && is_list_ageing(list, now))
 }
 
 fn shard(counters: &Counters) -> Value {

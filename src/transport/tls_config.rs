@@ -1,5 +1,6 @@
 //! What rustls is told: for clients of the gateway, for channels, and for HTTPS origins.
 
+use std::io;
 use std::sync::Arc;
 
 use ring::digest;
@@ -17,7 +18,7 @@ use rustls::{
 
 use super::key_exchange::QUICK_X25519;
 use super::tickets::Tickets;
-use crate::auth;
+use crate::auth::{self, CertificateFault};
 use crate::limits;
 use crate::settings::TlsVersion;
 
@@ -196,16 +197,14 @@ impl ClientCertVerifier for ProofOnly {
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let size = leaf.len() + intermediates.iter().map(|certificate| certificate.len()).sum::<usize>();
-        let bounded = intermediates.len() <= limits::INTERMEDIATE_COUNT_MAX
-            && size <= limits::CERTIFICATE_CHAIN_SIZE_MAX;
-        if !bounded {
-            return Err(CertificateError::BadEncoding.into());
+        let count = intermediates.len();
+        if size > limits::CERTIFICATE_CHAIN_SIZE_MAX {
+            return Err(invalid(CertificateFault::TooLong(size)));
         }
-        // Its signature would not be understood; so the log says why.
-        match auth::key_fault(leaf) {
-            None => Ok(ClientCertVerified::assertion()),
-            Some(fault) => Err(CertificateError::Other(OtherError(Arc::new(fault))).into()),
+        if count > limits::INTERMEDIATE_COUNT_MAX {
+            return Err(invalid(CertificateFault::TooManyIntermediates(count)));
         }
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -215,6 +214,7 @@ impl ClientCertVerifier for ProofOnly {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls12_signature(message, certificate, signed, &self.algorithms)
+            .map_err(|error| why_not_proved(certificate, error))
     }
 
     fn verify_tls13_signature(
@@ -224,10 +224,31 @@ impl ClientCertVerifier for ProofOnly {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, certificate, signed, &self.algorithms)
+            .map_err(|error| why_not_proved(certificate, error))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+/// A signature by a key that is not taken cannot be verified; what is wrong is the key.
+fn why_not_proved(certificate: &CertificateDer<'_>, error: Error) -> Error {
+    match auth::key_fault(certificate) {
+        None => error,
+        Some(fault) => invalid(fault),
+    }
+}
+
+fn invalid(fault: CertificateFault) -> Error {
+    CertificateError::Other(OtherError(Arc::new(fault))).into()
+}
+
+/// Why a handshake failed, in words.
+pub fn cause(error: &io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::InvalidCertificate(CertificateError::Other(OtherError(fault)))) => fault.to_string(),
+        _ => error.to_string(),
     }
 }
 

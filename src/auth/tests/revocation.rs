@@ -1,5 +1,6 @@
 //! Revocation lists, block lists and rules of admission, on chains that are made here.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use rcgen::{DnType, KeyUsagePurpose, SanType, SerialNumber, SigningKey as _};
@@ -141,15 +142,15 @@ fn a_revoked_certificate_is_refused_whatever_its_place_in_the_chain() {
     let lists = [draft(1, &[9]).signed(&top), draft(1, &[5]).signed(&issuing), draft(1, &[]).signed(&middle)];
     for mode in [RevocationMode::Hard, RevocationMode::Soft] {
         let trust = with(&base, mode, 0, &lists);
-        let fault = judge(&[own.clone()], &trust, at(NOW)).unwrap_err();
+        let fault = judge(from_ref(&own), &trust, at(NOW)).unwrap_err();
         assert!(matches!(&fault, CertificateFault::Revoked { serial, .. } if serial == "5"), "{fault}");
         assert_eq!(fault.refusal(), Refusal::UntrustedCertificate);
-        let facts = judge(&[other.clone()], &trust, at(NOW)).unwrap();
+        let facts = judge(from_ref(&other), &trust, at(NOW)).unwrap();
         assert_eq!((facts.valid.until, facts.is_unchecked), (NOW + 1_000, false));
-        let fault = judge(&[under_middle.clone()], &trust, at(NOW)).unwrap_err();
+        let fault = judge(from_ref(&under_middle), &trust, at(NOW)).unwrap_err();
         let text = "\"CN=Middle\", serial number 9, was revoked by \"CN=Root\"";
         assert_eq!(fault.to_string(), text, "an authority above it");
-        assert!(may_be_shut_out(&[own.clone()], &trust), "any chain may lead over the middle one");
+        assert!(may_be_shut_out(from_ref(&own), &trust), "any chain may lead over the middle one");
     }
     judge(&[own], &with(&base, RevocationMode::Off, 0, &lists), at(NOW)).unwrap();
 }
@@ -358,7 +359,8 @@ fn rules_of_admission_leave_out_whom_they_do_not_name() {
         params.subject_alt_names = vec![SanType::DnsName("pc1.corp".try_into().unwrap())];
     });
     let rule = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-    let rows: [(&[&str], &[&str], &[&str], bool); 10] = [
+    type Row = (&'static [&'static str], &'static [&'static str], &'static [&'static str], bool);
+    let rows: [Row; 10] = [
         (&[], &[], &[], true),
         (&["CN=Root"], &[], &[], true),
         (&["CN=Other", "CN=Root"], &[], &[], true),
@@ -373,7 +375,7 @@ fn rules_of_admission_leave_out_whom_they_do_not_name() {
     for (issuers, subjects, names, passes) in rows {
         let allowed = AllowRules { issuers: rule(issuers), subjects: rule(subjects), names: rule(names) };
         let trust = trust(&[&top], &[]).with_rules(allowed.clone(), RevocationMode::Off, 0);
-        assert_eq!(judge(&[client.clone()], &trust, at(NOW)).is_ok(), passes, "{allowed:?}");
+        assert_eq!(judge(from_ref(&client), &trust, at(NOW)).is_ok(), passes, "{allowed:?}");
     }
 }
 
@@ -385,7 +387,7 @@ fn a_subject_does_not_read_as_another() {
     let forger = leaf(&top, |params| {
         params.distinguished_name.push(DnType::CommonName, "client1, O=b");
     });
-    let subject = |leaf: &Vec<u8>| judge(&[leaf.clone()], &trust, at(NOW)).unwrap().subject;
+    let subject = |leaf: &Vec<u8>| judge(from_ref(leaf), &trust, at(NOW)).unwrap().subject;
     assert_eq!(subject(&honest), "CN=client1, O=b");
     assert_eq!(subject(&forger), r"CN=client1\, O\=b");
     let only = AllowRules { subjects: vec!["O=b".to_owned()], ..AllowRules::default() };
