@@ -29,6 +29,8 @@ pub struct SiteReview {
     pub settings: Option<SiteSettings>,
     /// Whom the site trusts, as far as it could be read.
     pub trust: PublishedTrust,
+    /// The same with the lists whose files are there.
+    clients: Trust,
     origins: Vec<Origin>,
     pub(super) ends: Vec<metrics::Certificate>,
     published: Option<(Vec<u8>, Revision)>,
@@ -59,6 +61,7 @@ impl SiteReview {
             findings: Findings::default(),
             settings: None,
             trust: PublishedTrust::default(),
+            clients: Trust::default(),
             origins: Vec::new(),
             ends: Vec::new(),
             published: None,
@@ -77,7 +80,7 @@ impl SiteReview {
         let document = self.document.clone();
         let mut desk = Desk::new(&document, now);
         self.trust = trust(&mut desk, &settings);
-        lists(&mut desk, &settings, &self.trust);
+        self.clients = lists(&mut desk, &settings, &self.trust);
         let origins = settings.origins.iter().zip(&settings.origin_keys);
         self.origins = origins.filter_map(|(origin, key)| origin_tls(&mut desk, key, origin)).collect();
         let published = settings.publish(self.trust.clone());
@@ -99,9 +102,10 @@ impl SiteReview {
         self.published.as_ref().map(|(_, revision)| revision)
     }
 
-    /// The site's trust, ready for judging.
+    /// The site's trust, ready for judging, with the lists whose files are there. Those that are fetched are
+    /// not, so that nobody is refused for want of one.
     pub fn clients(&self) -> Trust {
-        Trust::new(&self.trust.roots, &self.trust.intermediates).unwrap_or_default()
+        self.clients.clone()
     }
 
     /// What was read, where nothing was wrong.
@@ -184,9 +188,12 @@ fn trust(desk: &mut Desk<'_>, settings: &SiteSettings) -> PublishedTrust {
 
 /// Looks at the files of lists as they are now. They may come later and change at any time, so that what
 /// is wrong with them keeps nothing from starting.
-fn lists(desk: &mut Desk<'_>, settings: &SiteSettings, trust: &PublishedTrust) {
-    let Ok(trust) = Trust::new(&trust.roots, &trust.intermediates) else { return };
-    if settings.revocation.mode == RevocationMode::Off {
+fn lists(desk: &mut Desk<'_>, settings: &SiteSettings, trust: &PublishedTrust) -> Trust {
+    let Ok(clients) = Trust::new(&trust.roots, &trust.intermediates) else { return Trust::default() };
+    let is_off = settings.revocation.mode == RevocationMode::Off;
+    let mode = if is_off { RevocationMode::Off } else { RevocationMode::Soft };
+    let mut clients = clients.with_rules(trust.allowed.clone(), mode, settings.revocation.grace.as_secs());
+    if is_off {
         desk.fine("revocation: lists are not looked at, a revoked certificate is let in");
     }
     for (index, source) in settings.revocation.crls.iter().enumerate() {
@@ -196,8 +203,12 @@ fn lists(desk: &mut Desk<'_>, settings: &SiteSettings, trust: &PublishedTrust) {
         let now = desk.now.as_secs();
         let read = super::read_list(&path).map_err(|error| error.to_string()).and_then(|bytes| {
             let der = list_der(&bytes).map_err(|fault| fault.to_string())?;
-            RevocationList::read(&der, &trust, now).map_err(|fault| fault.to_string())
+            RevocationList::read(&der, &clients, now).map_err(|fault| fault.to_string())
         });
+        if let Ok(list) = &read {
+            // Of two lists of one authority the newer counts.
+            let _ = clients.take_list(Arc::new(list.clone()));
+        }
         match read {
             Ok(list) if metrics::is_list_ageing(&list, now) => {
                 desk.warn(&key, metrics::ageing_text(&list, now), "a newer list");
@@ -212,12 +223,17 @@ fn lists(desk: &mut Desk<'_>, settings: &SiteSettings, trust: &PublishedTrust) {
             }
         }
     }
-    let Some(file) = &settings.trust.blocked else { return };
+    let Some(file) = &settings.trust.blocked else { return clients };
     let path = desk.folder.join(file);
     let read = super::read_list(&path).map_err(|error| error.to_string());
-    if let Err(text) = read.and_then(|bytes| BlockList::parse(&bytes).map_err(|fault| fault.to_string())) {
-        desk.warn("trust.blocked", format!("{}: {text}", shown(&path)), "a block list, which may be empty");
+    match read.and_then(|bytes| BlockList::parse(&bytes).map_err(|fault| fault.to_string())) {
+        Ok(list) => clients.block(list),
+        Err(text) => {
+            let found = format!("{}: {text}", shown(&path));
+            desk.warn("trust.blocked", found, "a block list, which may be empty");
+        }
     }
+    clients
 }
 
 /// Follows an intermediate up to a root, and names the link that is missing.

@@ -228,6 +228,22 @@ mod tests {
     }
 
     #[test]
+    fn whoever_waits_with_a_deadline_can_be_told_of_something_else() {
+        let start = Instant::now();
+        let wheel = Wheel::new(start);
+        let [waiting, cleared, gone] = [(); 3].map(|()| Deadline::new(&wheel));
+        let told = [&waiting, &cleared, &gone].map(|deadline| {
+            deadline.set(start, Duration::from_secs(5));
+            polled(deadline)
+        });
+        cleared.clear();
+        drop(gone);
+        wheel.wakers().iter().for_each(Waker::wake_by_ref);
+        assert_eq!(told.map(|count| count.0.load(Ordering::Relaxed)), [1, 0, 0]);
+        assert!(!waiting.has_passed());
+    }
+
+    #[test]
     fn a_deadline_moved_later_passes_later_and_moved_earlier_passes_earlier() {
         let start = Instant::now();
         let wheel = Wheel::new(start);
