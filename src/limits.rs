@@ -242,6 +242,29 @@ pub const LINGER_FOR: Duration = Duration::from_secs(2);
 pub const CERTIFICATE_CHAIN_SIZE_MAX: usize = 32 * 1024;
 /// Intermediates a client may send.
 pub const INTERMEDIATE_COUNT_MAX: usize = 6;
+/// Bytes of a revocation list: some 200,000 entries. A gateway keeps 20 bytes of each.
+pub const CRL_SIZE_MAX: usize = 8 * 1024 * 1024;
+/// Revocation lists of a site: complete ones and deltas of as many authorities as a large company has.
+pub const CRL_COUNT_MAX: usize = 64;
+/// Bytes of a site's block list: [`BLOCKED_COUNT_MAX`] lines of 100.
+pub const BLOCK_LIST_SIZE_MAX: usize = 1024 * 1024;
+/// Certificates on a site's block list. Who has more to shut out revokes them.
+pub const BLOCKED_COUNT_MAX: usize = 10_000;
+/// Rules of admission of one kind.
+pub const ALLOW_RULE_COUNT_MAX: usize = 64;
+/// By so much the clock of an authority may be ahead: a list that begins in the future by more is refused.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+/// Percent of its life at which a revocation list that nothing followed is told of.
+pub const CRL_LIFE_ALARM: u64 = 80;
+/// A file with a list is looked at so often, and so is whether another shard should hear of one.
+pub const LIST_FILE_EVERY: Duration = Duration::from_secs(1);
+/// A list is fetched by HTTP so often unless written otherwise; authorities publish once a day or hour.
+pub const LIST_FETCH_EVERY: Duration = Duration::from_secs(300);
+/// For one fetch, from the name to the last byte.
+pub const LIST_FETCH_WITHIN: Duration = Duration::from_secs(30);
+/// Connections that are woken in one turn after a list changed. Each reads its chain once more and looks it
+/// up, without a signature, so that requests of others wait a millisecond or two.
+pub const RECHECKED_PER_TURN: usize = 64;
 /// Chains of clients that one shard remembers as accepted, so that a client that comes back costs no
 /// signature: as many as it may have clients. About 300 bytes each, 600 at most.
 pub const VERDICT_COUNT_MAX: usize = DIRECT_SLOTS_MAX as usize;

@@ -42,7 +42,9 @@ fn all_keys() -> BTreeSet<String> {
     for section in ["[connector]", "[[gateway]]", "[internal]"] {
         all.extend(keys(connector, section));
     }
-    for section in ["", "[trust]", "[[management_point]]", "[[software_update_point]]", "[[endpoint]]"] {
+    for section in
+        ["", "[trust]", "[revocation]", "[[management_point]]", "[[software_update_point]]", "[[endpoint]]"]
+    {
         all.extend(keys(site, section));
     }
     all

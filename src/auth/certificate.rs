@@ -8,8 +8,11 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
+use x509_parser::public_key::PublicKey;
 
-use super::trust::Trust;
+use super::name::name_text;
+use super::revocation::{Linked, Unrevoked};
+use super::trust::{Trust, key_of};
 use crate::limits::{CERTIFICATE_CHAIN_SIZE_MAX, INTERMEDIATE_COUNT_MAX};
 use crate::refusal::Refusal;
 
@@ -24,8 +27,10 @@ pub struct CertificateFacts {
     pub serial: String,
     /// SHA-256 of the certificate.
     pub thumbprint: [u8; 32],
-    /// When every certificate on the way to the anchor lives.
+    /// When every certificate on the way to the anchor lives, and its revocation lists vouch for it.
     pub valid: Validity,
+    /// Some certificate is on no revocation list that is in force, and the site admits that.
+    pub is_unchecked: bool,
 }
 
 /// Seconds since 1970 in which certificates live, both ends among them.
@@ -44,12 +49,12 @@ impl Validity {
     }
 
     /// When these live and those of `other`.
-    fn and(self, other: Validity) -> Validity {
+    pub(super) fn and(self, other: Validity) -> Validity {
         Validity { from: self.from.max(other.from), until: self.until.min(other.until) }
     }
 
     /// A time that cannot be told is never.
-    fn of(certificate: &X509Certificate<'_>) -> Validity {
+    pub(super) fn of(certificate: &X509Certificate<'_>) -> Validity {
         let (from, until) = (certificate.validity().not_before, certificate.validity().not_after);
         Validity {
             from: u64::try_from(from.timestamp()).unwrap_or(u64::MAX),
@@ -100,6 +105,59 @@ pub enum CertificateFault {
     /// A CA's certificate in place of a client's.
     #[error("the certificate is that of an authority, not of a client")]
     Authority,
+    /// A key of a kind or size that is not taken.
+    #[error("{subject:?} has {found}; taken are RSA of 2048 to 4096 bits, ECDSA P-256 and P-384, Ed25519")]
+    WeakKey {
+        /// Owner of the key.
+        subject: String,
+        /// What it has.
+        found: String,
+    },
+    /// On the site's block list.
+    #[error("{subject:?} is blocked by {by}")]
+    Blocked {
+        /// Owner of the certificate; it need not be the leaf's.
+        subject: String,
+        /// How the list names it.
+        by: String,
+    },
+    /// The site's rules of admission leave it out.
+    #[error("the site lets in nobody with the {what} {found:?}")]
+    NotAllowed {
+        /// What the rule looks at.
+        what: String,
+        /// What the certificate says.
+        found: String,
+    },
+    /// On a revocation list.
+    #[error("{subject:?}, serial number {serial}, was revoked by {issuer:?}")]
+    Revoked {
+        /// Owner of the certificate; it need not be the leaf's.
+        subject: String,
+        /// Whose list it is.
+        issuer: String,
+        /// Hexadecimal digits.
+        serial: String,
+    },
+    /// The list that would say so has passed.
+    #[error("the revocation list of {issuer:?} ended at {}, and no newer one came", date(*since))]
+    ListTooOld {
+        /// Whose.
+        issuer: String,
+        /// End of its life, without the site's grace.
+        since: u64,
+    },
+    /// Nobody has the list that would say so.
+    #[error(
+        "there is no revocation list of {issuer:?}; name it in the site's revocation.crls{}",
+        if *only_ldap { " as a file or http URL (the certificate names ldap: points alone, which are not used)" } else { "" }
+    )]
+    NoList {
+        /// Whose.
+        issuer: String,
+        /// The certificate says that lists are found by LDAP alone.
+        only_ldap: bool,
+    },
     /// Anything else that webpki finds.
     #[error("the chain is not valid: {0}")]
     Invalid(String),
@@ -119,6 +177,12 @@ impl CertificateFault {
             | CertificateFault::BadSignature
             | CertificateFault::NotForClients
             | CertificateFault::Authority
+            | CertificateFault::WeakKey { .. }
+            | CertificateFault::Blocked { .. }
+            | CertificateFault::NotAllowed { .. }
+            | CertificateFault::Revoked { .. }
+            | CertificateFault::ListTooOld { .. }
+            | CertificateFault::NoList { .. }
             | CertificateFault::Invalid(_) => Refusal::UntrustedCertificate,
         }
     }
@@ -152,15 +216,83 @@ pub fn judge<D: AsRef<[u8]>>(
     let path = end
         .verify_for_usage(algorithms, &trust.anchors, &between, now, KeyUsage::client_auth(), None, None)
         .map_err(|error| fault(error, &leaf, &between, trust))?;
-    let valid = path
-        .intermediate_certificates()
-        .map(|certificate| parse(&certificate.der()).map_or(NEVER, |parsed| Validity::of(&parsed)))
-        .fold(Validity::of(&parsed), Validity::and);
-    Ok(facts(&leaf, &parsed, valid))
+    let ders: Vec<_> = path.intermediate_certificates().map(|certificate| certificate.der()).collect();
+    let above: Option<Vec<X509Certificate<'_>>> = ders.iter().map(|der| parse(der)).collect();
+    let above = above.ok_or_else(|| CertificateFault::Malformed("not X.509".to_owned()))?;
+    let valid = above.iter().map(Validity::of).fold(Validity::of(&parsed), Validity::and);
+    let unrevoked = by_lists(&parsed, &above, trust.key_of_anchor(path.anchor()), trust, now)?;
+    let valid = Validity { until: valid.until.min(unrevoked.until), ..valid };
+    Ok(facts(&leaf, &parsed, valid, unrevoked.is_unchecked))
 }
 
-/// Of a certificate whose time cannot be told.
-const NEVER: Validity = Validity { from: u64::MAX, until: 0 };
+/// What the site's own lists and bounds say of a path that leads to its trust: `leaf`, those `above` it,
+/// and the key of the anchor.
+fn by_lists(
+    leaf: &X509Certificate<'_>,
+    above: &[X509Certificate<'_>],
+    anchor_key: [u8; 32],
+    trust: &Trust,
+    now: UnixTime,
+) -> Result<Unrevoked, CertificateFault> {
+    let path = || std::iter::once(leaf).chain(above);
+    for certificate in path() {
+        if let Some(found) = odd_key(certificate) {
+            return Err(CertificateFault::WeakKey { subject: name_text(certificate.subject()), found });
+        }
+        if let Some(blocked) = trust.blocked.find(certificate.as_raw(), certificate) {
+            return Err(blocked);
+        }
+    }
+    trust.allowed.judge(leaf)?;
+    if !trust.looks_at_lists() {
+        return Ok(Unrevoked { until: u64::MAX, is_unchecked: false });
+    }
+    let keys = above.iter().map(|certificate| key_of(certificate)).chain(std::iter::once(anchor_key));
+    let linked = path().zip(keys).map(|(certificate, issuer_key)| Linked { certificate, issuer_key });
+    trust.revocation.look(&linked.collect::<Vec<_>>(), now.as_secs())
+}
+
+/// Whether somebody who was accepted before may have been blocked or revoked since: a look without a
+/// signature. Who may have been is to be judged.
+pub fn may_be_shut_out<D: AsRef<[u8]>>(chain: &[D], trust: &Trust) -> bool {
+    trust.has_doubtful_authority
+        || chain.iter().filter_map(|der| Some((der.as_ref(), parse(der.as_ref())?))).any(
+            |(der, certificate)| {
+                trust.blocked.find(der, &certificate).is_some()
+                    || trust.revocation.may_have_revoked(&certificate)
+            },
+        )
+}
+
+/// What is wrong with the key of a certificate in DER, for a handshake whose signature could not be verified.
+pub fn key_fault(der: &[u8]) -> Option<CertificateFault> {
+    let certificate = parse(der)?;
+    let found = odd_key(&certificate)?;
+    Some(CertificateFault::WeakKey { subject: name_text(certificate.subject()), found })
+}
+
+/// What a key is that is not taken.
+fn odd_key(certificate: &X509Certificate<'_>) -> Option<String> {
+    let key = certificate.public_key();
+    let curve = || key.algorithm.parameters.as_ref()?.as_oid().ok().map(|oid| oid.to_id_string());
+    match (key.parsed(), key.algorithm.algorithm.to_id_string().as_str()) {
+        (Ok(PublicKey::RSA(rsa)), _) => {
+            let zeros = rsa.modulus.iter().take_while(|octet| **octet == 0).count();
+            let first = rsa.modulus.get(zeros).map_or(8, |octet| octet.leading_zeros() as usize);
+            let bits = (rsa.modulus.len() - zeros) * 8 - if zeros == rsa.modulus.len() { 0 } else { first };
+            (!RSA_BITS.contains(&bits)).then(|| format!("an RSA key of {bits} bits"))
+        }
+        (_, "1.3.101.112") => None,
+        (_, "1.2.840.10045.2.1") => match curve().as_deref() {
+            Some("1.2.840.10045.3.1.7" | "1.3.132.0.34") => None,
+            other => Some(format!("an ECDSA key on the curve {}", other.unwrap_or("unknown"))),
+        },
+        (_, other) => Some(format!("a key of the kind {other}")),
+    }
+}
+
+/// Smaller ones can be broken; larger ones cost a gateway more than the client.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
 
 /// Sent intermediates that can be read, of several with one name the first. A stranger who sends six
 /// of one name makes webpki try them in every order; an honest client sends one chain.
@@ -175,18 +307,19 @@ fn one_of_each_name<D: AsRef<[u8]>>(sent: &[D]) -> Vec<CertificateDer<'_>> {
     kept.into_iter().map(|(der, _)| CertificateDer::from(der)).collect()
 }
 
-fn facts(der: &[u8], parsed: &X509Certificate<'_>, valid: Validity) -> CertificateFacts {
+fn facts(der: &[u8], parsed: &X509Certificate<'_>, valid: Validity, is_unchecked: bool) -> CertificateFacts {
     let serial = parsed.raw_serial().iter().fold(String::new(), |mut text, octet| {
         let _ = write!(text, "{octet:02x}");
         text
     });
     let digest = ring::digest::digest(&ring::digest::SHA256, der);
     CertificateFacts {
-        subject: parsed.subject().to_string(),
-        issuer: parsed.issuer().to_string(),
+        subject: name_text(parsed.subject()),
+        issuer: name_text(parsed.issuer()),
         serial,
         thumbprint: digest.as_ref().try_into().expect("SHA-256 has 32 octets"),
         valid,
+        is_unchecked,
     }
 }
 
@@ -225,10 +358,10 @@ fn missing_issuer(leaf: &[u8], between: &[CertificateDer<'_>], trust: &Trust) ->
         let is_self_issued = issuer.as_raw() == current.subject().as_raw();
         match between.iter().find(|above| above.subject().as_raw() == issuer.as_raw()) {
             Some(above) if !is_self_issued => current = above.clone(),
-            _ => return Some(issuer.to_string()),
+            _ => return Some(name_text(issuer)),
         }
     }
-    Some(current.issuer().to_string())
+    Some(name_text(current.issuer()))
 }
 
 /// The certificate, if `der` is one and nothing else.
@@ -241,11 +374,11 @@ pub(super) fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
 
 /// Distinguished name of a certificate in DER, whoever signed it: for logs alone.
 pub fn subject_of(leaf: &[u8]) -> Option<String> {
-    parse(leaf).map(|certificate| certificate.subject().to_string())
+    parse(leaf).map(|certificate| name_text(certificate.subject()))
 }
 
 /// A time as people write it.
-fn date(seconds: u64) -> String {
+pub(super) fn date(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     time.map_or_else(|| format!("second {seconds}"), |time| time.to_string())
 }

@@ -2,7 +2,10 @@
 
 use rustls::pki_types::UnixTime;
 
-use super::{InternalName, Trust, certificate, client_cert_field, internal_identity, judge};
+use super::{
+    BlockList, InternalName, RevocationList, Trust, certificate, client_cert_field, internal_identity, judge,
+};
+use super::{list_der, name_text, revocation_list};
 
 /// A root whose key nobody has any more, and a leaf that it issued for client authentication.
 const ROOT: &[u8] = include_bytes!("../../fuzz/seeds/certificate/root.der");
@@ -35,6 +38,29 @@ pub fn certificate(bytes: &[u8]) {
     }
     let _ = Trust::new(&[bytes], &[bytes]);
     names(bytes);
+}
+
+/// `bytes` as a revocation list and as a block list, to everything that reads one.
+///
+/// # Panics
+/// When a list is believed that nobody signed, or what it names is not found in it again.
+pub fn revocation_list(bytes: &[u8]) {
+    let root = Trust::new(&[ROOT], &[]).expect("the root is sound");
+    assert!(RevocationList::read(bytes, &root, NOW).is_err(), "its key is gone");
+    let Ok(der) = list_der(bytes) else { return };
+    if let Ok(list) = revocation_list::parse(&der) {
+        let issuer = name_text(list.issuer());
+        assert!(issuer.chars().all(|sign| !sign.is_control()), "{issuer:?}");
+        if let Ok(read) = RevocationList::of(&list, [0; 32], issuer, &der, NOW) {
+            assert!(read.revoked.iter().all(|serial| read.names(serial)));
+            assert!(read.removed.iter().all(|serial| read.takes_off(serial)));
+            assert!(read.stands_for(&read) && read.place().len() == 32);
+            let _ = read.life_percent(NOW);
+        }
+    }
+    if let Ok(blocked) = BlockList::parse(bytes) {
+        assert!(blocked.len() <= bytes.len());
+    }
 }
 
 fn names(bytes: &[u8]) {

@@ -1,18 +1,29 @@
 //! Who is asking: facts of client certificates, and the internal certificates of the roles.
 //!
 //! Pure: certificates as DER, time as an argument. The handshake has proved that the peer holds the
-//! key; here the certificate itself is judged, per request and against the trust of the URL's site.
-//! Tokens and revocation lists come here as well.
+//! key; here the certificate itself is judged, per request and against the trust of the URL's site:
+//! its chain, the site's revocation lists, its block list and its rules of admission.
 
 mod certificate;
 pub mod fuzz;
 mod internal;
+mod lists;
+mod name;
+mod revocation;
+mod revocation_list;
 #[cfg(test)]
 mod tests;
 mod trust;
 mod verdicts;
 
-pub use certificate::{CertificateFacts, CertificateFault, Validity, client_cert_field, judge, subject_of};
+pub use certificate::{
+    CertificateFacts, CertificateFault, Validity, client_cert_field, judge, key_fault, may_be_shut_out,
+    subject_of,
+};
 pub use internal::{InternalFault, InternalName, InternalRole, internal_identity, is_name, is_site_code};
+pub use lists::{AllowRules, BlockFault, BlockList};
+pub use name::name_text;
+pub use revocation::{ListStanding, Revocation, RevocationMode};
+pub use revocation_list::{ListFault, RevocationList, list_der};
 pub use trust::{Trust, TrustFault};
 pub use verdicts::{Asked, Verdicts};

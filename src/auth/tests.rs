@@ -39,6 +39,11 @@ fn an_internal_name_has_one_spelling() {
 }
 
 #[test]
+fn seeded_lists_are_believed_only_as_they_were_signed() {
+    crate::seeded::run("revocation_list", 2_000, fuzz::revocation_list);
+}
+
+#[test]
 fn seeded_certificates_are_trusted_only_as_they_were_issued() {
     crate::seeded::run("certificate", 2_000, fuzz::certificate);
 }
@@ -61,6 +66,9 @@ fn no_certificate_is_a_matter_of_showing_one() {
 }
 
 #[cfg(feature = "shells")]
+mod revocation;
+
+#[cfg(feature = "shells")]
 mod chains {
     use std::time::Duration;
 
@@ -72,16 +80,16 @@ mod chains {
     use super::*;
     use crate::limits::{CERTIFICATE_CHAIN_SIZE_MAX, INTERMEDIATE_COUNT_MAX};
 
-    type Authority = CertifiedIssuer<'static, KeyPair>;
+    pub(super) type Authority = CertifiedIssuer<'static, KeyPair>;
 
     /// 2030-01-01, amid the life of every certificate made here unless it says otherwise.
-    const NOW: u64 = 1_893_456_000;
+    pub(super) const NOW: u64 = 1_893_456_000;
 
-    fn at(seconds: u64) -> UnixTime {
+    pub(super) fn at(seconds: u64) -> UnixTime {
         UnixTime::since_unix_epoch(Duration::from_secs(seconds))
     }
 
-    fn params(name: &str) -> CertificateParams {
+    pub(super) fn params(name: &str) -> CertificateParams {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.not_before = date_time_ymd(2025, 1, 1);
@@ -89,33 +97,33 @@ mod chains {
         params
     }
 
-    fn authority_params(name: &str) -> CertificateParams {
+    pub(super) fn authority_params(name: &str) -> CertificateParams {
         let mut params = params(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params
     }
 
-    fn root(name: &str) -> Authority {
+    pub(super) fn root(name: &str) -> Authority {
         CertifiedIssuer::self_signed(authority_params(name), KeyPair::generate().unwrap()).unwrap()
     }
 
-    fn below(issuer: &Authority, name: &str) -> Authority {
+    pub(super) fn below(issuer: &Authority, name: &str) -> Authority {
         CertifiedIssuer::signed_by(authority_params(name), KeyPair::generate().unwrap(), issuer).unwrap()
     }
 
-    fn leaf(issuer: &Authority, change: impl Fn(&mut CertificateParams)) -> Vec<u8> {
+    pub(super) fn leaf(issuer: &Authority, change: impl Fn(&mut CertificateParams)) -> Vec<u8> {
         let mut params = params("client1");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         change(&mut params);
         params.signed_by(&KeyPair::generate().unwrap(), issuer).unwrap().der().to_vec()
     }
 
-    fn trust(roots: &[&Authority], intermediates: &[&Authority]) -> Trust {
+    pub(super) fn trust(roots: &[&Authority], intermediates: &[&Authority]) -> Trust {
         let ders = |list: &[&Authority]| list.iter().map(|one| one.der().to_vec()).collect::<Vec<_>>();
         Trust::new(&ders(roots), &ders(intermediates)).unwrap()
     }
 
-    fn der(authority: &Authority) -> Vec<u8> {
+    pub(super) fn der(authority: &Authority) -> Vec<u8> {
         authority.der().to_vec()
     }
 

@@ -51,6 +51,8 @@ struct Match<'b> {
     identities: BTreeSet<u32>,
     has_drained: bool,
     has_closed: bool,
+    /// The list that was offered last.
+    offered: Option<ListTag>,
 }
 
 const STREAMS_MAX: usize = 40;
@@ -75,6 +77,7 @@ pub(super) fn run(side: Side, script: &[u8], now: Instant, first_wire: u32) {
         identities: BTreeSet::new(),
         has_drained: false,
         has_closed: false,
+        offered: None,
     };
     while let Some(op) = game.byte() {
         let outcome = if op < 128 { game.peer_says(op) } else { game.we_do(op - 128) };
@@ -174,7 +177,8 @@ impl Match<'_> {
             14 | 15 => (FrameKind::Head, self.head_message()),
             16 => (FrameKind::Identity, self.raw(7)),
             17 => (FrameKind::IdentityGone, Vec::new()),
-            18 => (FrameKind::Settings, self.piece()),
+            18 if op < 120 => (FrameKind::Settings, self.piece()),
+            18 => (FrameKind::List, self.list_piece()),
             19 => (FrameKind::Ping, vec![op; 8]),
             20 => (FrameKind::Pong, vec![0; 8]),
             21 => (FrameKind::Drain, self.drained_at().to_be_bytes().to_vec()),
@@ -229,6 +233,21 @@ impl Match<'_> {
         payload.extend_from_slice(&vec![9; size]);
         payload
     }
+
+    /// An offer of a list, or a piece of the one that was offered last.
+    fn list_piece(&mut self) -> Vec<u8> {
+        let size = 1 + self.below(40_000);
+        let tag = ListTag { kind: ListKind::Revocation, serial: 0, sha256: [8; 32], size };
+        let offered = self.offered;
+        match offered {
+            Some(offered) if self.number().is_multiple_of(2) => {
+                let offset = self.below(2) * 16_000;
+                let size = offered.size.saturating_sub(offset).min(16_000);
+                lists::encode(&offered, offset, &vec![6; size])
+            }
+            _ => lists::encode(&tag, 0, &[]),
+        }
+    }
 }
 
 /// What a frame that was taken means for the model; that the event says the same.
@@ -246,6 +265,7 @@ fn hear(game: &mut Match<'_>, frame: frame::Frame<'_>, event: Event<'_>) {
         FrameKind::Drain => assert_eq!(game.taken.replace(number(frame.payload) as u32), None, "once"),
         FrameKind::Identity => assert!(game.identities.insert(wire) && count <= IDENTITY_SIZE_MAX),
         FrameKind::IdentityGone => assert!(game.identities.remove(&wire)),
+        FrameKind::List => hear_list(game, &event),
         _ => {}
     }
     let is_of_stream = matches!(
@@ -286,6 +306,15 @@ fn hear(game: &mut Match<'_>, frame: frame::Frame<'_>, event: Event<'_>) {
     let is_over = known.sending == Half::Ended && known.receiving == Half::Ended;
     if is_over || frame.kind == FrameKind::Reset {
         game.known.remove(&wire);
+    }
+}
+
+fn hear_list(game: &mut Match<'_>, event: &Event<'_>) {
+    assert_eq!(game.side, Side::Gateway);
+    match event {
+        Event::ListOffered(tag) => game.offered = Some(*tag),
+        Event::List(list) => assert_eq!(Some(list.tag), game.offered, "nothing comes that was not offered"),
+        _ => assert_eq!(*event, Event::None),
     }
 }
 
@@ -420,10 +449,17 @@ impl Match<'_> {
             Side::Connector => {
                 let size = 1 + self.below(100_000);
                 self.channel.publish(revision, &vec![5; size]);
+                let tag = ListTag { kind: ListKind::Blocked, serial: 1, sha256: [0; 32], size };
+                self.channel.offer_list(&tag);
+                self.channel.send_list(List { tag, bytes: vec![5; size].into() });
             }
             // One for each publication: a shell has no other reason to.
             Side::Gateway if self.channel.has_room_for_bulk() => {
                 self.channel.acknowledge(revision, Verdict::Refused, "no");
+                if let Some(tag) = self.offered {
+                    let verdict = [Verdict::Wanted, Verdict::InForce][self.below(2)];
+                    self.channel.answer_list(&tag, verdict, "");
+                }
             }
             Side::Gateway => {}
         }
@@ -490,7 +526,9 @@ impl Match<'_> {
             | FrameKind::IdentityGone
             | FrameKind::Ping
             | FrameKind::Pong
-            | FrameKind::Status => {}
+            | FrameKind::Status
+            | FrameKind::List
+            | FrameKind::ListAck => {}
             FrameKind::Hello | FrameKind::HelloReply | FrameKind::Ignored => panic!("{:?}", frame.kind),
         }
     }

@@ -52,6 +52,10 @@ pub enum FrameKind {
     Status = 16,
     /// Last frame of a side.
     Close = 17,
+    /// A list, offered or in a piece.
+    List = 18,
+    /// What the instance makes of a list.
+    ListAck = 19,
 }
 
 impl FrameKind {
@@ -75,6 +79,8 @@ impl FrameKind {
             15 => FrameKind::Drain,
             16 => FrameKind::Status,
             17 => FrameKind::Close,
+            18 => FrameKind::List,
+            19 => FrameKind::ListAck,
             _ => return None,
         })
     }

@@ -106,9 +106,13 @@ pub fn message(bytes: &[u8]) {
             assert_eq!(again, bytes);
         }
     }
-    if let Ok(said) = Acknowledgement::parse(bytes) {
+    if let Ok(said) = Acknowledgement::parse(FrameKind::SettingsAck, bytes) {
         let again = Acknowledgement::encode(said.revision, said.verdict, &said.text);
         assert!(again == bytes || said.verdict == Verdict::Unknown);
+    }
+    if let Ok(lists::Heard::Offer(tag)) = lists::Turn::default().hear(bytes) {
+        assert_eq!(lists::encode(&tag, 0, &[]), bytes, "an offer");
+        assert!((1..=tag.kind.size_max()).contains(&tag.size));
     }
     if let Ok(fields) = parse_trailers(bytes) {
         let mut again = Vec::new();

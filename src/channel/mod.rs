@@ -18,6 +18,7 @@ pub mod frame;
 pub mod fuzz;
 pub mod hello;
 mod identity;
+mod lists;
 pub mod message;
 mod mux;
 mod out;
@@ -32,6 +33,7 @@ mod tests;
 pub use error::{ChannelError, CloseCode};
 pub use hello::{Hello, HelloRefusal, HelloReply, VERSION};
 pub use identity::{Identity, identity_of};
+pub use lists::{List, ListKind, ListTag};
 pub use message::{
     Body, REQUEST_FIXED_SIZE, RequestMessage, RequestStart, RequestWriter, ResponseMessage, ResponseStart,
 };
@@ -115,6 +117,12 @@ pub enum Event<'b> {
     Settings(Box<Publication>),
     /// Connector: what became of them.
     SettingsAck(Box<Acknowledgement>),
+    /// Gateway: the connection point has this list. Answer with `answer_list`.
+    ListOffered(ListTag),
+    /// Gateway: a list that was wanted, whole. Answer with `answer_list`.
+    List(Box<List>),
+    /// Connector: what the gateway makes of a list.
+    ListAck(Box<Acknowledgement>),
     /// Connector: an identity; streams will name its number.
     Identity {
         /// Unused until now, not 0.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::credit::{ChannelWindow, Pace, ReceiveWindow, SendCredit};
 use super::error::{ChannelError, CloseCode};
 use super::frame::{self, FrameKind};
+use super::lists::{self, List, ListTag, OutgoingList, Turn};
 use super::message;
 use super::out::OutBuffer;
 use super::publication::{self, Acknowledgement, Incoming, Outgoing, Publication, RevisionTag, Verdict};
@@ -41,6 +42,9 @@ pub struct Channel {
     pub(super) identities: HashSet<u32, BuildHasherDefault<NumberHasher>>,
     pub(super) incoming: Incoming,
     outgoing: Option<Outgoing>,
+    /// The list that is being heard.
+    pub(super) turn: Turn,
+    outgoing_list: Option<OutgoingList>,
     pub(super) draining: bool,
     /// The latest stream that a draining peer took.
     pub(super) peer_drained_at: Option<u32>,
@@ -68,6 +72,8 @@ impl Channel {
             identities: HashSet::default(),
             incoming: Incoming::default(),
             outgoing: None,
+            turn: Turn::default(),
+            outgoing_list: None,
             draining: false,
             peer_drained_at: None,
             closed: false,
@@ -359,6 +365,28 @@ impl Channel {
         self.put(FrameKind::SettingsAck, 0, &Acknowledgement::encode(revision, verdict, text));
     }
 
+    /// Connector: offers a list; `Event::ListAck` says whether it is wanted. One at a time: the next only
+    /// behind a verdict other than *wanted*.
+    pub fn offer_list(&mut self, tag: &ListTag) {
+        assert_eq!(self.side, Side::Connector, "only a connection point has lists");
+        self.put(FrameKind::List, 0, &lists::encode(tag, 0, &[]));
+    }
+
+    /// Connector: sends the list that was offered and is wanted, in pieces between answers.
+    pub fn send_list(&mut self, list: List) {
+        assert_eq!(self.side, Side::Connector, "only a connection point has lists");
+        self.outgoing_list = Some(OutgoingList::new(list));
+        self.feed();
+    }
+
+    /// Gateway: whether a list is wanted, or what became of it. A text longer than 255 bytes is cut.
+    pub fn answer_list(&mut self, tag: &ListTag, verdict: Verdict, text: &str) {
+        assert_eq!(self.side, Side::Gateway, "only a gateway acknowledges lists");
+        if self.turn.answer(tag, verdict == Verdict::Wanted) {
+            self.put(FrameKind::ListAck, 0, &Acknowledgement::encode(tag.revision(), verdict, text));
+        }
+    }
+
     /// Opens (gateway) or takes (connector) no further stream; those that live go on. Streams that
     /// arrive nevertheless are answered with `ResetCode::NotBegun` here.
     pub fn drain(&mut self) {
@@ -389,6 +417,7 @@ impl Channel {
         self.put(FrameKind::Close, 0, &payload);
         self.closed = true;
         self.outgoing = None;
+        self.outgoing_list = None;
     }
 }
 
@@ -410,19 +439,28 @@ impl Channel {
     /// The first `count` bytes of `transmit` are on their way.
     pub fn transmitted(&mut self, count: usize) {
         self.out.consume(count);
-        if self.outgoing.is_some() {
+        if self.outgoing.is_some() || self.outgoing_list.is_some() {
             self.feed();
         }
     }
 
-    /// Queues settings while little else waits.
+    /// Queues settings, and then lists, while little else waits.
     fn feed(&mut self) {
         while self.out.len() < SETTINGS_FEED_SIZE {
-            let Some(outgoing) = &mut self.outgoing else { return };
-            let (piece, is_last) = outgoing.next_piece();
-            self.put(FrameKind::Settings, 0, &piece);
-            if is_last {
-                self.outgoing = None;
+            if let Some(outgoing) = &mut self.outgoing {
+                let (piece, is_last) = outgoing.next_piece();
+                self.put(FrameKind::Settings, 0, &piece);
+                if is_last {
+                    self.outgoing = None;
+                }
+            } else if let Some(outgoing) = &mut self.outgoing_list {
+                let (piece, is_last) = outgoing.next_piece();
+                self.put(FrameKind::List, 0, &piece);
+                if is_last {
+                    self.outgoing_list = None;
+                }
+            } else {
+                return;
             }
         }
     }

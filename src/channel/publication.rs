@@ -35,6 +35,8 @@ pub enum Verdict {
     Diverged = 2,
     /// It cannot be read, or claims what is not this site's; the text says what.
     Refused = 3,
+    /// Of a list that was offered: it may be sent.
+    Wanted = 4,
     /// A code that this version does not know. Never sent.
     Unknown = 255,
 }
@@ -46,6 +48,7 @@ impl Verdict {
             1 => Verdict::Outdated,
             2 => Verdict::Diverged,
             3 => Verdict::Refused,
+            4 => Verdict::Wanted,
             _ => Verdict::Unknown,
         }
     }
@@ -71,27 +74,27 @@ impl Acknowledgement {
         payload
     }
 
-    pub(super) fn parse(payload: &[u8]) -> Result<Acknowledgement, ChannelError> {
+    pub(super) fn parse(kind: FrameKind, payload: &[u8]) -> Result<Acknowledgement, ChannelError> {
         let read = |mut bytes: Bytes<'_>| {
             let revision = take_tag(&mut bytes)?;
             let verdict = Verdict::from_byte(bytes.u8()?);
             let text = bytes.text()?.to_owned();
             bytes.0.is_empty().then_some(Acknowledgement { revision, verdict, text })
         };
-        read(Bytes(payload)).ok_or(ChannelError::Malformed(FrameKind::SettingsAck, "not as long as it says"))
+        read(Bytes(payload)).ok_or(ChannelError::Malformed(kind, "not as long as it says"))
     }
 }
 
-const TAG_SIZE: usize = 8 + 32;
+pub(super) const TAG_SIZE: usize = 8 + 32;
 const PIECE_FIXED_SIZE: usize = TAG_SIZE + 4 + 4;
 const PIECE_SIZE_MAX: usize = FRAME_PAYLOAD_SIZE_MAX - PIECE_FIXED_SIZE;
 
-fn put_tag(out: &mut Vec<u8>, revision: &RevisionTag) {
+pub(super) fn put_tag(out: &mut Vec<u8>, revision: &RevisionTag) {
     out.extend_from_slice(&revision.serial.to_be_bytes());
     out.extend_from_slice(&revision.sha256);
 }
 
-fn take_tag(bytes: &mut Bytes<'_>) -> Option<RevisionTag> {
+pub(super) fn take_tag(bytes: &mut Bytes<'_>) -> Option<RevisionTag> {
     Some(RevisionTag { serial: bytes.u64()?, sha256: bytes.array()? })
 }
 

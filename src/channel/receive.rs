@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::credit::{ReceiveWindow, SendCredit};
 use super::error::{ChannelError, CloseCode};
 use super::frame::{self, Frame, FrameKind};
+use super::lists::Heard;
 use super::message;
 use super::mux::Channel;
 use super::publication::Acknowledgement;
@@ -60,6 +61,8 @@ impl Channel {
             | FrameKind::Pong
             | FrameKind::Drain
             | FrameKind::Status
+            | FrameKind::List
+            | FrameKind::ListAck
             | FrameKind::Close => self.hear_channel(frame, now),
             FrameKind::Ignored => Ok(Event::None),
             FrameKind::Hello | FrameKind::HelloReply => Err(ChannelError::Unexpected(frame.kind)),
@@ -74,7 +77,12 @@ impl Channel {
             FrameKind::Settings => self.hear_settings(frame),
             FrameKind::SettingsAck => {
                 self.only(Side::Connector, frame.kind)?;
-                Ok(Event::SettingsAck(Box::new(Acknowledgement::parse(frame.payload)?)))
+                Ok(Event::SettingsAck(Box::new(Acknowledgement::parse(frame.kind, frame.payload)?)))
+            }
+            FrameKind::List => self.hear_list(frame),
+            FrameKind::ListAck => {
+                self.only(Side::Connector, frame.kind)?;
+                Ok(Event::ListAck(Box::new(Acknowledgement::parse(frame.kind, frame.payload)?)))
             }
             FrameKind::Ping => self.hear_ping(frame),
             FrameKind::Pong => {
@@ -240,6 +248,15 @@ impl Channel {
         self.only(Side::Gateway, frame.kind)?;
         let whole = self.incoming.hear(frame.payload)?;
         Ok(whole.map_or(Event::None, Event::Settings))
+    }
+
+    fn hear_list<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {
+        self.only(Side::Gateway, frame.kind)?;
+        Ok(match self.turn.hear(frame.payload)? {
+            Heard::Offer(tag) => Event::ListOffered(tag),
+            Heard::Piece => Event::None,
+            Heard::Whole(list) => Event::List(Box::new(list)),
+        })
     }
 
     fn hear_ping<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {

@@ -55,6 +55,8 @@ pub(super) struct World<'b> {
     identities_heard: HashMap<u32, Vec<u8>>,
     published: u64,
     settings_heard: u64,
+    /// The list on its way.
+    list: Option<List>,
     acknowledged: u64,
     reports_sent: [usize; 2],
     reports_heard: [usize; 2],
@@ -94,6 +96,7 @@ impl<'b> World<'b> {
             identities_heard: HashMap::new(),
             published: 0,
             settings_heard: 0,
+            list: None,
             acknowledged: 0,
             reports_sent: [0; 2],
             reports_heard: [0; 2],
@@ -273,10 +276,33 @@ impl<'b> World<'b> {
     }
 
     fn publish(&mut self) {
+        self.offer_list();
         self.published += 1;
         let size = 1 + self.below(100_000);
         let tag = RevisionTag { serial: self.published, sha256: [7; 32] };
         self.ends[CONNECTOR].publish(tag, &pattern(self.published as usize, 0, 0, size));
+    }
+
+    /// A list, unless one is on its way.
+    fn offer_list(&mut self) {
+        if self.list.is_none() {
+            let size = 1 + self.below(100_000);
+            let tag = ListTag { kind: ListKind::Revocation, serial: self.published, sha256: [8; 32], size };
+            self.list = Some(List { tag, bytes: pattern(size, 0, 0, size).into() });
+            self.ends[CONNECTOR].offer_list(&tag);
+        }
+    }
+
+    fn hear_list_ack(&mut self, acknowledgement: &Acknowledgement) {
+        match acknowledgement.verdict {
+            Verdict::Wanted => {
+                self.ends[CONNECTOR].send_list(self.list.clone().expect("nothing else is wanted"));
+            }
+            verdict => {
+                assert_eq!((verdict, acknowledgement.text.as_str()), (Verdict::InForce, "as offered"));
+                self.list = None;
+            }
+        }
     }
 
     fn drain(&mut self, end: usize) {
@@ -360,6 +386,12 @@ impl<'b> World<'b> {
                 assert_eq!(acknowledgement.text, "as published");
                 self.acknowledged = acknowledgement.revision.serial;
             }
+            Event::ListOffered(tag) => self.ends[GATEWAY].answer_list(&tag, Verdict::Wanted, ""),
+            Event::List(list) => {
+                assert_eq!(Some(&*list), self.list.as_ref());
+                self.ends[GATEWAY].answer_list(&list.tag, Verdict::InForce, "as offered");
+            }
+            Event::ListAck(acknowledgement) => self.hear_list_ack(&acknowledgement),
             Event::Identity { number, bytes } => {
                 assert_eq!(bytes, number.to_be_bytes());
                 assert_eq!(self.identities_heard.insert(number, bytes.to_vec()), None);
@@ -472,6 +504,7 @@ impl<'b> World<'b> {
             assert!(is_reset || (is_whole && exchange.head_heard), "exchange {number} hangs: {exchange:?}");
         }
         assert_eq!((self.settings_heard, self.acknowledged), (self.published, self.published));
+        assert_eq!(self.list, None, "a list hangs");
         assert_eq!(self.identities.len(), self.identities_heard.len());
         assert_eq!(self.reports_sent[GATEWAY], self.reports_heard[CONNECTOR]);
         assert_eq!(self.reports_sent[CONNECTOR], self.reports_heard[GATEWAY]);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde_json::{Value, json};
 
+use super::lists::Lists;
 use super::plan::Plan;
 use super::sources::Sources;
 use crate::admin::Report;
@@ -29,6 +30,7 @@ pub struct Board {
     folder: PathBuf,
     start: metrics::Start,
     certificates: Vec<metrics::Certificate>,
+    lists: Arc<Lists>,
     is_draining: AtomicBool,
     access_log: OnceLock<Arc<AccessLog>>,
     /// As in the plan.
@@ -263,6 +265,7 @@ impl Board {
             folder: folder.to_owned(),
             start: metrics::Start::now(),
             certificates: plan.certificates.clone(),
+            lists: plan.lists.clone(),
             is_draining: AtomicBool::new(false),
             access_log: OnceLock::new(),
             instances: plan.instances.iter().map(|one| instance(&one.dialled)).collect(),
@@ -326,6 +329,7 @@ impl Board {
         if self.is_draining.load(Ordering::Relaxed) {
             health.suffers("it is stopping and takes no new requests");
         }
+        self.lists.tell_health(&mut health);
         health.knows_certificates(&self.certificates, jiff::Timestamp::now().as_second());
         health
     }
@@ -424,6 +428,7 @@ impl Report for Board {
             "origins": self.origins().into_iter().map(origin).collect::<Vec<_>>(),
             "limits": limits,
             "certificates": show_certificates(&self.certificates),
+            "lists": self.lists.show(),
             "shards": self.shards.iter().map(count).collect::<Vec<_>>(),
         })
     }
@@ -449,6 +454,7 @@ impl Report for Board {
             vec![("gateway", instance), ("channel", &channel.index), ("shard", &channel.shard)]
         });
         self.describe_origins(&mut page);
+        self.lists.describe(&mut page);
         self.headroom.describe(&mut page, &self.readings());
         if let Some(log) = self.access_log.get() {
             page.counter("cmg_connector_access_log_lost_total", "Lines of the access log that were lost.")

@@ -17,6 +17,7 @@ use super::Here;
 use super::board::Channel;
 use super::exchange::Asking;
 use super::head::Client;
+use super::lists::Offering;
 use super::names::Name;
 use super::origin::connect_any;
 use super::plan::InstancePlan;
@@ -148,7 +149,8 @@ impl Reach {
         let instance = &self.plan().dialled;
         tracing::info!(instance, name = reply.instance, index, shard = reply.shard, "channel up");
         let link = Link::new(&self.here.shard, Side::Connector, None);
-        let _up = Up::new(self, &link, index);
+        let offering = (index == 0).then(|| Offering::new(&link, &self.here.plan.lists, instance));
+        let _up = Up::new(self, &link, index, offering.clone());
         self.learn(reply.shards);
         if self.here.draining.get() {
             link.drain();
@@ -156,7 +158,7 @@ impl Reach {
         if index == 0 {
             link.publish(self.here.plan.revision, &self.here.plan.published);
         }
-        let events = Attached { reach: self.clone(), identities: RefCell::default() };
+        let events = Attached { reach: self.clone(), identities: RefCell::default(), offering };
         Ok(link.drive(wire, Rc::new(events)).await)
     }
 
@@ -235,16 +237,18 @@ struct Up {
     reach: Rc<Reach>,
     link: Rc<Link>,
     index: u16,
+    offering: Option<Rc<Offering>>,
 }
 
 impl Up {
-    fn new(reach: &Rc<Reach>, link: &Rc<Link>, index: u16) -> Up {
+    fn new(reach: &Rc<Reach>, link: &Rc<Link>, index: u16, offering: Option<Rc<Offering>>) -> Up {
         reach.here.board.instances[reach.instance].channel_up();
         reach.here.links.borrow_mut().push(link.clone());
         let channel = Channel { instance: reach.instance, index, shard: reach.here.shard.index };
         reach.here.channels.up(channel, link);
+        reach.here.offerings.borrow_mut().extend(offering.clone());
         reach.here.show();
-        Up { reach: reach.clone(), link: link.clone(), index }
+        Up { reach: reach.clone(), link: link.clone(), index, offering }
     }
 }
 
@@ -253,6 +257,9 @@ impl Drop for Up {
         self.reach.here.board.instances[self.reach.instance].channel_down(self.index == 0);
         self.reach.here.links.borrow_mut().retain(|link| !Rc::ptr_eq(link, &self.link));
         self.reach.here.channels.down(&self.link);
+        if let Some(own) = &self.offering {
+            self.reach.here.offerings.borrow_mut().retain(|offering| !Rc::ptr_eq(offering, own));
+        }
         self.reach.here.show();
     }
 }
@@ -262,6 +269,8 @@ impl Drop for Up {
 struct Attached {
     reach: Rc<Reach>,
     identities: RefCell<HashMap<u32, Asking>>,
+    /// On the first channel alone.
+    offering: Option<Rc<Offering>>,
 }
 
 impl LinkEvents for Attached {
@@ -292,6 +301,15 @@ impl LinkEvents for Attached {
             self.reach.here.board.instances[self.reach.instance]
                 .is_in_trouble(&format!("settings {verdict:?}: {text}"));
             tracing::error!(instance, serial, ?verdict, "settings are not in force: {text}");
+        }
+        if let Some(offering) = &self.offering {
+            offering.begin();
+        }
+    }
+
+    fn list_acknowledged(&self, _link: &Rc<Link>, acknowledgement: Acknowledgement) {
+        if let Some(offering) = &self.offering {
+            offering.acknowledged(&acknowledgement);
         }
     }
 

@@ -8,6 +8,7 @@ mod board;
 mod exchange;
 pub mod head;
 mod instance;
+mod lists;
 mod names;
 mod origin;
 mod plan;
@@ -38,6 +39,7 @@ use crate::shard::{self, Mesh, Place, Port, Shard, Slots};
 use crate::transport::{Link, StartError};
 use board::{Board, Channel, Counts};
 use instance::Reach;
+use lists::Offering;
 use origin::Origin;
 use plan::Plan;
 use record::Records;
@@ -64,6 +66,14 @@ pub fn run(start: ConnectorStart) -> Result<(), StartError> {
     if let Some(log) = &access_log {
         board.logs_to(log.clone());
     }
+    let told = mesh.clone();
+    let heard = move || {
+        // A full inbox is emptied in a moment; the list waits until then.
+        while told.send(0, Control::Lists).is_err() {
+            thread::sleep(LOOK_EVERY);
+        }
+    };
+    plan.lists.watch(heard).map_err(|error| start_error("a thread for lists", &error))?;
     let ended = start_shards(&plan, &board, &mesh, shard::slots_for(open_files), access_log.as_ref())?;
 
     let stopping = signals.handle();
@@ -105,6 +115,8 @@ fn start_error(what: &str, error: &io::Error) -> StartError {
 enum Control {
     /// Take nothing new, finish what lives, end.
     Drain,
+    /// A list has changed.
+    Lists,
 }
 
 type Ended = mpsc::Receiver<(usize, Result<(), String>)>;
@@ -157,6 +169,8 @@ pub(crate) struct Here {
     origins: Vec<Rc<Origin>>,
     records: Records,
     links: RefCell<Vec<Rc<Link>>>,
+    /// Of lists, one to each instance whose first channel is up here.
+    offerings: RefCell<Vec<Rc<Offering>>>,
     channels: metrics::Channels<Channel>,
     exchanges: Cell<usize>,
     servants: Servants,
@@ -196,6 +210,7 @@ impl Here {
             origins,
             records,
             links: RefCell::default(),
+            offerings: RefCell::default(),
             channels: metrics::Channels::new(shard.now()),
             exchanges: Cell::new(0),
             servants: Servants::default(),
@@ -209,6 +224,10 @@ impl Here {
             Control::Drain => {
                 self.draining.set(true);
                 self.board.is_draining();
+            }
+            Control::Lists => {
+                let offerings = self.offerings.borrow().clone();
+                return offerings.iter().for_each(|offering| offering.offer());
             }
         }
         if let Some(waker) = self.waker.borrow_mut().take() {

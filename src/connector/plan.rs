@@ -7,6 +7,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
+use super::lists::Lists;
 use crate::channel::RevisionTag;
 use crate::mapping::UrlMapping;
 use crate::metrics;
@@ -69,6 +70,8 @@ pub struct Plan {
     pub published: Vec<u8>,
     /// Which settings those are.
     pub revision: RevisionTag,
+    /// Revocation lists and the block list.
+    pub lists: Arc<Lists>,
     /// Certificates in use: for what, which file, when they end.
     pub certificates: Vec<metrics::Certificate>,
 }
@@ -86,6 +89,8 @@ impl Plan {
             .fill(&mut connection_id)
             .map_err(|_| StartError("the system gives no randomness".to_owned()))?;
         let Revision { serial, sha256, .. } = site.revision;
+        let refresh = site.settings.revocation.refresh;
+        let lists = Lists::new(site.trust, &site.crls, site.blocked.as_deref(), refresh);
         let origins = site.settings.origins.iter().zip(site.origins);
         Ok(Plan {
             connection_id,
@@ -101,6 +106,7 @@ impl Plan {
             limits: settings.limits,
             published: site.published,
             revision: RevisionTag { serial, sha256 },
+            lists,
             certificates,
         })
     }

@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use crate::settings::TlsVersion;
 use crate::transport::tls_config::Credential;
 use crate::transport::{FOR_CLIENTS, StartError, Tickets, tls_config};
 
@@ -18,13 +19,15 @@ use crate::transport::{FOR_CLIENTS, StartError, Tickets, tls_config};
 pub fn client_config(
     keys: Vec<Arc<CertifiedKey>>,
     ticket_secret: Option<&[u8; 32]>,
+    tls_min: TlsVersion,
 ) -> Result<Arc<ServerConfig>, StartError> {
     let tickets = match ticket_secret {
         Some(secret) => Tickets::new(secret, FOR_CLIENTS),
         None => Tickets::of_this_process(FOR_CLIENTS)
             .map_err(|_| StartError("the system gives no randomness".into()))?,
     };
-    tls_config::for_clients(Arc::new(Shown { keys }), tickets).map_err(|error| StartError(error.to_string()))
+    tls_config::for_clients(Arc::new(Shown { keys }), tickets, tls_min)
+        .map_err(|error| StartError(error.to_string()))
 }
 
 /// TLS for connection points.

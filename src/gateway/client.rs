@@ -17,13 +17,13 @@ use super::relay::{Outcome, Relay, told};
 use super::request::{Manner, Own, Planned, Request, plan};
 use super::verdict;
 use super::wait;
-use crate::channel::message;
+use crate::channel::{ResetCode, message};
 use crate::dispatch as waiting;
 use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
 use crate::refusal::{Refusal, Refused};
 use crate::shard::{Deadline, Nested, Socket};
-use crate::transport::{Broke, Ends, Patience, Stream, Tls, Tunnel, Wire};
+use crate::transport::{Broke, Ends, Patience, Stream, Tls, Tunnel, Wire, tls_config};
 
 /// What a connection knows while it lasts.
 pub struct Connection {
@@ -40,7 +40,9 @@ pub struct Connection {
 
 /// A verdict on the client's certificate, for one site under one set of settings.
 struct Judged {
-    site: usize,
+    site: u32,
+    /// Epoch of the lists that were last looked at, the last digits of it.
+    looked: u32,
     epoch: u64,
     until: Instant,
     verdict: Result<(), Refused>,
@@ -136,7 +138,8 @@ impl Connection {
             && tracing::enabled!(tracing::Level::DEBUG)
             && self.gate.records.handshakes.admits(&self.gate.shard)
         {
-            tracing::debug!(peer = %self.peer, %error, "handshake failed");
+            let error = tls_config::cause(error);
+            tracing::debug!(peer = %self.peer, error, "handshake failed");
         }
         done.is_ok()
     }
@@ -172,6 +175,16 @@ impl Connection {
         record::finish(&self.gate, &record);
     }
 
+    /// Why a client that was accepted is let in no more: asked again and again, answered once for each
+    /// change of the lists.
+    #[inline]
+    pub fn shut_out(&mut self) -> Option<Refused> {
+        if !has_news(&self.gate, self.judged.as_ref()) {
+            return None;
+        }
+        look_again(&self.gate, &self.wire, &mut self.judged, self.peer)
+    }
+
     /// Waits for a whole head. At rest the connection holds no buffer.
     async fn next_head(&mut self) -> io::Result<Head> {
         let gate = self.gate.clone();
@@ -183,6 +196,9 @@ impl Connection {
         self.wire.use_own_buffer(false);
         std::future::poll_fn(|context| {
             loop {
+                if self.shut_out().is_some() {
+                    return Poll::Ready(Ok(Head::Left));
+                }
                 // Written answers leave while we look at what came behind the request.
                 let _ = self.wire.poll_room(context)?;
                 if !self.wire.received().is_empty() {
@@ -319,13 +335,35 @@ impl Connection {
 
     /// Carries the tunnel that an answer began.
     async fn tunnel(&mut self, request: &mut Request, stream: Stream) -> io::Result<Done> {
-        let Connection { gate, wire, deadline, .. } = self;
+        let Connection { gate, wire, deadline, judged, peer, .. } = self;
         let limits = &gate.common.settings.limits;
         let patience = Patience { idle: limits.held, taking: limits.body };
         let mut tunnel = Tunnel::new(wire, &stream, Ends::Any);
-        let end = tunnel.carry(&gate.shard, deadline, patience).await;
+        let mut shut_out = None;
+        let end = loop {
+            let carried = {
+                let mut carry = std::pin::pin!(tunnel.carry(&gate.shard, deadline, patience));
+                std::future::poll_fn(|context| match carry.as_mut().poll(context) {
+                    Poll::Ready(end) => Poll::Ready(Some(end)),
+                    Poll::Pending if has_news(gate, judged.as_ref()) => Poll::Ready(None),
+                    Poll::Pending => Poll::Pending,
+                })
+                .await
+            };
+            if let Some(end) = carried {
+                break end;
+            }
+            shut_out = look_again(gate, tunnel.wire(), judged, *peer);
+            if shut_out.is_some() {
+                break Ok(());
+            }
+        };
         let account = &mut request.account;
         (account.bytes_in, account.bytes_out) = (tunnel.bytes_in, tunnel.bytes_out);
+        if let Some(refused) = shut_out {
+            stream.reset(ResetCode::Cancelled);
+            return Ok(Done::Cut(refused.cause));
+        }
         match end {
             Ok(()) => Ok(Done::Answered(Next::Over)),
             Err(Broke::Wire(error)) => Err(error),
@@ -417,7 +455,7 @@ impl Connection {
         let now = self.gate.shard.now();
         let (site, epoch) = (request.site, request.settings.epoch);
         if let Some(judged) = &self.judged
-            && judged.site == site
+            && judged.site as usize == site
             && judged.epoch == epoch
             && judged.until > now
         {
@@ -426,7 +464,8 @@ impl Connection {
         let chain = self.wire.tls().and_then(Tls::peer_certificates).unwrap_or_default();
         let (verdict, subject) = verdict::judge(&self.gate, chain, request);
         let until = now + JUDGED_FOR;
-        self.judged = Some(Judged { site, epoch, until, verdict: verdict.clone(), subject });
+        let (site, looked) = (site as u32, epoch as u32);
+        self.judged = Some(Judged { site, looked, epoch, until, verdict: verdict.clone(), subject });
         verdict
     }
 
@@ -524,6 +563,29 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.gate.forget(&self.client);
     }
+}
+
+/// Whether lists changed since they were last looked at for this client.
+#[inline]
+fn has_news(gate: &Gate, judged: Option<&Judged>) -> bool {
+    judged.is_some_and(|judged| judged.looked != gate.epoch() as u32)
+}
+
+/// Why a client that was accepted is let in no more, after the lists changed.
+#[cold]
+fn look_again(gate: &Gate, wire: &Wire, judged: &mut Option<Judged>, peer: SocketAddr) -> Option<Refused> {
+    let held = judged.as_mut()?;
+    held.looked = gate.epoch() as u32;
+    let accepted = Some(held).filter(|held| held.verdict.is_ok())?;
+    let chain = wire.tls().and_then(Tls::peer_certificates)?;
+    let refused = verdict::shut_out(gate, chain, accepted.site as usize)?;
+    gate::add(&gate.counters().shut_out, 1);
+    if gate.records.strangers.admits(&gate.shard) {
+        let subject = accepted.subject.as_deref();
+        tracing::warn!(%peer, subject, cause = %refused.cause, "a client is shut out");
+    }
+    *judged = None;
+    Some(refused)
 }
 
 /// How an exchange was done.

@@ -16,7 +16,9 @@ use super::GatewayMessage;
 use super::gate::Gate;
 use crate::auth::{InternalName, InternalRole, internal_identity};
 use crate::channel::frame::{self, FrameKind};
-use crate::channel::{Acknowledgement, Hello, HelloRefusal, HelloReply, Publication, Side, VERSION};
+use crate::channel::{
+    Acknowledgement, Hello, HelloRefusal, HelloReply, List, ListTag, Publication, Side, VERSION,
+};
 use crate::limits;
 use crate::shard::{Deadline, Listener, Socket};
 use crate::transport::tls_config::CHANNEL_ALPN;
@@ -305,6 +307,18 @@ impl LinkEvents for Events {
     }
 
     fn acknowledged(&self, _link: &Rc<Link>, _acknowledgement: Acknowledgement) {}
+
+    fn list_offered(&self, link: &Rc<Link>, tag: ListTag) {
+        let (site, from) = (self.site, self.gate.port.here());
+        self.gate.await_list_verdict(link);
+        self.gate.port.send(0, GatewayMessage::ListOffered { from, link: link.id, site, tag });
+    }
+
+    fn list(&self, link: &Rc<Link>, list: List) {
+        let (site, from) = (self.site, self.gate.port.here());
+        self.gate.await_list_verdict(link);
+        self.gate.port.send(0, GatewayMessage::ListCame { from, link: link.id, site, list });
+    }
 
     fn identity(&self, _link: &Rc<Link>, _number: u32, _bytes: &[u8]) {}
 

@@ -1,14 +1,16 @@
 //! Settings in force: what connection points publish is judged on shard 0, kept on disk, and put in
 //! force on every shard.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::GatewayMessage;
 use super::gate::{Gate, InForce, RoleSeries, SiteInForce};
+use super::lists::{self, BlockMark};
 use crate::auth::Trust;
-use crate::channel::{Publication, Verdict};
+use crate::channel::{List, ListTag, Publication, Verdict};
 use crate::mapping::{self, Family, PublishedTable};
 use crate::metrics::{Ledger, Name};
 use crate::settings::{GatewaySettings, PublishedSettings, Revision, Standing};
@@ -18,6 +20,10 @@ pub struct Publications {
     settings: GatewaySettings,
     folder: PathBuf,
     held: Vec<Option<PublishedSettings>>,
+    /// By site: which block list is in force.
+    blocks: Vec<Option<BlockMark>>,
+    /// What was to be written.
+    written: Arc<Written>,
     ledger: Arc<Ledger>,
     /// What every shard has.
     pub in_force: Arc<InForce>,
@@ -40,10 +46,13 @@ impl Publications {
             settings: settings.clone(),
             folder,
             held,
+            blocks: vec![None; sites],
+            written: Arc::default(),
             ledger: ledger.clone(),
             in_force: Arc::new(empty),
         };
         for site in 0..sites {
+            // Lists are believed by the trust that the settings bring.
             let Ok(bytes) = std::fs::read(publications.file(site)) else { continue };
             match publications.judge(site, &bytes) {
                 Ok(_) => {}
@@ -51,6 +60,7 @@ impl Publications {
                     tracing::warn!(site = settings.sites[site].code, error, "kept settings cannot be used")
                 }
             }
+            publications.load_lists(site);
         }
         publications
     }
@@ -86,8 +96,11 @@ impl Publications {
                 Standing::Foreign => return Err("settings of another site".into()),
             }
         }
+        let (mode, grace_secs) = (offered.revocation.mode, offered.revocation.grace_secs);
         let trust = Trust::new(&offered.trust.roots, &offered.trust.intermediates)
-            .map_err(|fault| fault.to_string())?;
+            .map_err(|fault| fault.to_string())?
+            .with_rules(offered.trust.allowed.clone(), mode, grace_secs)
+            .with_lists_of(&self.in_force.sites[site].trust);
         let (table, conflicts) = self.table_with(site, &offered);
         for conflict in conflicts {
             match conflict {
@@ -161,29 +174,121 @@ impl Publications {
         };
         if self.in_force.epoch != epoch {
             tracing::info!(site = code, serial = publication.revision.serial, "settings in force");
-            for shard in 0..gate.port.shards() {
-                gate.port.send(shard, GatewayMessage::InForce(self.in_force.clone()));
-            }
-            self.keep(site, publication.bytes.clone());
+            self.tell(gate);
+            self.keep(self.file(site), publication.bytes.clone());
         }
         (verdict, text)
     }
 
-    /// Keeps the publication on disk, off the shard: a disk may take its time.
-    fn keep(&self, site: usize, bytes: Vec<u8>) {
-        let (folder, file) = (self.folder.clone(), self.file(site));
+    // ── lists ───────────────────────────────────────────────────────────────────────────────────
+
+    fn load_lists(&mut self, site: usize) {
+        let code = self.settings.sites[site].code.clone();
+        for list in lists::load(&self.folder, &code) {
+            let trust = self.in_force.sites[site].trust.clone();
+            let read = lists::read(&list, &trust);
+            let taken = read.map_err(|text| (Verdict::Refused, text));
+            let taken = taken.and_then(|read| lists::with_list(&trust, self.blocks[site], &list.tag, read));
+            match taken {
+                Ok(Some((trust, block))) => self.trust_from_now_on(site, trust, block),
+                Ok(None) => {}
+                Err((_, error)) => tracing::warn!(site = code, error, "a kept list cannot be used"),
+            }
+        }
+    }
+
+    fn trust_from_now_on(&mut self, site: usize, trust: Trust, block: Option<BlockMark>) {
+        let InForce { epoch, table, sites, series } = &*self.in_force;
+        let mut sites = sites.clone();
+        sites[site].trust = Arc::new(trust);
+        self.blocks[site] = block;
+        let (table, series) = (table.clone(), series.clone());
+        self.in_force = Arc::new(InForce { epoch: epoch + 1, table, sites, series });
+    }
+
+    /// Whom a site trusts now.
+    pub fn trust(&self, site: usize) -> Arc<Trust> {
+        self.in_force.sites[site].trust.clone()
+    }
+
+    /// Whether a list is wanted.
+    pub fn judge_offer(&self, site: usize, tag: &ListTag) -> (Verdict, String) {
+        if self.in_force.sites[site].revision.is_none() {
+            return (Verdict::Refused, "the site has no settings in force yet".to_owned());
+        }
+        lists::judge_offer(&self.in_force.sites[site].trust, self.blocks[site], tag)
+    }
+
+    /// Takes a list that was read; tells every shard when it changes anything.
+    pub fn take_list(
+        &mut self,
+        gate: &Gate,
+        site: usize,
+        list: &List,
+        read: lists::Read,
+    ) -> (Verdict, String) {
+        let code = self.settings.sites[site].code.clone();
+        let trust = self.trust(site);
+        let taken = read.map_err(|text| (Verdict::Refused, text)).and_then(|read| {
+            let file = lists::file(&self.folder, &code, &read);
+            Ok((lists::with_list(&trust, self.blocks[site], &list.tag, read)?, file))
+        });
+        match taken {
+            Ok((Some((trust, block)), file)) => {
+                self.trust_from_now_on(site, trust, block);
+                tracing::info!(site = code, kind = ?list.tag.kind, octets = list.tag.size, "list in force");
+                self.tell(gate);
+                self.keep(file, lists::kept(list));
+                (Verdict::InForce, String::new())
+            }
+            Ok((None, _)) => (Verdict::InForce, String::new()),
+            Err((verdict, text)) => {
+                tracing::warn!(site = code, error = text, "a list was not taken; what is in force stays");
+                (verdict, text)
+            }
+        }
+    }
+
+    fn tell(&self, gate: &Gate) {
+        for shard in 0..gate.port.shards() {
+            gate.port.send(shard, GatewayMessage::InForce(self.in_force.clone()));
+        }
+    }
+
+    /// Keeps what is in force on disk, off the shard: a disk may take its time.
+    fn keep(&self, file: PathBuf, bytes: Vec<u8>) {
+        let (folder, counts) = (self.folder.clone(), self.written.clone());
+        let count = {
+            let mut counts = counts.by_file.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = counts.entry(file.clone()).or_default();
+            *count += 1;
+            *count
+        };
         let written = std::thread::Builder::new().name("keep-settings".into()).spawn(move || {
+            let _turn = counts.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            if counts.by_file.lock().unwrap_or_else(PoisonError::into_inner).get(&file) != Some(&count) {
+                // Something newer is to be written there.
+                return;
+            }
             let kept = std::fs::create_dir_all(&folder).and_then(|()| {
                 crate::pki::write_file(&file, &bytes, crate::pki::PUBLIC_MODE).map_err(std::io::Error::other)
             });
             if let Err(error) = kept {
-                tracing::error!(file = %file.display(), %error, "settings could not be kept");
+                tracing::error!(file = %file.display(), %error, "what is in force could not be kept");
             }
         });
         if let Err(error) = written {
             tracing::error!(%error, "settings could not be kept");
         }
     }
+}
+
+/// Threads write what is in force: one after the other, and nothing over what is newer.
+#[derive(Default)]
+struct Written {
+    /// How often something was to be written to a file.
+    by_file: Mutex<HashMap<PathBuf, u64>>,
+    turn: Mutex<()>,
 }
 
 fn other(family: Family) -> Family {

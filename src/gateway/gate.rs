@@ -17,7 +17,7 @@ use super::record::{self, Records};
 use super::request::Request;
 use super::wait::{self, Line};
 use crate::auth::{Trust, Verdicts};
-use crate::channel::{self, Identity, RevisionTag, Verdict, message};
+use crate::channel::{self, Identity, ListTag, RevisionTag, Verdict, message};
 use crate::dispatch::{Roster, Ticket};
 use crate::limits;
 use crate::logs::access::AccessLog;
@@ -116,6 +116,10 @@ pub struct Counters {
     pub verdicts_known: AtomicU64,
     /// Certificates that were judged from the beginning.
     pub verdicts_new: AtomicU64,
+    /// Those of them that no revocation list in force spoke of, and that were admitted all the same.
+    pub verdicts_unchecked: AtomicU64,
+    /// Connections and exchanges that were cut because their client was blocked or revoked.
+    pub shut_out: AtomicU64,
     /// Clients whose handshake waits for its turn.
     pub handshakes_waiting: AtomicU64,
     /// Handshakes that have begun and not ended, as far as they count.
@@ -216,6 +220,7 @@ pub struct Gate {
     /// Exchanges that use another shard's links.
     pub crossing: Rc<Crossing>,
     in_force: RefCell<Rc<InForce>>,
+    epoch: Cell<u64>,
     /// Certificates accepted lately under these settings.
     pub verdicts: RefCell<Verdicts>,
     roster: RefCell<Roster<Rc<Link>>>,
@@ -236,6 +241,8 @@ pub struct Gate {
     pub acceptors: RefCell<Vec<Waker>>,
     /// Links that published and wait for the verdict.
     publishing: RefCell<Vec<Rc<Link>>>,
+    /// Those that wait for a verdict on a list.
+    listing: RefCell<Vec<Rc<Link>>>,
     /// Where requests that ended are told of.
     pub records: Records,
     /// Where those under way lie.
@@ -265,6 +272,7 @@ impl Gate {
             port,
             crossing,
             in_force: RefCell::new(Rc::new(in_force.copy())),
+            epoch: Cell::new(in_force.epoch),
             verdicts: RefCell::default(),
             roster: RefCell::new(Roster::new(sites)),
             channels: metrics::Channels::new(shard.now()),
@@ -275,6 +283,7 @@ impl Gate {
             request_seed,
             acceptors: RefCell::default(),
             publishing: RefCell::default(),
+            listing: RefCell::default(),
             records: Records::new(common, shard.index),
             requests: Nest::new(limits::REQUESTS_SPARE_MAX),
         })
@@ -290,10 +299,24 @@ impl Gate {
         self.in_force.borrow().clone()
     }
 
-    /// Other settings from now on; requests under way keep theirs.
+    /// Other settings or lists from now on; requests under way keep their settings. Every connection is
+    /// woken, so that whoever was blocked or revoked meanwhile is cut; a few in each turn of the shard.
     pub fn put_in_force(&self, settings: &Arc<InForce>) {
         *self.in_force.borrow_mut() = Rc::new(settings.copy());
+        self.epoch.set(settings.epoch);
         self.verdicts.borrow_mut().clear();
+        let waiting = self.shard.wheel.wakers();
+        self.shard.spawn("look again", async move {
+            for some in waiting.chunks(limits::RECHECKED_PER_TURN) {
+                some.iter().for_each(Waker::wake_by_ref);
+                futures_lite::future::yield_now().await;
+            }
+        });
+    }
+
+    /// Counts up with every change of settings and lists.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.get()
     }
 
     /// 16 bytes that no other request of any gateway bears.
@@ -408,6 +431,21 @@ impl Gate {
         let mut publishing = self.publishing.borrow_mut();
         if let Some(place) = publishing.iter().position(|held| held.id == link) {
             publishing.swap_remove(place).acknowledge(revision, verdict, text);
+        }
+    }
+
+    /// A link offered or sent a list; shard 0 judges.
+    pub fn await_list_verdict(&self, link: &Rc<Link>) {
+        let mut listing = self.listing.borrow_mut();
+        listing.retain(|held| held.id != link.id);
+        listing.push(link.clone());
+    }
+
+    /// Whether a list is wanted, or what became of it.
+    pub fn hear_list_verdict(&self, link: u64, tag: &ListTag, verdict: Verdict, text: &str) {
+        let mut listing = self.listing.borrow_mut();
+        if let Some(place) = listing.iter().position(|held| held.id == link) {
+            listing.swap_remove(place).answer_list(tag, verdict, text);
         }
     }
 

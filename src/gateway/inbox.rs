@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use super::connection_point::{self, Lobby};
 use super::control::{self, Publications};
 use super::gate::Gate;
-use super::{GatewayMessage, report};
+use super::{GatewayMessage, lists, report};
+use crate::channel::{ListTag, Verdict};
 
 /// See the file's head.
 pub struct Inbox {
@@ -89,6 +90,30 @@ impl Inbox {
             GatewayMessage::Verdict { link, revision, verdict, text } => {
                 gate.hear_verdict(link, revision, verdict, &text);
             }
+            GatewayMessage::ListOffered { from, link, site, tag } => {
+                let Some(judged) =
+                    self.publications.borrow().as_ref().map(|held| held.judge_offer(site, &tag))
+                else {
+                    return;
+                };
+                self.answer_list(from, link, tag, judged);
+            }
+            GatewayMessage::ListCame { from, link, site, list } => {
+                let Some(trust) = self.publications.borrow().as_ref().map(|held| held.trust(site)) else {
+                    return;
+                };
+                lists::read_apart(gate, from, link, site, list, trust);
+            }
+            GatewayMessage::ListRead { from, link, site, list, read } => {
+                let mut publications = self.publications.borrow_mut();
+                let Some(publications) = publications.as_mut() else { return };
+                let judged = publications.take_list(gate, site, &list, read);
+                self.report.show(&publications.in_force);
+                self.answer_list(from, link, list.tag, judged);
+            }
+            GatewayMessage::ListVerdict { link, tag, verdict, text } => {
+                gate.hear_list_verdict(link, &tag, verdict, &text);
+            }
             GatewayMessage::InForce(settings) => gate.put_in_force(&settings),
             GatewayMessage::Drain => {
                 gate.drain();
@@ -99,6 +124,10 @@ impl Inbox {
                 }
             }
         }
+    }
+
+    fn answer_list(&self, shard: usize, link: u64, tag: ListTag, (verdict, text): (Verdict, String)) {
+        self.gate.port.send(shard, GatewayMessage::ListVerdict { link, tag, verdict, text });
     }
 
     /// Lives until the gateway is told to drain; then waits for the requests under way, says goodbye to

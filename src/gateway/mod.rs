@@ -12,6 +12,7 @@ mod control;
 mod gate;
 mod handshake;
 mod inbox;
+mod lists;
 mod record;
 mod relay;
 mod report;
@@ -31,7 +32,7 @@ use rustls::ServerConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::admin;
-use crate::channel::{Publication, RevisionTag, Verdict};
+use crate::channel::{List, ListTag, Publication, RevisionTag, Verdict};
 use crate::dispatch::Ticket;
 use crate::limits;
 use crate::logs::access::AccessLog;
@@ -117,6 +118,52 @@ pub enum GatewayMessage {
         /// Why.
         text: String,
     },
+    /// To shard 0: a connection point offers a list.
+    ListOffered {
+        /// Shard of its link.
+        from: usize,
+        /// The link.
+        link: u64,
+        /// Number of the site.
+        site: usize,
+        /// Which list.
+        tag: ListTag,
+    },
+    /// To shard 0: a list came that was wanted.
+    ListCame {
+        /// Shard of its link.
+        from: usize,
+        /// The link.
+        link: u64,
+        /// Number of the site.
+        site: usize,
+        /// The list.
+        list: List,
+    },
+    /// To shard 0: a list was read.
+    ListRead {
+        /// Shard of its link.
+        from: usize,
+        /// The link.
+        link: u64,
+        /// Number of the site.
+        site: usize,
+        /// As it came.
+        list: List,
+        /// What came of it.
+        read: lists::Read,
+    },
+    /// Whether a list is wanted, or what became of it.
+    ListVerdict {
+        /// The link it is about.
+        link: u64,
+        /// Which list.
+        tag: ListTag,
+        /// Wanted or not.
+        verdict: Verdict,
+        /// Why.
+        text: String,
+    },
     /// Judge by these from now on.
     InForce(Arc<InForce>),
     /// Take no more clients, let requests end, say goodbye.
@@ -151,7 +198,10 @@ struct Start {
 impl Start {
     fn prepare(reviewed: GatewayStart, open_files: u64) -> Result<Start, StartError> {
         let GatewayStart { settings, folder, listeners, internal_listeners, doors, ends, .. } = reviewed;
-        let clients = certificates::client_config(reviewed.server_keys, reviewed.ticket_secret.as_ref())?;
+        let clients = {
+            let tickets = reviewed.ticket_secret.as_ref();
+            certificates::client_config(reviewed.server_keys, tickets, settings.tls_min)?
+        };
         let channels = certificates::channel_config(&reviewed.internal_ca, reviewed.internal)?;
         let allowed = shard::allowed_cpus();
         let shards = settings.shards.map_or(allowed.len(), usize::from).max(1);

@@ -139,6 +139,10 @@ impl<'c> Relay<'c> {
     /// Carries it on; ready when it has ended.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Outcome>> {
         self.stream.mailbox().watch(context);
+        if let Some(refused) = self.connection.shut_out() {
+            self.stream.reset(ResetCode::Cancelled);
+            return Poll::Ready(Ok(self.gone_wrong(refused)));
+        }
         let sent = self.poll_send(context);
         if let Poll::Ready(Err(halt)) = sent {
             self.stream.reset(ResetCode::Cancelled);

@@ -1,20 +1,22 @@
 //! What the gateway tells its operator: how it is in a word, and every count, from cells that the
 //! shards write and this reads. Neither waits for the other.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
 
-use super::gate::{Channel, Common, Counters, InForce};
+use super::gate::{Channel, Common, Counters, InForce, SiteInForce};
 use crate::admin::Report;
+use crate::auth::{RevocationList, RevocationMode};
 use crate::headroom::{Limit, Reading};
 use crate::limits;
 use crate::metrics::{
-    Distribution, Health, Page, Seen, describe_certificates, describe_channels, describe_endpoints,
-    describe_process, describe_tasks, show_certificates,
+    Distribution, Health, Page, Seen, ageing_text, describe_certificates, describe_channels,
+    describe_endpoints, describe_process, describe_tasks, is_list_ageing, show_certificates, show_list,
 };
 use crate::refusal::Refusal;
 use crate::shard;
@@ -24,12 +26,14 @@ pub struct Gateway {
     common: Arc<Common>,
     /// Left here by shard 0 when it changes.
     in_force: ArcSwap<InForce>,
+    /// Lists whose alarm was raised.
+    told: Mutex<HashSet<[u8; 32]>>,
 }
 
 impl Gateway {
     /// A report over these counters.
     pub fn new(common: Arc<Common>, in_force: &Arc<InForce>) -> Arc<Gateway> {
-        Arc::new(Gateway { common, in_force: ArcSwap::new(in_force.clone()) })
+        Arc::new(Gateway { common, in_force: ArcSwap::new(in_force.clone()), told: Mutex::default() })
     }
 
     /// Other settings are in force.
@@ -40,6 +44,22 @@ impl Gateway {
     /// Judges how near the bounds are.
     pub fn look(&self) {
         self.common.headroom.look_all(&self.readings());
+        self.raise_alarms();
+    }
+
+    /// Says once of each revocation list that it grows old.
+    fn raise_alarms(&self) {
+        let (in_force, now) = (self.in_force.load(), UnixTime::now().as_secs());
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let sites = in_force.sites.iter().enumerate();
+        let ageing: Vec<_> =
+            sites.flat_map(|(site, held)| ageing(held, now).map(move |list| (site, list))).collect();
+        for (site, list) in &ageing {
+            if told.insert(list.sha256) {
+                tracing::warn!(site = self.code(*site), "{}", ageing_text(list, now));
+            }
+        }
+        told.retain(|sha256| ageing.iter().any(|(_, list)| list.sha256 == *sha256));
     }
 
     fn readings(&self) -> Vec<Reading> {
@@ -110,11 +130,23 @@ const GAUGES: [Shown; 7] = [
     ("links", "channels", "Channels that take requests.", |counters| &counters.links),
 ];
 
-const COUNTERS: [Shown; 15] = [
+const COUNTERS: [Shown; 17] = [
     ("handshakes", "", "", |counters| &counters.handshakes),
     ("handshakes_resumed", "", "", |counters| &counters.handshakes_resumed),
     ("verdicts_known", "", "", |counters| &counters.verdicts_known),
     ("verdicts_new", "", "", |counters| &counters.verdicts_new),
+    (
+        "verdicts_unchecked",
+        "certificates_unchecked",
+        "Client certificates admitted without a revocation list in force.",
+        |counters| &counters.verdicts_unchecked,
+    ),
+    (
+        "shut_out",
+        "clients_shut_out",
+        "Connections and exchanges cut because their client was blocked or revoked meanwhile.",
+        |counters| &counters.shut_out,
+    ),
     ("handshake_failures", "handshake_failures", "TLS handshakes with clients that failed.", |counters| {
         &counters.handshake_failures
     }),
@@ -218,6 +250,10 @@ impl Gateway {
             } else if !attached.contains(&site) {
                 health.suffers(format!("no connection point of site {code} is attached"));
             }
+            let now = UnixTime::now().as_secs();
+            for list in ageing(held, now) {
+                health.suffers(ageing_text(list, now));
+            }
         }
         if attached.is_empty() {
             health.is_down("no channel is up");
@@ -237,7 +273,7 @@ impl Gateway {
     }
 
     fn sites(&self, channels: &[Seen<Channel>]) -> Value {
-        let in_force = self.in_force.load();
+        let (in_force, now) = (self.in_force.load(), UnixTime::now().as_secs());
         let sites = in_force.sites.iter().enumerate().map(|(site, held)| {
             let revision = held.revision.as_ref();
             let sha256 = revision
@@ -253,6 +289,9 @@ impl Gateway {
                 "endpoints": roles().map(|role| role.endpoints.len()).sum::<usize>(),
                 "connection_points": points,
                 "links": own().count(),
+                "revocation": held.trust.revocation().mode,
+                "lists": held.trust.revocation().lists().iter().map(|list| show_list(list, now)).collect::<Vec<_>>(),
+                "blocked": held.trust.blocked_count(),
             })
         });
         sites.collect()
@@ -267,6 +306,13 @@ impl Gateway {
             "shard": shard,
         }))
     }
+}
+
+/// The lists of a site that grow old and matter.
+fn ageing(held: &SiteInForce, now: u64) -> impl Iterator<Item = &RevocationList> {
+    let revocation = held.trust.revocation();
+    let matters = revocation.mode != RevocationMode::Off;
+    revocation.lists().iter().map(|list| &**list).filter(move |list| matters && is_list_ageing(list, now))
 }
 
 fn shard(counters: &Counters) -> Value {
@@ -357,8 +403,11 @@ impl Gateway {
 
     fn describe_sites(&self, page: &mut Page) {
         let in_force = self.in_force.load();
-        page.counter("cmg_gateway_publications_total", "Published settings put in force since the start.")
-            .count(&[], in_force.epoch);
+        page.counter(
+            "cmg_gateway_publications_total",
+            "Published settings and lists put in force since the start.",
+        )
+        .count(&[], in_force.epoch);
         let mut rows = page.gauge(
             "cmg_gateway_publication_serial",
             "Serial of a site's settings in force; 0 before the first.",
@@ -366,6 +415,20 @@ impl Gateway {
         for (site, held) in in_force.sites.iter().enumerate() {
             let serial = held.revision.as_ref().map_or(0, |revision| revision.serial);
             rows.count(&[("site", &self.code(site))], serial);
+        }
+        let mut rows = page.gauge(
+            "cmg_gateway_list_next_update_timestamp_seconds",
+            "Until when the next revocation list of an authority comes, in seconds since 1970.",
+        );
+        for (site, held) in in_force.sites.iter().enumerate() {
+            for list in held.trust.revocation().lists() {
+                let kind = if list.is_delta() { "delta" } else { "complete" };
+                let (issuer, place) = (&list.issuer_text, list.place());
+                rows.count(
+                    &[("site", &self.code(site)), ("issuer", issuer), ("place", &place), ("kind", &kind)],
+                    list.next_update,
+                );
+            }
         }
     }
 }

@@ -34,6 +34,9 @@ pub fn judge(gate: &Gate, chain: &[CertificateDer<'_>], request: &Request) -> Ve
             (Err(Refused::new(Refusal::UntrustedCertificate, cause)), Some(bounded(facts.subject)))
         }
         Ok(facts) => {
+            if facts.is_unchecked {
+                gate::add(&gate.counters().verdicts_unchecked, 1);
+            }
             let subject = bounded(facts.subject);
             gate.verdicts.borrow_mut().remember(asked, &subject, facts.valid);
             (Ok(()), Some(subject))
@@ -43,6 +46,18 @@ pub fn judge(gate: &Gate, chain: &[CertificateDer<'_>], request: &Request) -> Ve
             (Err(refused), auth::subject_of(leaf).map(bounded))
         }
     }
+}
+
+/// Why somebody whose chain was accepted for a site is not let in any more. Rarely more than a look at the
+/// lists: only whom one of them may name is judged again.
+pub fn shut_out(gate: &Gate, chain: &[CertificateDer<'_>], site: usize) -> Option<Refused> {
+    let in_force = gate.in_force();
+    let trust = &in_force.sites.get(site)?.trust;
+    if !auth::may_be_shut_out(chain, trust) {
+        return None;
+    }
+    let fault = auth::judge(chain, trust, UnixTime::now()).err()?;
+    Some(Refused::new(fault.refusal(), logs::bounded(fault.to_string())))
 }
 
 fn bounded(subject: String) -> Rc<str> {

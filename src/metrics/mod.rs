@@ -14,6 +14,7 @@ mod headroom;
 mod health;
 mod page;
 mod process;
+mod revocation;
 mod series;
 
 pub use cell::{BUCKETS, Counter, Distribution, Gauge, Histogram};
@@ -23,4 +24,5 @@ pub use headroom::{Headroom, watch};
 pub use health::Health;
 pub use page::{Label, Page, Rows};
 pub use process::{Start, describe_process, describe_tasks};
+pub use revocation::{ageing_text, is_list_ageing, show_list};
 pub use series::{CLASSES, Ended, EndpointCounts, Ledger, Name, OTHER, Series, class_of, describe_endpoints};

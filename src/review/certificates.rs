@@ -323,12 +323,12 @@ pub(super) fn is_same_key(one: &[u8], other: &[u8]) -> bool {
 
 /// Distinguished name of the owner.
 pub(super) fn subject(der: &[u8]) -> String {
-    parse(der).map_or_else(String::new, |certificate| certificate.subject().to_string())
+    parse(der).map_or_else(String::new, |certificate| crate::auth::name_text(certificate.subject()))
 }
 
 /// Distinguished name of the issuer.
 pub(super) fn issuer(der: &[u8]) -> String {
-    parse(der).map_or_else(String::new, |certificate| certificate.issuer().to_string())
+    parse(der).map_or_else(String::new, |certificate| crate::auth::name_text(certificate.issuer()))
 }
 
 /// Octets of both names: owner, issuer.

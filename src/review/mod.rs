@@ -195,6 +195,14 @@ fn trouble(error: &io::Error) -> String {
 /// No settings, certificate or key is longer; a device or a disk image named by mistake is.
 const FILE_SIZE_MAX: u64 = 16 << 20;
 
+/// A file with a list, as it stands there.
+///
+/// # Errors
+/// It cannot be read, or is longer than any list.
+pub fn read_list(path: &Path) -> io::Result<Vec<u8>> {
+    read_bounded(path).map_err(|error| io::Error::new(error.kind(), trouble(&error)))
+}
+
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     use std::io::Read;
     use std::os::unix::fs::OpenOptionsExt;

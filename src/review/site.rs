@@ -8,11 +8,11 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::certificates::{Dated, is_authority, is_same_key, is_signed_by, issuer, raw_names, subject};
 use super::{Desk, Document, Findings, shown};
-use crate::auth::Trust;
+use crate::auth::{BlockList, RevocationList, RevocationMode, Trust, list_der};
 use crate::limits::INTERMEDIATE_COUNT_MAX;
 use crate::metrics;
 use crate::settings::{
-    Kind, OriginSettings, OriginTrust, PublishedTrust, Revision, SettingsErrors, SiteSettings,
+    Kind, ListSource, OriginSettings, OriginTrust, PublishedTrust, Revision, SettingsErrors, SiteSettings,
 };
 use crate::transport::tls_config;
 
@@ -29,6 +29,8 @@ pub struct SiteReview {
     pub settings: Option<SiteSettings>,
     /// Whom the site trusts, as far as it could be read.
     pub trust: PublishedTrust,
+    /// The same with the lists whose files are there.
+    clients: Trust,
     origins: Vec<Origin>,
     pub(super) ends: Vec<metrics::Certificate>,
     published: Option<(Vec<u8>, Revision)>,
@@ -44,6 +46,12 @@ pub struct Site {
     pub published: Vec<u8>,
     /// Which settings those are.
     pub revision: Revision,
+    /// Whom the site trusts.
+    pub trust: Trust,
+    /// Where its revocation lists come from.
+    pub crls: Vec<ListSource>,
+    /// Its block list.
+    pub blocked: Option<PathBuf>,
 }
 
 impl SiteReview {
@@ -53,6 +61,7 @@ impl SiteReview {
             findings: Findings::default(),
             settings: None,
             trust: PublishedTrust::default(),
+            clients: Trust::default(),
             origins: Vec::new(),
             ends: Vec::new(),
             published: None,
@@ -71,6 +80,7 @@ impl SiteReview {
         let document = self.document.clone();
         let mut desk = Desk::new(&document, now);
         self.trust = trust(&mut desk, &settings);
+        self.clients = lists(&mut desk, &settings, &self.trust);
         let origins = settings.origins.iter().zip(&settings.origin_keys);
         self.origins = origins.filter_map(|(origin, key)| origin_tls(&mut desk, key, origin)).collect();
         let published = settings.publish(self.trust.clone());
@@ -92,20 +102,32 @@ impl SiteReview {
         self.published.as_ref().map(|(_, revision)| revision)
     }
 
-    /// The site's trust, ready for judging.
+    /// The site's trust, ready for judging, with the lists whose files are there. Those that are fetched are
+    /// not, so that nobody is refused for want of one.
     pub fn clients(&self) -> Trust {
-        Trust::new(&self.trust.roots, &self.trust.intermediates).unwrap_or_default()
+        self.clients.clone()
     }
 
     /// What was read, where nothing was wrong.
     pub(super) fn into_site(self) -> Option<Site> {
         let (published, revision) = self.published?;
         let settings = self.settings?;
+        let folder = self.document.folder();
+        let trust = Trust::new(&self.trust.roots, &self.trust.intermediates).unwrap_or_default();
+        let crls = settings.revocation.crls.iter().map(|source| match source {
+            ListSource::File(file) => ListSource::File(folder.join(file)),
+            ListSource::Url(url) => ListSource::Url(url.clone()),
+        });
+        let crls = if settings.revocation.mode == RevocationMode::Off { Vec::new() } else { crls.collect() };
+        let blocked = settings.trust.blocked.as_ref().map(|file| folder.join(file));
         (self.origins.len() == settings.origins.len()).then_some(Site {
             origins: self.origins,
             settings,
             published,
             revision,
+            trust,
+            crls,
+            blocked,
         })
     }
 }
@@ -160,7 +182,58 @@ fn trust(desk: &mut Desk<'_>, settings: &SiteSettings) -> PublishedTrust {
         desk.warn("trust.roots", "no root", "one at least: without it no client certificate is accepted");
     }
     let octets = |list: &[Named]| list.iter().map(|one| one.der.to_vec()).collect();
-    PublishedTrust { roots: octets(&roots), intermediates: octets(&intermediates) }
+    let allowed = settings.trust.allowed.clone();
+    PublishedTrust { roots: octets(&roots), intermediates: octets(&intermediates), allowed }
+}
+
+/// Looks at the files of lists as they are now. They may come later and change at any time, so that what
+/// is wrong with them keeps nothing from starting.
+fn lists(desk: &mut Desk<'_>, settings: &SiteSettings, trust: &PublishedTrust) -> Trust {
+    let Ok(clients) = Trust::new(&trust.roots, &trust.intermediates) else { return Trust::default() };
+    let is_off = settings.revocation.mode == RevocationMode::Off;
+    let mode = if is_off { RevocationMode::Off } else { RevocationMode::Soft };
+    let mut clients = clients.with_rules(trust.allowed.clone(), mode, settings.revocation.grace.as_secs());
+    if is_off {
+        desk.fine("revocation: lists are not looked at, a revoked certificate is let in");
+    }
+    for (index, source) in settings.revocation.crls.iter().enumerate() {
+        let ListSource::File(file) = source else { continue };
+        let key = format!("revocation.crls[{}]", index + 1);
+        let path = desk.folder.join(file);
+        let now = desk.now.as_secs();
+        let read = super::read_list(&path).map_err(|error| error.to_string()).and_then(|bytes| {
+            let der = list_der(&bytes).map_err(|fault| fault.to_string())?;
+            RevocationList::read(&der, &clients, now).map_err(|fault| fault.to_string())
+        });
+        if let Ok(list) = &read {
+            // Of two lists of one authority the newer counts.
+            let _ = clients.take_list(Arc::new(list.clone()));
+        }
+        match read {
+            Ok(list) if metrics::is_list_ageing(&list, now) => {
+                desk.warn(&key, metrics::ageing_text(&list, now), "a newer list");
+            }
+            Ok(list) => {
+                let (issuer, count) = (&list.issuer_text, list.len());
+                desk.fine(format!("{key}: the list of {issuer} names {count} certificates"));
+            }
+            Err(text) => {
+                let found = format!("{}: {text}", shown(&path));
+                desk.warn(&key, found, "a revocation list of an authority in trust");
+            }
+        }
+    }
+    let Some(file) = &settings.trust.blocked else { return clients };
+    let path = desk.folder.join(file);
+    let read = super::read_list(&path).map_err(|error| error.to_string());
+    match read.and_then(|bytes| BlockList::parse(&bytes).map_err(|fault| fault.to_string())) {
+        Ok(list) => clients.block(list),
+        Err(text) => {
+            let found = format!("{}: {text}", shown(&path));
+            desk.warn("trust.blocked", found, "a block list, which may be empty");
+        }
+    }
+    clients
 }
 
 /// Follows an intermediate up to a root, and names the link that is missing.

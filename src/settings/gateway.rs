@@ -23,6 +23,16 @@ const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr:
 /// A server certificate that clients are shown.
 pub type ServerCertificate = KeyPair;
 
+/// A version of TLS that is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// What old clients speak.
+    #[default]
+    Tls12,
+    /// The latest.
+    Tls13,
+}
+
 /// What a site may do here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteRights {
@@ -79,6 +89,8 @@ pub struct GatewaySettings {
     pub shards: Option<u16>,
     /// Clients connected at once, over all shards.
     pub clients_max: u32,
+    /// The least version that clients may speak.
+    pub tls_min: TlsVersion,
     /// Folder for what must outlive the process.
     pub state_dir: PathBuf,
     /// File with the keys of session tickets; `None`: made at start, for this process alone.
@@ -116,6 +128,7 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<GatewaySe
     let name = gateway.required(report, "name", value::host_name);
     let instance = gateway.required(report, "instance", value::name);
     let shards = shards(&mut gateway, report);
+    let tls_min = gateway.optional(report, "tls_min", value::tls_version).unwrap_or_default();
     let clients_max = gateway.optional(report, "clients_max", value::number(1..=CLIENTS_MAX));
     let state_dir = gateway.optional(report, "state_dir", value::folder).unwrap_or_else(|| "state".into());
     let ticket_keys = gateway.optional(report, "ticket_keys", value::path);
@@ -137,6 +150,7 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<GatewaySe
         instance: instance?,
         shards,
         clients_max: clients_max.and_then(|clients| clients.try_into().ok()).unwrap_or(CLIENTS_MAX_DEFAULT),
+        tls_min,
         state_dir,
         ticket_keys,
         listeners,

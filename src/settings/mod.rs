@@ -21,11 +21,13 @@ mod tests;
 mod value;
 
 pub use connector::{ConnectorLimits, ConnectorSettings, GatewayAddress};
-pub use gateway::{GatewayLimits, GatewaySettings, ServerCertificate, SiteRights};
-pub use published::{PublicationError, PublishedSettings, PublishedTrust, Revision, Standing};
+pub use gateway::{GatewayLimits, GatewaySettings, ServerCertificate, SiteRights, TlsVersion};
+pub use published::{
+    PublicationError, PublishedRevocation, PublishedSettings, PublishedTrust, Revision, Standing,
+};
 pub use report::{SettingsError, SettingsErrors};
 pub use shared::{
     AccessLog, AdminProtection, AdminSettings, InternalFiles, KeyPair, LogFormat, LogLevel, LogSettings,
 };
-pub use site::{OriginSettings, OriginTrust, SiteSettings, TrustFiles};
+pub use site::{ListSource, OriginSettings, OriginTrust, RevocationSettings, SiteSettings, TrustFiles};
 pub use source::{Kind, Source};

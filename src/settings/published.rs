@@ -7,8 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::auth::is_site_code;
-use crate::limits::{ENDPOINT_COUNT_MAX, ROLE_COUNT_MAX, SETTINGS_SIZE_MAX, TRUST_COUNT_MAX};
+use crate::auth::{AllowRules, RevocationMode, is_site_code};
+use crate::limits::{
+    ALLOW_RULE_COUNT_MAX, ENDPOINT_COUNT_MAX, ROLE_COUNT_MAX, SETTINGS_SIZE_MAX, TRUST_COUNT_MAX,
+};
 use crate::mapping::{METHOD_COUNT_MAX, Role};
 
 /// Settings of one site as gateways know them.
@@ -23,6 +25,25 @@ pub struct PublishedSettings {
     pub roles: Vec<Role>,
     /// Whose client certificates the site takes.
     pub trust: PublishedTrust,
+    /// How it uses its revocation lists, which come apart from this.
+    #[serde(default, skip_serializing_if = "PublishedRevocation::is_off")]
+    pub revocation: PublishedRevocation,
+}
+
+/// How a site uses its revocation lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedRevocation {
+    /// What missing lists mean.
+    pub mode: RevocationMode,
+    /// Seconds for which a list counts behind its end.
+    pub grace_secs: u64,
+}
+
+impl PublishedRevocation {
+    fn is_off(&self) -> bool {
+        *self == PublishedRevocation::default()
+    }
 }
 
 /// Certificates in DER; base64 in JSON.
@@ -35,6 +56,9 @@ pub struct PublishedTrust {
     /// Issuing CAs that clients need not send.
     #[serde(serialize_with = "write_certificates", deserialize_with = "read_certificates")]
     pub intermediates: Vec<Vec<u8>>,
+    /// Whom alone it lets in of those its roots vouch for.
+    #[serde(default, skip_serializing_if = "AllowRules::is_empty")]
+    pub allowed: AllowRules,
 }
 
 /// Why a publication is not taken.
@@ -108,6 +132,10 @@ impl PublishedSettings {
         bounded("roles", self.roles.len(), ROLE_COUNT_MAX)?;
         bounded("roots", self.trust.roots.len(), TRUST_COUNT_MAX)?;
         bounded("intermediates", self.trust.intermediates.len(), TRUST_COUNT_MAX)?;
+        let AllowRules { issuers, subjects, names } = &self.trust.allowed;
+        for (what, rules) in [("issuers", issuers), ("subjects", subjects), ("names", names)] {
+            bounded(what, rules.len(), ALLOW_RULE_COUNT_MAX)?;
+        }
         let mut ids: Vec<u64> = self.roles.iter().map(|role| role.id).collect();
         ids.sort_unstable();
         match ids.windows(2).find(|pair| pair[0] == pair[1]) {

@@ -4,14 +4,17 @@
 //! `[[endpoint]]` adds one of the operator's own, to a role id of its own or to one of those.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::document::{Section, read_document};
-use super::published::{PublishedSettings, PublishedTrust};
+use super::published::{PublishedRevocation, PublishedSettings, PublishedTrust};
 use super::report::{Report, SettingsErrors};
 use super::shared::KeyPair;
 use super::value;
+use crate::auth::{AllowRules, RevocationMode};
 use crate::limits::{
-    ENDPOINT_COUNT_MAX, ORIGIN_CONNECTIONS_MAX, REQUEST_LENGTH_MAX_DEFAULT, ROLE_COUNT_MAX, TRUST_COUNT_MAX,
+    ALLOW_RULE_COUNT_MAX, CRL_COUNT_MAX, ENDPOINT_COUNT_MAX, LIST_FETCH_EVERY, ORIGIN_CONNECTIONS_MAX,
+    REQUEST_LENGTH_MAX_DEFAULT, ROLE_COUNT_MAX, TRUST_COUNT_MAX,
 };
 use crate::mapping::{
     Endpoint, EndpointPath, Families, InternalUrl, METHOD_COUNT_MAX, MappedEndpoint, MappedRole,
@@ -49,6 +52,32 @@ pub struct TrustFiles {
     pub roots: Vec<PathBuf>,
     /// Issuing CAs that clients need not send.
     pub intermediates: Vec<PathBuf>,
+    /// Whom alone the site lets in of those its roots vouch for.
+    pub allowed: AllowRules,
+    /// File with the block list.
+    pub blocked: Option<PathBuf>,
+}
+
+/// Where a revocation list comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ListSource {
+    /// DER or PEM.
+    File(PathBuf),
+    /// An http URL.
+    Url(String),
+}
+
+/// `[revocation]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationSettings {
+    /// What missing lists mean.
+    pub mode: RevocationMode,
+    /// For so long a list counts behind its end.
+    pub grace: Duration,
+    /// Where lists come from.
+    pub crls: Vec<ListSource>,
+    /// How often URLs are asked.
+    pub refresh: Duration,
 }
 
 /// A site.
@@ -68,6 +97,8 @@ pub struct SiteSettings {
     pub origin_keys: Vec<String>,
     /// For client certificates.
     pub trust: TrustFiles,
+    /// Of client certificates.
+    pub revocation: RevocationSettings,
 }
 
 impl SiteSettings {
@@ -93,7 +124,9 @@ impl SiteSettings {
             endpoints: role.endpoints.iter().map(|mapped| mapped.endpoint.clone()).collect(),
         };
         let roles = self.roles.iter().map(published).collect();
-        PublishedSettings { site: self.code.clone(), serial: self.serial, roles, trust }
+        let RevocationSettings { mode, grace, .. } = self.revocation;
+        let revocation = PublishedRevocation { mode, grace_secs: grace.as_secs() };
+        PublishedSettings { site: self.code.clone(), serial: self.serial, roles, trust, revocation }
     }
 }
 
@@ -101,6 +134,7 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<SiteSetti
     let code = root.required(report, "code", value::site_code);
     let serial = root.required(report, "serial", value::number(1..=i64::MAX as u64));
     let trust = trust(root, report);
+    let revocation = revocation(root, report);
     let mut site = Site::default();
     for section in root.sections(report, "management_point") {
         site.add_standard(section, report, RoleKind::ManagementPoint);
@@ -112,21 +146,65 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<SiteSetti
         site.add_own(section, report);
     }
     let Site { roles, origins, role_keys, origin_keys, .. } = site;
-    Some(SiteSettings { code: code?, serial: serial?, roles, origins, role_keys, origin_keys, trust })
+    Some(SiteSettings {
+        code: code?,
+        serial: serial?,
+        roles,
+        origins,
+        role_keys,
+        origin_keys,
+        trust,
+        revocation,
+    })
 }
 
 fn trust(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> TrustFiles {
     let mut section = root.section(report, "trust");
     let roots = section.list(report, "roots", value::path);
     let intermediates = section.list(report, "intermediates", value::path);
+    let allowed = AllowRules {
+        issuers: section.list(report, "issuers", value::name_rule),
+        subjects: section.list(report, "subjects", value::name_rule),
+        names: section.list(report, "names", value::alternative_name_rule),
+    };
+    let blocked = section.optional(report, "blocked", value::path);
     section.finish(report);
+    let AllowRules { issuers, subjects, names } = &allowed;
+    for (key, rules) in [("issuers", issuers), ("subjects", subjects), ("names", names)] {
+        if rules.len() > ALLOW_RULE_COUNT_MAX {
+            let (found, most) = (format!("{} rules", rules.len()), format!("{ALLOW_RULE_COUNT_MAX} at most"));
+            report.add(section.key(key), section.place(key), found, most);
+        }
+    }
     for (key, files) in [("roots", &roots), ("intermediates", &intermediates)] {
         if files.len() > TRUST_COUNT_MAX {
             let found = format!("{} files", files.len());
             report.add(section.key(key), section.place(key), found, format!("{TRUST_COUNT_MAX} at most"));
         }
     }
-    TrustFiles { roots, intermediates }
+    TrustFiles { roots, intermediates, allowed, blocked }
+}
+
+/// Without the section nobody is asked for revocations; with it, whoever is on no list is refused unless
+/// it says otherwise.
+fn revocation(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> RevocationSettings {
+    let is_written = root.has("revocation");
+    let mut section = root.section(report, "revocation");
+    let default = if is_written { RevocationMode::Hard } else { RevocationMode::Off };
+    let mode = section.optional(report, "mode", value::revocation_mode).unwrap_or(default);
+    let grace = section.optional(report, "grace_secs", value::grace).unwrap_or_default();
+    let crls = section.list(report, "crls", value::list_source);
+    let refresh = section.optional(report, "refresh_secs", value::seconds).unwrap_or(LIST_FETCH_EVERY);
+    section.finish(report);
+    if crls.len() > CRL_COUNT_MAX {
+        let (found, most) = (format!("{} lists", crls.len()), format!("{CRL_COUNT_MAX} at most"));
+        report.add(section.key("crls"), section.place("crls"), found, most);
+    }
+    if mode == RevocationMode::Hard && crls.is_empty() && !section.has("crls") {
+        let expected = "files or http URLs of revocation lists: without one every client is refused";
+        report.add(section.key("crls"), section.place("crls"), "nothing", expected);
+    }
+    RevocationSettings { mode, grace, crls, refresh }
 }
 
 /// Roles and origins as they come together.

@@ -32,8 +32,15 @@ impl Kind {
             _ if has("listener") || has("server_certificate") || has("site") => Some(Kind::Gateway),
             Some(false) => Some(Kind::Connector),
             None => {
-                let keys =
-                    ["code", "serial", "trust", "management_point", "software_update_point", "endpoint"];
+                let keys = [
+                    "code",
+                    "serial",
+                    "trust",
+                    "revocation",
+                    "management_point",
+                    "software_update_point",
+                    "endpoint",
+                ];
                 keys.into_iter().any(has).then_some(Kind::Site)
             }
         }

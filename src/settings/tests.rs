@@ -3,7 +3,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::limits::SETTINGS_SIZE_MAX;
+use crate::auth::RevocationMode;
+use crate::limits::{LIST_FETCH_EVERY, SETTINGS_SIZE_MAX};
 use crate::mapping::{Endpoint, Family, Found, Publication, PublishedTable, RoleIds, RoleKind};
 
 const GATEWAY: &str = r#"
@@ -330,7 +331,7 @@ fn every_mistake_of_a_site_file_is_told() {
 #[test]
 fn what_is_published_comes_back_and_the_gateway_finds_by_it() {
     let site = SiteSettings::parse(SITE, "f").unwrap();
-    let trust = PublishedTrust { roots: vec![vec![1, 2, 255]], intermediates: vec![] };
+    let trust = PublishedTrust { roots: vec![vec![1, 2, 255]], ..PublishedTrust::default() };
     let published = site.publish(trust);
     published.check().unwrap();
     let bytes = published.to_bytes();
@@ -454,4 +455,39 @@ proptest! {
     fn any_text_is_read_or_refused(text in "[\\[\\]a-z=\"{}.,#\\n0-9é]{0,80}") {
         fuzz::files(text.as_bytes());
     }
+}
+
+#[test]
+fn revocation_is_hard_where_it_is_written_and_off_where_it_is_not() {
+    let site = |text: &str| SiteSettings::parse(&format!("code = \"PS1\"\nserial = 1\n{text}"), "f");
+    let off = site("").unwrap().revocation;
+    assert_eq!((off.mode, off.grace, off.refresh), (RevocationMode::Off, Duration::ZERO, LIST_FETCH_EVERY));
+    let hard = site("[revocation]\ncrls = [\"a.crl\", \"HTTP://pki/b.crl\"]\ngrace_secs = 60\n").unwrap();
+    assert_eq!(hard.revocation.mode, RevocationMode::Hard);
+    let sources = [ListSource::File("a.crl".into()), ListSource::Url("HTTP://pki/b.crl".into())];
+    assert_eq!(hard.revocation.crls, sources);
+    let published = hard.publish(PublishedTrust::default()).revocation;
+    assert_eq!(published, PublishedRevocation { mode: RevocationMode::Hard, grace_secs: 60 });
+    let wrong = [
+        ("[revocation]\n", "every client is refused"),
+        ("[revocation]\nmode = \"maybe\"\ncrls = [\"a\"]\n", "\"hard\", \"soft\" or \"off\""),
+        ("[revocation]\ncrls = [\"ldap://dc/cn=ca\"]\n", "LDAP is not spoken"),
+        ("[revocation]\ncrls = [\"https://pki/a.crl\"]\n", "lists are signed"),
+        ("[revocation]\nmode = \"soft\"\ngrace_secs = -1\n", "whole seconds from 0 to 2592000"),
+        ("[trust]\nsubjects = [\"Contoso\"]\n", "attributes of a name"),
+        ("[trust]\nnames = [\"a.*.corp\"]\n", "an alternative name"),
+    ];
+    for (text, expected) in wrong {
+        let error = site(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+}
+
+#[test]
+fn what_says_nothing_of_revocation_is_published_as_before() {
+    let site = SiteSettings::parse("code = \"PS1\"\nserial = 1\n", "f").unwrap();
+    let published = String::from_utf8(site.publish(PublishedTrust::default()).to_bytes()).unwrap();
+    let expected =
+        "{\"site\":\"PS1\",\"serial\":1,\"roles\":[],\"trust\":{\"roots\":[],\"intermediates\":[]}}";
+    assert_eq!(published, expected, "gateways of before take it");
 }

@@ -8,8 +8,10 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::document::Expected;
-use crate::auth::{is_name, is_site_code};
-use crate::limits::HELD_WITHIN_MIN;
+use super::gateway::TlsVersion;
+use super::site::ListSource;
+use crate::auth::{RevocationMode, is_name, is_site_code};
+use crate::limits::{HELD_WITHIN_MIN, LOG_TEXT_SIZE_MAX};
 use crate::mapping::{EndpointPath, Family, InternalUrl, Method, is_host, split_authority};
 
 type Read<T> = Result<T, Expected>;
@@ -84,6 +86,67 @@ pub(super) fn role_ids(value: &DeValue<'_>) -> Read<RangeInclusive<u64>> {
 pub(super) fn path(value: &DeValue<'_>) -> Read<PathBuf> {
     parsed(value, "the path of a file", |text| {
         (!text.is_empty() && !text.contains('\0')).then(|| text.into())
+    })
+}
+
+/// Where a revocation list comes from.
+pub(super) fn list_source(value: &DeValue<'_>) -> Read<ListSource> {
+    let expected = "a file or an http URL";
+    let text = text(value, expected)?;
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    match scheme.as_deref() {
+        Some("http") => Ok(ListSource::Url(text.to_owned())),
+        Some("https") => {
+            Err("a file or an http URL: lists are signed, and TLS would need lists itself".into())
+        }
+        Some("ldap" | "ldaps") => {
+            Err("a file or an http URL: LDAP is not spoken; have the list copied to one of them".into())
+        }
+        _ => path(value).map(ListSource::File).map_err(|_| expected.into()),
+    }
+}
+
+/// The least version of TLS.
+pub(super) fn tls_version(value: &DeValue<'_>) -> Read<TlsVersion> {
+    parsed(value, "\"1.2\" or \"1.3\"", |text| match text {
+        "1.2" => Some(TlsVersion::Tls12),
+        "1.3" => Some(TlsVersion::Tls13),
+        _ => None,
+    })
+}
+
+/// What missing revocation lists mean.
+pub(super) fn revocation_mode(value: &DeValue<'_>) -> Read<RevocationMode> {
+    parsed(value, "\"hard\", \"soft\" or \"off\"", |text| match text {
+        "hard" => Some(RevocationMode::Hard),
+        "soft" => Some(RevocationMode::Soft),
+        "off" => Some(RevocationMode::Off),
+        _ => None,
+    })
+}
+
+/// Whole seconds for which a list counts behind its end.
+pub(super) fn grace(value: &DeValue<'_>) -> Read<Duration> {
+    number(0..=2_592_000)(value)
+        .map(Duration::from_secs)
+        .map_err(|_| "whole seconds from 0 to 2592000".into())
+}
+
+/// Attributes of a distinguished name.
+pub(super) fn name_rule(value: &DeValue<'_>) -> Read<String> {
+    parsed(value, "attributes of a name like \"O=Contoso, OU=Devices\"", |text| {
+        let is_rule = text.len() <= LOG_TEXT_SIZE_MAX && text.split(',').all(|part| part.contains('='));
+        is_rule.then(|| text.to_owned())
+    })
+}
+
+/// An alternative name of a certificate.
+pub(super) fn alternative_name_rule(value: &DeValue<'_>) -> Read<String> {
+    parsed(value, "an alternative name like \"pc1.corp\" or \"*.corp\"", |text| {
+        let is_rule = !text.is_empty()
+            && text.len() <= LOG_TEXT_SIZE_MAX
+            && !text.trim_start_matches("*.").contains('*');
+        is_rule.then(|| text.to_owned())
     })
 }
 

@@ -116,6 +116,13 @@ impl Wheel {
         }
     }
 
+    /// Of every task that waits with a deadline, so that it can be told of something else.
+    pub fn wakers(&self) -> Vec<Waker> {
+        let slots = self.slots.borrow();
+        let waiting = slots.iter().flatten().filter(|entry| entry.due.get() != NONE);
+        waiting.filter_map(|entry| entry.waker.borrow().clone()).collect()
+    }
+
     /// When to look next; `None` when nothing waits.
     pub fn next(&self) -> Option<Instant> {
         if self.entries.get() == 0 {
@@ -218,6 +225,22 @@ mod tests {
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         assert!(deadline.has_passed());
         assert_eq!(wheel.next(), None);
+    }
+
+    #[test]
+    fn whoever_waits_with_a_deadline_can_be_told_of_something_else() {
+        let start = Instant::now();
+        let wheel = Wheel::new(start);
+        let [waiting, cleared, gone] = [(); 3].map(|()| Deadline::new(&wheel));
+        let told = [&waiting, &cleared, &gone].map(|deadline| {
+            deadline.set(start, Duration::from_secs(5));
+            polled(deadline)
+        });
+        cleared.clear();
+        drop(gone);
+        wheel.wakers().iter().for_each(Waker::wake_by_ref);
+        assert_eq!(told.map(|count| count.0.load(Ordering::Relaxed)), [1, 0, 0]);
+        assert!(!waiting.has_passed());
     }
 
     #[test]

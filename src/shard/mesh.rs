@@ -83,6 +83,11 @@ impl<M: Send> Port<M> {
         Port { mesh, here, waiting: RefCell::new(VecDeque::new()) }
     }
 
+    /// For threads that answer a shard.
+    pub fn mesh(&self) -> Arc<Mesh<M>> {
+        self.mesh.clone()
+    }
+
     /// This shard.
     pub fn here(&self) -> usize {
         self.here

@@ -16,8 +16,8 @@ use super::cross::Crossing;
 use super::mailbox::{Broken, Mailbox, Mailboxes};
 use super::wire::Wire;
 use crate::channel::{
-    Acknowledgement, Busy, Channel, ChannelError, CloseCode, Event, Publication, ResetCode, RevisionTag,
-    Side, StreamId, Verdict,
+    Acknowledgement, Busy, Channel, ChannelError, CloseCode, Event, List, ListTag, Publication, ResetCode,
+    RevisionTag, Side, StreamId, Verdict,
 };
 use crate::limits;
 use crate::shard::{Deadline, Lent, Shard};
@@ -30,6 +30,12 @@ pub trait LinkEvents {
     fn settings(&self, link: &Rc<Link>, publication: Publication);
     /// Connector: what became of the settings.
     fn acknowledged(&self, link: &Rc<Link>, acknowledgement: Acknowledgement);
+    /// Gateway: a list was offered.
+    fn list_offered(&self, _link: &Rc<Link>, _tag: ListTag) {}
+    /// Gateway: a list came that was wanted.
+    fn list(&self, _link: &Rc<Link>, _list: List) {}
+    /// Connector: what the gateway makes of a list.
+    fn list_acknowledged(&self, _link: &Rc<Link>, _acknowledgement: Acknowledgement) {}
     /// Connector: a client's identity.
     fn identity(&self, link: &Rc<Link>, number: u32, bytes: &[u8]);
     /// Connector: no further request names it.
@@ -201,6 +207,24 @@ impl Link {
     /// Gateway: says what became of settings.
     pub fn acknowledge(&self, revision: RevisionTag, verdict: Verdict, text: &str) {
         self.channel.borrow_mut().acknowledge(revision, verdict, text);
+        self.kick();
+    }
+
+    /// Connector: offers a list.
+    pub fn offer_list(&self, tag: &ListTag) {
+        self.channel.borrow_mut().offer_list(tag);
+        self.kick();
+    }
+
+    /// Connector: sends the list that is wanted.
+    pub fn send_list(&self, list: List) {
+        self.channel.borrow_mut().send_list(list);
+        self.kick();
+    }
+
+    /// Gateway: whether a list is wanted, or what became of it.
+    pub fn answer_list(&self, tag: &ListTag, verdict: Verdict, text: &str) {
+        self.channel.borrow_mut().answer_list(tag, verdict, text);
         self.kick();
     }
 
@@ -613,6 +637,9 @@ impl Link {
             }
             Event::Settings(publication) => events.settings(self, *publication),
             Event::SettingsAck(acknowledgement) => events.acknowledged(self, *acknowledgement),
+            Event::ListOffered(tag) => events.list_offered(self, tag),
+            Event::List(list) => events.list(self, *list),
+            Event::ListAck(acknowledgement) => events.list_acknowledged(self, *acknowledgement),
             Event::Identity { number, bytes } => events.identity(self, number, bytes),
             Event::IdentityGone { number } => events.identity_gone(self, number),
             Event::Drain => events.draining(self),

@@ -1,5 +1,6 @@
 //! What rustls is told: for clients of the gateway, for channels, and for HTTPS origins.
 
+use std::io;
 use std::sync::Arc;
 
 use ring::digest;
@@ -11,13 +12,15 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, Error,
+    CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
     RootCertStore, ServerConfig, SignatureScheme,
 };
 
 use super::key_exchange::QUICK_X25519;
 use super::tickets::Tickets;
+use crate::auth::{self, CertificateFault};
 use crate::limits;
+use crate::settings::TlsVersion;
 
 /// ALPN of a channel.
 pub const CHANNEL_ALPN: &[u8] = b"cmg-channel/1";
@@ -62,7 +65,7 @@ fn is_quick(suite: CipherSuite) -> bool {
     )
 }
 
-/// For the gateway's listeners: TLS 1.2 and 1.3, a certificate asked for and never required, one
+/// For the gateway's listeners: TLS 1.3, and 1.2 unless `tls_min` is higher; a certificate asked for and never required, one
 /// ticket, no early data. ALPN is HTTP/1 alone, because the reason phrase lives there; a client that
 /// speaks HTTP/1.0 may offer nothing else. The order of ciphers is ours: Windows and OpenSSL ask for
 /// AES-256 first by habit.
@@ -72,11 +75,16 @@ fn is_quick(suite: CipherSuite) -> bool {
 pub fn for_clients(
     resolver: Arc<dyn ResolvesServerCert>,
     tickets: Arc<Tickets>,
+    tls_min: TlsVersion,
 ) -> Result<Arc<ServerConfig>, Error> {
     let provider = provider();
     let proof = Arc::new(ProofOnly { algorithms: provider.signature_verification_algorithms });
+    let versions: &[_] = match tls_min {
+        TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        TlsVersion::Tls13 => &[&rustls::version::TLS13],
+    };
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(versions)?
         .with_client_cert_verifier(proof)
         .with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
@@ -189,9 +197,14 @@ impl ClientCertVerifier for ProofOnly {
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let size = leaf.len() + intermediates.iter().map(|certificate| certificate.len()).sum::<usize>();
-        let bounded = intermediates.len() <= limits::INTERMEDIATE_COUNT_MAX
-            && size <= limits::CERTIFICATE_CHAIN_SIZE_MAX;
-        if bounded { Ok(ClientCertVerified::assertion()) } else { Err(CertificateError::BadEncoding.into()) }
+        let count = intermediates.len();
+        if size > limits::CERTIFICATE_CHAIN_SIZE_MAX {
+            return Err(invalid(CertificateFault::TooLong(size)));
+        }
+        if count > limits::INTERMEDIATE_COUNT_MAX {
+            return Err(invalid(CertificateFault::TooManyIntermediates(count)));
+        }
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -201,6 +214,7 @@ impl ClientCertVerifier for ProofOnly {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls12_signature(message, certificate, signed, &self.algorithms)
+            .map_err(|error| why_not_proved(certificate, error))
     }
 
     fn verify_tls13_signature(
@@ -210,10 +224,31 @@ impl ClientCertVerifier for ProofOnly {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, certificate, signed, &self.algorithms)
+            .map_err(|error| why_not_proved(certificate, error))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+/// A signature by a key that is not taken cannot be verified; what is wrong is the key.
+fn why_not_proved(certificate: &CertificateDer<'_>, error: Error) -> Error {
+    match auth::key_fault(certificate) {
+        None => error,
+        Some(fault) => invalid(fault),
+    }
+}
+
+fn invalid(fault: CertificateFault) -> Error {
+    CertificateError::Other(OtherError(Arc::new(fault))).into()
+}
+
+/// Why a handshake failed, in words.
+pub fn cause(error: &io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::InvalidCertificate(CertificateError::Other(OtherError(fault)))) => fault.to_string(),
+        _ => error.to_string(),
     }
 }
 

@@ -19,7 +19,7 @@ fn gateway() -> (Arc<ServerConfig>, RootCertStore) {
         rustls::sign::CertifiedKey::from_der(vec![made.cert.der().clone()], key, &provider()).expect("a key");
     let resolver = Arc::new(SingleCertAndKey::from(certified));
     (
-        for_clients(resolver, Tickets::new(&[7; 32], FOR_CLIENTS)).expect("sound"),
+        for_clients(resolver, Tickets::new(&[7; 32], FOR_CLIENTS), TlsVersion::Tls12).expect("sound"),
         roots(&[made.cert.der().clone()]).expect("a root"),
     )
 }

@@ -107,7 +107,13 @@ impl Tunnel<'_> {
         Tunnel { wire, stream, ends, inward, outward, bytes_in: 0, bytes_out: 0 }
     }
 
-    /// Carries it until both directions have ended, and everything has left.
+    /// The connection at this side.
+    pub fn wire(&self) -> &Wire {
+        self.wire
+    }
+
+    /// Carries it until both directions have ended, and everything has left. Dropped before, it can be
+    /// called again.
     ///
     /// # Errors
     /// It broke; the wire must be dropped, so that its peer sees that.

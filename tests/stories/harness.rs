@@ -216,6 +216,8 @@ pub struct Setup {
     pub gateway_limits: String,
     /// Lines of the connector's `[limits]`.
     pub connector_limits: String,
+    /// Lines of the site's `[trust]`.
+    pub trust: String,
     /// More sections of `site.toml`.
     pub site: String,
     pub gateway_shards: u16,
@@ -233,6 +235,7 @@ impl Setup {
             gateway: String::new(),
             gateway_limits: String::new(),
             connector_limits: String::new(),
+            trust: "roots = [\"pki/ca.pem\"]\n".into(),
             site: String::new(),
             gateway_shards: 2,
             connector_shards: 2,
@@ -341,12 +344,12 @@ address = "127.0.0.1:{admin}"
     }
 
     fn site_toml(&self) -> String {
-        let Setup { origin, site, .. } = self;
+        let Setup { origin, trust, site, .. } = self;
         format!(
             r#"code = "PS1"
 serial = 1
 [trust]
-roots = ["pki/ca.pem"]
+{trust}
 [[management_point]]
 id = {MANAGEMENT_POINT}
 url = "{origin}"

@@ -7,6 +7,7 @@ mod admin;
 #[cfg(feature = "count-allocations")]
 mod allocations;
 mod bounds;
+mod certificates;
 mod client;
 mod curl;
 mod failures;
