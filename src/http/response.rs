@@ -121,8 +121,10 @@ fn framing(gathered: &Gathered<'_>, status: u16, request_is_head: bool) -> Respo
 }
 
 /// A 1xx or 204 must not announce a body. An origin that does may send it, and the next response
-/// would be looked for in it: such a connection is not used again.
+/// would be looked for in it: such a connection is not used again. Nor is one after a 304 with a coding,
+/// which RFC 9112 6.1 allows: llhttp, for one, takes chunks to follow, and so may the origin.
 fn is_body_possible_nonetheless(gathered: &Gathered<'_>, status: u16) -> bool {
     let is_bare = status < 200 || status == 204;
-    is_bare && (gathered.is_chunked || gathered.content_length.is_some_and(|length| length > 0))
+    (is_bare && gathered.content_length.is_some_and(|length| length > 0))
+        || ((is_bare || status == 304) && gathered.is_chunked)
 }
