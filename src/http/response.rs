@@ -68,7 +68,8 @@ pub fn parse_response<'b, 'f>(
         return Err(HeadError::LineEnd); // Unreachable as long as httparse agrees where a head ends.
     }
     let version = if version == 0 { Version::Http10 } else { Version::Http11 };
-    let head = judge(version, code, reason(bytes), request_is_head, Fields(response.headers))?;
+    let head =
+        judge(version, code, reason(bytes), request_is_head, Fields(response.headers), &bytes[..size])?;
     Ok(Parsed::Complete { head, size })
 }
 
@@ -84,11 +85,12 @@ fn judge<'b, 'f>(
     reason: &'b [u8],
     request_is_head: bool,
     fields: Fields<'b, 'f>,
+    bytes: &[u8],
 ) -> Result<ResponseHead<'b, 'f>, HeadError> {
     if !(100..600).contains(&status) {
         return Err(HeadError::Status);
     }
-    let gathered = Gathered::from_fields(fields)?;
+    let gathered = Gathered::from_fields(fields, bytes)?;
     if gathered.is_chunked && version == Version::Http10 {
         return Err(HeadError::TransferEncoding);
     }

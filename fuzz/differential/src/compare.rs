@@ -113,17 +113,6 @@ pub const EXPLAINED: &[Explained] = &[
         reason: "trailers that have not all come: cmg judges them when they are whole, and gives none before",
         is_it: |case| case.ours.end == End::Partial && has_begun_trailers(case),
     },
-    Explained {
-        reader: Reader::Llhttp,
-        what: What::Refused,
-        reason: "a tab behind the value of Content-Length or Transfer-Encoding: a blank as any other (RFC 9110 \
-                 5.6.3), which llhttp refuses",
-        is_it: |case| {
-            let has_tab = case.bytes.windows(3).any(|octets| octets == b"\t\r\n");
-            let names = ["HPE_INVALID_CONTENT_LENGTH", "HPE_INVALID_TRANSFER_ENCODING"];
-            has_tab && names.into_iter().any(|name| case.theirs.end == End::Refused(name.into()))
-        },
-    },
     bodiless(What::Refused),
     bodiless(What::Body),
     bodiless(What::Trailers),
@@ -134,6 +123,13 @@ pub const EXPLAINED: &[Explained] = &[
         reason: "Connection among the trailers: for llhttp it counts; RFC 9110 6.5.1 keeps framing and routing \
                  out of trailers, so cmg drops it",
         is_it: |case| case.ours.trailers.iter().any(|(name, _)| is(name, "connection")),
+    },
+    Explained {
+        reader: Reader::Llhttp,
+        what: What::Keeps,
+        reason: "Proxy-Connection: for llhttp it counts as Connection does; no RFC knows it (RFC 9112 C.2.2), and \
+                 cmg drops it",
+        is_it: |case| case.ours.fields.iter().any(|(name, _)| is(name, "proxy-connection")),
     },
 ];
 
