@@ -40,7 +40,7 @@ impl Random {
     }
 
     /// Changes something; `others` may lend a piece.
-    fn mutate(&mut self, bytes: &mut Vec<u8>, others: &[Vec<u8>]) {
+    pub fn mutate(&mut self, bytes: &mut Vec<u8>, others: &[Vec<u8>]) {
         let at = self.below(bytes.len() + 1);
         match self.below(6) {
             0 => bytes.insert(at, self.octet()),

@@ -1,5 +1,5 @@
 //! What the documents say of settings, held against the readers of settings: every key is there, and no
-//! other.
+//! other. And that the tests by which `docs/security.md` holds its promises exist.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeSet;
@@ -67,4 +67,39 @@ fn every_settings_key_is_in_the_document_and_no_other() {
     assert!(missing.is_empty(), "not in docs/settings.md: {missing:?}");
     let invented: Vec<_> = told.difference(&known).collect();
     assert!(invented.is_empty(), "no reader knows: {invented:?}");
+}
+
+/// Every test of this package, by name.
+fn tests(folder: &Path, into: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            tests(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            // What stands behind the attribute, and perhaps others, up to the name's end.
+            let names = text.split("#[test]").skip(1).filter_map(|behind| behind.split_once("fn "));
+            into.extend(names.filter_map(|(_, name)| name.split_once('(')).map(|(name, _)| name.to_owned()));
+        }
+    }
+}
+
+#[test]
+fn every_promise_is_held_by_tests_that_exist() {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut known = BTreeSet::new();
+    ["src", "tests"].into_iter().for_each(|folder| tests(&package.join(folder), &mut known));
+    let text = fs::read_to_string(package.join("docs/security.md")).unwrap();
+    let (_, promises) = text.split_once("## What is promised").unwrap();
+    let mut count = 0;
+    for row in promises.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| Promise")) {
+        let holders = row.split('|').nth(2).unwrap();
+        let named: Vec<&str> = holders.split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "nothing holds this: {row}");
+        for name in named.into_iter().filter(|name| !name.contains('/')) {
+            assert!(known.contains(name), "no such test: {name}");
+            count += 1;
+        }
+    }
+    assert!(count >= 40, "{count}");
 }

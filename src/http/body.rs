@@ -14,7 +14,7 @@ pub enum BodyError {
     /// Not 1 to 16 hexadecimal digits.
     #[error("malformed chunk size")]
     ChunkSize,
-    /// A size line over [`CHUNK_LINE_SIZE_MAX`], or with octets an extension cannot hold.
+    /// A size line over [`CHUNK_LINE_SIZE_MAX`], with octets an extension cannot hold, or ended in a quoted text.
     #[error("malformed chunk extension")]
     ChunkExtension,
     /// No CRLF where one must be.
@@ -23,7 +23,7 @@ pub enum BodyError {
     /// Framing outran the data by [`CHUNK_OVERHEAD_SIZE_MAX`].
     #[error("chunks too small for their framing")]
     ChunkOverhead,
-    /// Trailers that are not fields.
+    /// Trailers that are not fields, or that speak of framing.
     #[error("malformed trailers")]
     Trailers,
     /// Trailers over [`TRAILERS_SIZE_MAX`].
@@ -79,7 +79,7 @@ enum State {
     Length { remaining: u64 },
     UntilClose,
     Size { size: u64, line: u16 },
-    Extension { size: u64, line: u16 },
+    Extension { size: u64, line: u16, quote: Quote },
     SizeFeed { size: u64, line: u16 },
     Chunk { remaining: u64 },
     ChunkReturn,
@@ -88,6 +88,27 @@ enum State {
     LastFeed,
     Trailers,
     Finished,
+}
+
+/// Where in a chunk's extension: a line that ends inside a quoted text would go on for a reader that takes
+/// line ends in one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Quote {
+    Outside,
+    Inside,
+    /// Behind a backslash.
+    Escaped,
+}
+
+impl Quote {
+    fn after(self, byte: u8) -> Quote {
+        match (self, byte) {
+            (Quote::Outside, b'"') | (Quote::Escaped, _) => Quote::Inside,
+            (Quote::Outside, _) | (Quote::Inside, b'"') => Quote::Outside,
+            (Quote::Inside, b'\\') => Quote::Escaped,
+            (Quote::Inside, _) => Quote::Inside,
+        }
+    }
 }
 
 /// Reads one body, wherever the bytes happen to be split.
@@ -240,9 +261,13 @@ impl BodyReader {
     fn after(&mut self, byte: u8) -> Result<State, BodyError> {
         match (self.state, byte) {
             (State::Size { size, line }, _) => after_size(size, line, byte),
-            (State::Extension { size, line }, b'\r') => Ok(State::SizeFeed { size, line }),
-            (State::Extension { size, line }, b'\t' | 0x20..=0x7E) if line < CHUNK_LINE_SIZE_MAX as u16 => {
-                Ok(State::Extension { size, line: line + 1 })
+            (State::Extension { size, line, quote: Quote::Outside }, b'\r') => {
+                Ok(State::SizeFeed { size, line })
+            }
+            (State::Extension { size, line, quote }, b'\t' | 0x20..=0x7E)
+                if line < CHUNK_LINE_SIZE_MAX as u16 =>
+            {
+                Ok(State::Extension { size, line: line + 1, quote: quote.after(byte) })
             }
             (State::Extension { .. }, _) => Err(BodyError::ChunkExtension),
             (State::SizeFeed { size, line }, b'\n') => self.begin_chunk(size, line),
@@ -288,7 +313,9 @@ fn after_size(size: u64, line: u16, byte: u8) -> Result<State, BodyError> {
         b'a'..=b'f' => byte - b'a' + 10,
         b'A'..=b'F' => byte - b'A' + 10,
         b'\r' if line > 0 => return Ok(State::SizeFeed { size, line }),
-        b';' if line > 0 => return Ok(State::Extension { size, line: line + 1 }),
+        b';' if line > 0 => {
+            return Ok(State::Extension { size, line: line + 1, quote: Quote::Outside });
+        }
         _ => return Err(BodyError::ChunkSize),
     };
     if line == 16 {
@@ -297,11 +324,20 @@ fn after_size(size: u64, line: u16, byte: u8) -> Result<State, BodyError> {
     Ok(State::Size { size: size << 4 | u64::from(digit), line: line + 1 })
 }
 
-/// Trailers are read as strictly as a head's fields; their line ends are known to be right.
+/// Trailers are read as strictly as a head's fields; their line ends are known to be right. One that speaks
+/// of framing may not stand there (RFC 9110 6.5.1), and there are readers that would follow it.
 fn check_trailers(trailers: &[u8]) -> Result<(), BodyError> {
     let mut fields = [httparse::EMPTY_HEADER; FIELD_COUNT_MAX];
     match httparse::parse_headers(trailers, &mut fields) {
-        Ok(httparse::Status::Complete((size, _))) if size == trailers.len() => Ok(()),
+        Ok(httparse::Status::Complete((size, fields)))
+            if size == trailers.len() && !fields.iter().any(|field| speaks_of_framing(field.name)) =>
+        {
+            Ok(())
+        }
         Ok(_) | Err(_) => Err(BodyError::Trailers),
     }
+}
+
+fn speaks_of_framing(name: &str) -> bool {
+    name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("transfer-encoding")
 }

@@ -237,8 +237,8 @@ pub(super) struct Gathered<'b> {
 }
 
 impl<'b> Gathered<'b> {
-    /// Reads over the fields once; those that matter here have few lengths.
-    pub fn from_fields(fields: Fields<'b, '_>) -> Result<Self, HeadError> {
+    /// Reads over the fields of `head` once; those that matter here have few lengths.
+    pub fn from_fields(fields: Fields<'b, '_>, head: &[u8]) -> Result<Self, HeadError> {
         let mut gathered = Gathered {
             host: None,
             content_length: None,
@@ -259,8 +259,18 @@ impl<'b> Gathered<'b> {
                     gathered.upgrade = Some(value);
                 }
                 10 if name.eq_ignore_ascii_case(b"connection") => gathered.connection.read(value)?,
-                14 if name.eq_ignore_ascii_case(b"content-length") => gathered.content_length(value)?,
-                17 if name.eq_ignore_ascii_case(b"transfer-encoding") => gathered.transfer_encoding(value)?,
+                14 if name.eq_ignore_ascii_case(b"content-length") => {
+                    gathered.content_length(value)?;
+                    if is_before_tab(value, head) {
+                        return Err(HeadError::ContentLength);
+                    }
+                }
+                17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                    gathered.transfer_encoding(value)?;
+                    if is_before_tab(value, head) {
+                        return Err(HeadError::TransferEncoding);
+                    }
+                }
                 0..=FIELD_NAME_SIZE_MAX => {}
                 _ => return Err(HeadError::NameTooLong),
             }
@@ -303,6 +313,14 @@ impl<'b> Gathered<'b> {
             Version::Http10 => self.connection.has_keep_alive() && !self.connection.has_close(),
         }
     }
+}
+
+/// Whether a tab stands among the blanks behind `value`, a part of `head`. RFC 9110 5.6.3 lets it stand there,
+/// but llhttp does not take `chunked` and a tab for a coding, and reads an answer's chunks as its body.
+fn is_before_tab(value: &[u8], head: &[u8]) -> bool {
+    let end = (value.as_ptr().addr() + value.len()).wrapping_sub(head.as_ptr().addr());
+    let behind = head.get(end..).unwrap_or_default();
+    behind.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).any(|byte| *byte == b'\t')
 }
 
 /// A number of digits only: no sign, no blanks, no list, no overflow.

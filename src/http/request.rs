@@ -62,7 +62,7 @@ pub fn parse_request<'b, 'f>(
         return Err(HeadError::LineEnd); // Unreachable as long as httparse agrees where a head ends.
     }
     let version = if version == 0 { Version::Http10 } else { Version::Http11 };
-    let head = judge(method.as_bytes(), path.as_bytes(), version, Fields(request.headers))?;
+    let head = judge(method.as_bytes(), path.as_bytes(), version, Fields(request.headers), &bytes[..size])?;
     Ok(Parsed::Complete { head, size })
 }
 
@@ -71,10 +71,11 @@ fn judge<'b, 'f>(
     target: &'b [u8],
     version: Version,
     fields: Fields<'b, 'f>,
+    bytes: &[u8],
 ) -> Result<RequestHead<'b, 'f>, HeadError> {
     check_method(method)?;
     let (authority, target) = split_target(target)?;
-    let gathered = Gathered::from_fields(fields)?;
+    let gathered = Gathered::from_fields(fields, bytes)?;
     let framing = framing(&gathered, version)?;
     let is_http11 = version == Version::Http11;
     Ok(RequestHead {

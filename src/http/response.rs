@@ -68,7 +68,8 @@ pub fn parse_response<'b, 'f>(
         return Err(HeadError::LineEnd); // Unreachable as long as httparse agrees where a head ends.
     }
     let version = if version == 0 { Version::Http10 } else { Version::Http11 };
-    let head = judge(version, code, reason(bytes), request_is_head, Fields(response.headers))?;
+    let head =
+        judge(version, code, reason(bytes), request_is_head, Fields(response.headers), &bytes[..size])?;
     Ok(Parsed::Complete { head, size })
 }
 
@@ -84,11 +85,12 @@ fn judge<'b, 'f>(
     reason: &'b [u8],
     request_is_head: bool,
     fields: Fields<'b, 'f>,
+    bytes: &[u8],
 ) -> Result<ResponseHead<'b, 'f>, HeadError> {
     if !(100..600).contains(&status) {
         return Err(HeadError::Status);
     }
-    let gathered = Gathered::from_fields(fields)?;
+    let gathered = Gathered::from_fields(fields, bytes)?;
     if gathered.is_chunked && version == Version::Http10 {
         return Err(HeadError::TransferEncoding);
     }
@@ -121,8 +123,10 @@ fn framing(gathered: &Gathered<'_>, status: u16, request_is_head: bool) -> Respo
 }
 
 /// A 1xx or 204 must not announce a body. An origin that does may send it, and the next response
-/// would be looked for in it: such a connection is not used again.
+/// would be looked for in it: such a connection is not used again. Nor is one after a 304 with a coding,
+/// which RFC 9112 6.1 allows: llhttp, for one, takes chunks to follow, and so may the origin.
 fn is_body_possible_nonetheless(gathered: &Gathered<'_>, status: u16) -> bool {
     let is_bare = status < 200 || status == 204;
-    is_bare && (gathered.is_chunked || gathered.content_length.is_some_and(|length| length > 0))
+    (is_bare && gathered.content_length.is_some_and(|length| length > 0))
+        || ((is_bare || status == 304) && gathered.is_chunked)
 }

@@ -151,6 +151,31 @@ fn a_chunked_body_without_its_end_is_cut_short() {
 }
 
 #[test]
+fn trailers_say_nothing_of_framing() {
+    for field in
+        ["Content-Length: 3", "content-length:", "Transfer-Encoding: chunked", "TRANSFER-ENCODING: gzip"]
+    {
+        let text = format!("1\r\nx\r\n0\r\nA: b\r\n{field}\r\n\r\n");
+        assert_eq!(chunked(text.as_bytes()), Err(BodyError::Trailers), "{field}");
+    }
+    assert!(chunked(b"0\r\nContent-Length-Of: 3\r\nTransfer: x\r\n\r\n").is_ok());
+}
+
+#[test]
+fn no_line_ends_within_a_quoted_extension() {
+    for good in
+        ["a", "a=b", "a=\"b\"", "a=\"b;c\"", "a=\"\\\"\"", "a=\"\\\\\"", "a=\"\";b=\"c\"", "a\\", " a = b"]
+    {
+        let text = format!("1;{good}\r\nx\r\n0;{good}\r\n\r\n");
+        assert!(chunked(text.as_bytes()).is_ok(), "{good}");
+    }
+    for bad in ["\"", "a=\"b", "a=\"\\\"", "a=\"\";b=\"c", "a=\"b\r\nc\"", "a=\"\\\r\n\""] {
+        let text = format!("1;{bad}\r\nx\r\n0\r\n\r\n");
+        assert_eq!(chunked(text.as_bytes()), Err(BodyError::ChunkExtension), "{bad}");
+    }
+}
+
+#[test]
 fn the_largest_chunk_size_is_read_without_overflow() {
     let mut reader = BodyReader::new(Framing::Chunked);
     let step = reader.next(b"ffffFFFFffffFFFF\r\nab");

@@ -449,3 +449,18 @@ fn what_is_too_large_is_said_to_be_so() {
         assert_eq!(error.refusal(), Refusal::HeadTooLarge);
     }
 }
+
+#[test]
+fn no_tab_follows_what_says_where_a_body_ends() {
+    let post = |line: &str| format!("POST / HTTP/1.1\r\nHost: h\r\n{line}\r\nA: b\t\r\n\r\n");
+    for blanks in ["\t", " \t", "\t ", "\t\t"] {
+        let coding = post(&format!("Transfer-Encoding: chunked{blanks}"));
+        assert_eq!(fault(coding.as_bytes()), HeadError::TransferEncoding, "{blanks:?}");
+        let length = post(&format!("Content-Length: 3{blanks}"));
+        assert_eq!(fault(length.as_bytes()), HeadError::ContentLength, "{blanks:?}");
+    }
+    for fine in ["Transfer-Encoding:\tchunked  ", "Content-Length: \t3 "] {
+        let text = post(fine);
+        assert!(parse_request(text.as_bytes(), &mut FieldScratch::new()).is_ok(), "{fine:?}");
+    }
+}

@@ -57,6 +57,7 @@ fn the_end_of_a_body_follows_from_request_status_and_fields() {
         ("1.1 200", "Transfer-Encoding: chunked\r\n", true, Nothing, None, true),
         ("1.1 200", "", true, Nothing, None, true),
         ("1.1 304", "Content-Length: 5\r\n", false, Nothing, Some(5), true),
+        ("1.1 304", "Transfer-Encoding: chunked\r\n", false, Nothing, None, false),
         ("1.1 204", "", false, Nothing, None, true),
         ("1.1 204", "Content-Length: 0\r\n", false, Nothing, Some(0), true),
         ("1.1 204", "Content-Length: 5\r\n", false, Nothing, Some(5), false),
