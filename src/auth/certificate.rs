@@ -245,7 +245,7 @@ pub fn subject_of(leaf: &[u8]) -> Option<String> {
 }
 
 /// A time as people write it.
-fn date(seconds: u64) -> String {
+pub(super) fn date(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     time.map_or_else(|| format!("second {seconds}"), |time| time.to_string())
 }

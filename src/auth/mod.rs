@@ -2,13 +2,14 @@
 //!
 //! Pure: certificates as DER, time as an argument. The handshake has proved that the peer holds the
 //! key; here the certificate itself is judged, per request and against the trust of the URL's site.
-//! Tokens and revocation lists come here as well.
+//! Clients without one show a token (`token`). Revocation lists come here as well.
 
 mod certificate;
 pub mod fuzz;
 mod internal;
 #[cfg(test)]
 mod tests;
+pub mod token;
 mod trust;
 mod verdicts;
 

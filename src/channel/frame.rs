@@ -52,6 +52,8 @@ pub enum FrameKind {
     Status = 16,
     /// Last frame of a side.
     Close = 17,
+    /// A piece of what a connection point says of tokens.
+    Tokens = 20,
 }
 
 impl FrameKind {
@@ -75,6 +77,7 @@ impl FrameKind {
             15 => FrameKind::Drain,
             16 => FrameKind::Status,
             17 => FrameKind::Close,
+            20 => FrameKind::Tokens,
             _ => return None,
         })
     }

@@ -113,7 +113,9 @@ pub enum Event<'b> {
     Room,
     /// Gateway: settings, whole.
     Settings(Box<Publication>),
-    /// Connector: what became of them.
+    /// Gateway: keys of token issuers and blocked tokens, whole.
+    Tokens(Box<Publication>),
+    /// Connector: what became of settings.
     SettingsAck(Box<Acknowledgement>),
     /// Connector: an identity; streams will name its number.
     Identity {

@@ -40,7 +40,9 @@ pub struct Channel {
     pub(super) growth_left: u32,
     pub(super) identities: HashSet<u32, BuildHasherDefault<NumberHasher>>,
     pub(super) incoming: Incoming,
+    pub(super) incoming_tokens: Incoming,
     outgoing: Option<Outgoing>,
+    outgoing_tokens: Option<Outgoing>,
     pub(super) draining: bool,
     /// The latest stream that a draining peer took.
     pub(super) peer_drained_at: Option<u32>,
@@ -67,7 +69,9 @@ impl Channel {
             growth_left: WINDOW_GROWTH_BUDGET as u32,
             identities: HashSet::default(),
             incoming: Incoming::default(),
+            incoming_tokens: Incoming::default(),
             outgoing: None,
+            outgoing_tokens: None,
             draining: false,
             peer_drained_at: None,
             closed: false,
@@ -353,6 +357,14 @@ impl Channel {
         self.feed();
     }
 
+    /// Connector: says which keys of token issuers it fetched and which tokens are blocked; as
+    /// [`publish`](Self::publish), behind settings.
+    pub fn publish_tokens(&mut self, revision: RevisionTag, bytes: &[u8]) {
+        assert_eq!(self.side, Side::Connector, "only a connection point publishes");
+        self.outgoing_tokens = Some(Outgoing::new(Publication { revision, bytes: bytes.to_vec() }));
+        self.feed();
+    }
+
     /// Gateway: says what became of settings. A text longer than 255 bytes is cut.
     pub fn acknowledge(&mut self, revision: RevisionTag, verdict: Verdict, text: &str) {
         assert_eq!(self.side, Side::Gateway, "only a gateway acknowledges settings");
@@ -388,7 +400,7 @@ impl Channel {
         payload.extend_from_slice(text.as_bytes());
         self.put(FrameKind::Close, 0, &payload);
         self.closed = true;
-        self.outgoing = None;
+        (self.outgoing, self.outgoing_tokens) = (None, None);
     }
 }
 
@@ -410,7 +422,7 @@ impl Channel {
     /// The first `count` bytes of `transmit` are on their way.
     pub fn transmitted(&mut self, count: usize) {
         self.out.consume(count);
-        if self.outgoing.is_some() {
+        if self.outgoing.is_some() || self.outgoing_tokens.is_some() {
             self.feed();
         }
     }
@@ -418,12 +430,16 @@ impl Channel {
     /// Queues settings while little else waits.
     fn feed(&mut self) {
         while self.out.len() < SETTINGS_FEED_SIZE {
-            let Some(outgoing) = &mut self.outgoing else { return };
+            let (kind, sending) = match self.outgoing {
+                Some(_) => (FrameKind::Settings, &mut self.outgoing),
+                None => (FrameKind::Tokens, &mut self.outgoing_tokens),
+            };
+            let Some(outgoing) = sending else { return };
             let (piece, is_last) = outgoing.next_piece();
-            self.put(FrameKind::Settings, 0, &piece);
             if is_last {
-                self.outgoing = None;
+                *sending = None;
             }
+            self.put(kind, 0, &piece);
         }
     }
 

@@ -55,6 +55,7 @@ impl Channel {
             FrameKind::Identity => self.hear_identity(frame),
             FrameKind::IdentityGone => self.hear_identity_gone(frame),
             FrameKind::Settings
+            | FrameKind::Tokens
             | FrameKind::SettingsAck
             | FrameKind::Ping
             | FrameKind::Pong
@@ -72,6 +73,7 @@ impl Channel {
         }
         match frame.kind {
             FrameKind::Settings => self.hear_settings(frame),
+            FrameKind::Tokens => self.hear_tokens(frame),
             FrameKind::SettingsAck => {
                 self.only(Side::Connector, frame.kind)?;
                 Ok(Event::SettingsAck(Box::new(Acknowledgement::parse(frame.payload)?)))
@@ -240,6 +242,12 @@ impl Channel {
         self.only(Side::Gateway, frame.kind)?;
         let whole = self.incoming.hear(frame.payload)?;
         Ok(whole.map_or(Event::None, Event::Settings))
+    }
+
+    fn hear_tokens<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {
+        self.only(Side::Gateway, frame.kind)?;
+        let whole = self.incoming_tokens.hear(frame.payload)?;
+        Ok(whole.map_or(Event::None, Event::Tokens))
     }
 
     fn hear_ping<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {

@@ -1,6 +1,7 @@
 //! Settings in force: what connection points publish is judged on shard 0, kept on disk, and put in
 //! force on every shard.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use super::GatewayMessage;
 use super::gate::{Gate, InForce, RoleSeries, SiteInForce};
 use crate::auth::Trust;
+use crate::auth::token::TokenMaterial;
 use crate::channel::{Publication, Verdict};
 use crate::mapping::{self, Family, PublishedTable};
 use crate::metrics::{Ledger, Name};
@@ -18,6 +20,8 @@ pub struct Publications {
     settings: GatewaySettings,
     folder: PathBuf,
     held: Vec<Option<PublishedSettings>>,
+    /// By site: what each of its connection points said of tokens, in the order it said it.
+    tokens: Vec<BTreeMap<Arc<str>, (u64, TokenMaterial)>>,
     ledger: Arc<Ledger>,
     /// What every shard has.
     pub in_force: Arc<InForce>,
@@ -40,6 +44,7 @@ impl Publications {
             settings: settings.clone(),
             folder,
             held,
+            tokens: vec![BTreeMap::new(); sites],
             ledger: ledger.clone(),
             in_force: Arc::new(empty),
         };
@@ -102,7 +107,9 @@ impl Publications {
             }
         }
         let mut sites = self.in_force.sites.clone();
-        sites[site] = SiteInForce { revision: Some(revision), trust: Arc::new(trust) };
+        let materials = self.tokens[site].values().map(|(_, material)| material);
+        let issuers = Arc::new(TokenMaterial::issuers(&offered.token_issuers, materials));
+        sites[site] = SiteInForce { revision: Some(revision), trust: Arc::new(trust), issuers };
         let (epoch, series) = (self.in_force.epoch + 1, self.series_of(&table));
         self.in_force = Arc::new(InForce { epoch, table, sites, series });
         self.held[site] = Some(offered);
@@ -167,6 +174,37 @@ impl Publications {
             self.keep(site, publication.bytes.clone());
         }
         (verdict, text)
+    }
+
+    /// Takes what a connection point says of tokens; tells every shard when it changes anything. What it
+    /// said later is not undone by what it said before, on another channel.
+    pub fn take_tokens(&mut self, gate: &Gate, site: usize, point: &Arc<str>, publication: &Publication) {
+        let code = &self.settings.sites[site].code;
+        let serial = publication.revision.serial;
+        if self.tokens[site].get(point).is_some_and(|(held, _)| *held >= serial) {
+            return;
+        }
+        let material = match TokenMaterial::from_bytes(&publication.bytes) {
+            Ok(material) => material,
+            Err(fault) => {
+                tracing::warn!(site = code, point = &**point, "keys and blocked tokens not taken: {fault}");
+                return;
+            }
+        };
+        let blocked = material.blocked.len();
+        tracing::info!(site = code, point = &**point, blocked, "keys and blocked tokens in force");
+        self.tokens[site].insert(point.clone(), (serial, material));
+        let Some(held) = &self.held[site] else { return };
+        let materials = self.tokens[site].values().map(|(_, material)| material);
+        let issuers = Arc::new(TokenMaterial::issuers(&held.token_issuers, materials));
+        let mut sites = self.in_force.sites.clone();
+        sites[site].issuers = issuers;
+        let InForce { epoch, table, series, .. } = &*self.in_force;
+        let (epoch, table, series) = (epoch + 1, table.clone(), series.clone());
+        self.in_force = Arc::new(InForce { epoch, table, sites, series });
+        for shard in 0..gate.port.shards() {
+            gate.port.send(shard, GatewayMessage::InForce(self.in_force.clone()));
+        }
     }
 
     /// Keeps the publication on disk, off the shard: a disk may take its time.

@@ -139,6 +139,11 @@ impl<'c> Relay<'c> {
     /// Carries it on; ready when it has ended.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Outcome>> {
         self.stream.mailbox().watch(context);
+        if self.request.bearer.as_ref().is_some_and(|bearer| bearer.is_blocked(context)) {
+            self.stream.reset(ResetCode::Cancelled);
+            let refused = Refused::new(Refusal::InvalidToken, super::token::BLOCKED);
+            return Poll::Ready(Ok(self.gone_wrong(refused)));
+        }
         let sent = self.poll_send(context);
         if let Poll::Ready(Err(halt)) = sent {
             self.stream.reset(ResetCode::Cancelled);

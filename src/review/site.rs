@@ -7,6 +7,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::certificates::{Dated, is_authority, is_same_key, is_signed_by, issuer, raw_names, subject};
+use super::tokens::{SiteTokens, tokens};
 use super::{Desk, Document, Findings, shown};
 use crate::auth::Trust;
 use crate::limits::INTERMEDIATE_COUNT_MAX;
@@ -29,6 +30,7 @@ pub struct SiteReview {
     pub settings: Option<SiteSettings>,
     /// Whom the site trusts, as far as it could be read.
     pub trust: PublishedTrust,
+    tokens: SiteTokens,
     origins: Vec<Origin>,
     pub(super) ends: Vec<metrics::Certificate>,
     published: Option<(Vec<u8>, Revision)>,
@@ -40,6 +42,8 @@ pub struct Site {
     pub settings: SiteSettings,
     /// In the order of the settings.
     pub origins: Vec<Origin>,
+    /// Whose tokens it takes.
+    pub tokens: SiteTokens,
     /// What gateways are told, in octets.
     pub published: Vec<u8>,
     /// Which settings those are.
@@ -53,6 +57,7 @@ impl SiteReview {
             findings: Findings::default(),
             settings: None,
             trust: PublishedTrust::default(),
+            tokens: SiteTokens::default(),
             origins: Vec::new(),
             ends: Vec::new(),
             published: None,
@@ -73,7 +78,9 @@ impl SiteReview {
         self.trust = trust(&mut desk, &settings);
         let origins = settings.origins.iter().zip(&settings.origin_keys);
         self.origins = origins.filter_map(|(origin, key)| origin_tls(&mut desk, key, origin)).collect();
-        let published = settings.publish(self.trust.clone());
+        self.tokens = tokens(&mut desk, &settings);
+        let mut published = settings.publish(self.trust.clone());
+        published.token_issuers.clone_from(&self.tokens.issuers);
         match published.check() {
             Ok(()) => {
                 let bytes = published.to_bytes();
@@ -103,6 +110,7 @@ impl SiteReview {
         let settings = self.settings?;
         (self.origins.len() == settings.origins.len()).then_some(Site {
             origins: self.origins,
+            tokens: self.tokens,
             settings,
             published,
             revision,

@@ -18,6 +18,7 @@ mod site;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod value;
 
 pub use connector::{ConnectorLimits, ConnectorSettings, GatewayAddress};
@@ -29,3 +30,4 @@ pub use shared::{
 };
 pub use site::{OriginSettings, OriginTrust, SiteSettings, TrustFiles};
 pub use source::{Kind, Source};
+pub use tokens::{IssuerSettings, KeySource, TokenSettings};

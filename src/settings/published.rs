@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::auth::is_site_code;
+use crate::auth::token::{IssuerFault, TokenIssuer};
 use crate::limits::{ENDPOINT_COUNT_MAX, ROLE_COUNT_MAX, SETTINGS_SIZE_MAX, TRUST_COUNT_MAX};
 use crate::mapping::{METHOD_COUNT_MAX, Role};
 
@@ -23,6 +24,9 @@ pub struct PublishedSettings {
     pub roles: Vec<Role>,
     /// Whose client certificates the site takes.
     pub trust: PublishedTrust,
+    /// Whose tokens, with public keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub token_issuers: Vec<TokenIssuer>,
 }
 
 /// Certificates in DER; base64 in JSON.
@@ -60,6 +64,9 @@ pub enum PublicationError {
     /// A role is named twice.
     #[error("role {0} is named twice")]
     RoleTwice(u64),
+    /// Token issuers that nobody could have meant.
+    #[error("token issuers: {0}")]
+    Issuers(#[from] IssuerFault),
     /// An endpoint that no family reaches, or two that a request could be for.
     #[error("endpoint {path:?} of role {role} is without a family or named twice")]
     Endpoint {
@@ -108,6 +115,7 @@ impl PublishedSettings {
         bounded("roles", self.roles.len(), ROLE_COUNT_MAX)?;
         bounded("roots", self.trust.roots.len(), TRUST_COUNT_MAX)?;
         bounded("intermediates", self.trust.intermediates.len(), TRUST_COUNT_MAX)?;
+        TokenIssuer::judge_all(&self.token_issuers)?;
         let mut ids: Vec<u64> = self.roles.iter().map(|role| role.id).collect();
         ids.sort_unstable();
         match ids.windows(2).find(|pair| pair[0] == pair[1]) {
