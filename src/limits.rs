@@ -115,6 +115,9 @@ pub const TOKEN_NAME_COUNT_MAX: usize = 64;
 pub const TOKEN_NAME_SIZE_MAX: usize = 256;
 /// Tokens of one site that are blocked at once; those past their life need not be.
 pub const TOKEN_BLOCKED_COUNT_MAX: usize = 8_192;
+/// Tokens that one folder of `cmg token` has issued and that have not ended: all of them may be blocked.
+pub const TOKEN_ISSUED_COUNT_MAX: usize = 4_096;
+const _: () = assert!(TOKEN_ISSUED_COUNT_MAX <= TOKEN_BLOCKED_COUNT_MAX);
 /// Octets of what names one of them.
 pub const TOKEN_BLOCKED_SIZE_MAX: usize = 128;
 /// How often a connection point looks whether other tokens are blocked: with it, what a channel needs

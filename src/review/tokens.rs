@@ -29,8 +29,6 @@ pub struct SiteTokens {
     pub urls: Vec<KeyUrl>,
     /// The file with the ids of blocked tokens.
     pub blocked: Option<PathBuf>,
-    /// The token service's socket.
-    pub service: Option<PathBuf>,
 }
 
 impl SiteTokens {
@@ -58,7 +56,6 @@ pub(super) fn tokens(desk: &mut Desk<'_>, settings: &SiteSettings) -> SiteTokens
         }
         read.blocked = Some(path);
     }
-    read.service = settings.tokens.service.as_ref().map(|socket| desk.folder.join(socket));
     for (role, key) in settings.roles.iter().zip(&settings.role_keys) {
         for mapped in role.endpoints.iter().filter(|mapped| mapped.endpoint.open) {
             let path = mapped.endpoint.path.as_str();

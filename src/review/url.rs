@@ -149,6 +149,7 @@ fn judge(
         Publication { site, roles, allowed }
     });
     let (table, _) = PublishedTable::new(publications);
+    let family = path.family;
     let found = table.look_up(path).map_err(|refusal| (refusal, why_unknown(path, gateway, sites)))?;
     let (site, role, endpoint) = match found {
         Found::Metadata(_) => return Ok("the gateway answers by itself, whoever asks".to_owned()),
@@ -166,6 +167,10 @@ fn judge(
     endpoint
         .admit(method.as_bytes(), None)
         .map_err(|refusal| (refusal, format!("the endpoint takes {}, not {method}", methods(endpoint))))?;
+    if family == Family::ServerAuth && !endpoint.open && site.tokens.issuers.is_empty() {
+        let why = "the site has no [[token_issuer]], so that no token is taken".to_owned();
+        return Err((Refusal::InvalidToken, why));
+    }
     let mapping = site.url_mapping();
     let mapped = mapping
         .map(target)

@@ -40,8 +40,6 @@ pub struct TokenSettings {
     pub issuers: Vec<IssuerSettings>,
     /// A file with ids of tokens that are blocked, one a line.
     pub blocked: Option<PathBuf>,
-    /// The Unix socket of the token service that answers CCM_STS; `None`: the management point does.
-    pub service: Option<PathBuf>,
 }
 
 /// Reads `[[token_issuer]]` and `[tokens]`.
@@ -62,9 +60,8 @@ pub(super) fn tokens(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Tok
     }
     let mut section = root.section(report, "tokens");
     let blocked = section.optional(report, "blocked", value::path);
-    let service = section.optional(report, "service", socket);
     section.finish(report);
-    TokenSettings { issuers, blocked, service }
+    TokenSettings { issuers, blocked }
 }
 
 fn issuer(section: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<IssuerSettings> {
@@ -135,11 +132,6 @@ fn key_source(value: &DeValue<'_>) -> Result<KeySource, Expected> {
         Some(_) => value::path(value).map(KeySource::File),
         None => Err(expected.into()),
     }
-}
-
-fn socket(value: &DeValue<'_>) -> Result<PathBuf, Expected> {
-    let path = value.as_str().and_then(|text| text.strip_prefix("unix:")).filter(|path| !path.is_empty());
-    path.map(PathBuf::from).ok_or("a Unix socket like \"unix:/run/cmg/sts.sock\"".into())
 }
 
 /// What one endpoint takes: see [`Endpoint::tokens`](crate::mapping::Endpoint::tokens).

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Answer, Client};
 use crate::harness::{
-    HandOrigin, MANAGEMENT_POINT, OWN, Process, SERVICE, Setup, Stack, eventually, eventually_within,
+    HandOrigin, MANAGEMENT_POINT, OWN, Process, SERVICE, Setup, Stack, cmg, eventually, eventually_within,
     free_port, outcome, read_head, run, text,
 };
 use crate::needs;
@@ -492,6 +492,48 @@ fn tokens_of_a_real_provider_are_taken_and_those_for_others_are_not() {
     let body: Value = serde_json::from_str(&answer.text()).unwrap();
     assert_eq!((answer.status, body["ClientAppId"].as_str()), (200, Some("app")));
     assert_eq!(ask(&mut client, &format!("AADAuthInfo?TenantID={ID}"), "").status, 401);
+}
+
+#[test]
+fn a_token_of_cmg_token_is_taken_until_it_is_blocked() {
+    let held = Arc::default();
+    let origin = origin(&held);
+    let folder = tempfile::tempdir().unwrap();
+    let issue = |arguments: &[&str]| {
+        let dir = folder.path().join("tokens");
+        text(&run(cmg().args(["token", "--dir"]).arg(dir).args(arguments)))
+    };
+    let (one, other) = (issue(&["new", "--minutes", "60", "--note", "laptops"]), issue(&["new"]));
+    let (one, other) = (one.trim(), other.trim());
+    let mut setup = Setup::new(origin.url());
+    setup.site = issue(&["site"]);
+    let stack = setup.start();
+    let mut client = stranger(&stack);
+    let path = format!("{MANAGEMENT_POINT}/CCM_STS");
+    let mut status = |token: &str| with_token(&mut client, &path, token).status;
+    assert_eq!((status(one), status(other)), (200, 200));
+    let list = issue(&["list"]);
+    let row = list.lines().find(|line| line.contains("laptops")).unwrap();
+    let id = row.split_whitespace().next().unwrap();
+    assert!(row.contains(" good ") && !list.contains(one) && !list.contains(other), "{list}");
+    issue(&["block", &id.to_lowercase()]);
+    eventually("it is refused", || status(one) == 401);
+    assert_eq!(status(other), 200);
+    assert!(issue(&["list"]).contains(" blocked "));
+    issue(&["unblock", id]);
+    eventually("it is taken again", || status(one) == 200);
+    let refused =
+        outcome(cmg().args(["token", "--dir"]).arg(folder.path()).args(["new", "--minutes", "10081"]));
+    assert_eq!(refused.status.code(), Some(2));
+    // A key that is taken away is followed by another; tokens of the one before live on.
+    let key = folder.path().join("tokens/signing.key");
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::remove_file(&key).unwrap();
+    let next = issue(&["new"]);
+    let keys = fs::read_to_string(folder.path().join("tokens/keys.json")).unwrap();
+    assert_eq!(keys.matches("\"kid\"").count(), 2, "{keys}");
+    assert_eq!(status(next.trim()), 401, "its key is not known before the connection point starts again");
 }
 
 /// Whether Python has the provider's package.

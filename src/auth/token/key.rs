@@ -168,7 +168,8 @@ impl TokenKey {
         Ok(TokenKey { kid: Some(sha1.clone()), x5t: Some(sha1), public })
     }
 
-    fn nameless(public: PublicKey) -> TokenKey {
+    /// A key with no other name than its thumbprint (RFC 7638).
+    pub fn nameless(public: PublicKey) -> TokenKey {
         TokenKey { kid: Some(public.thumbprint()), x5t: None, public }
     }
 
