@@ -109,7 +109,7 @@ fn a_refusal_is_one_line_in_each_log_that_knows_of_it_with_one_id_and_the_cause(
         ),
         (
             head("GET", &target("CCM_Client/x").replace("MutualAuth", "ServerAuth"), ""),
-            "token refused: no token was shown; expected Authorization: Bearer",
+            "token refused: it is no token: not three parts with a dot between",
             None,
         ),
         (head("PUT", &own("small/x"), ""), "method PUT is not among GET, POST", None),

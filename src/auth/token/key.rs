@@ -79,7 +79,7 @@ impl PublicKey {
     /// Not one, or not of a kind that is taken.
     pub fn from_spki(der: &[u8]) -> Result<PublicKey, KeyFault> {
         match SubjectPublicKeyInfo::from_der(der) {
-            Ok((rest, info)) if rest.is_empty() => PublicKey::of(&info),
+            Ok(([], info)) => PublicKey::of(&info),
             Ok(_) | Err(_) => Err(KeyFault::Der),
         }
     }
