@@ -268,12 +268,10 @@ fn every_misuse_is_refused_and_logged_without_the_token() {
     needs!("openssl");
     let held = Arc::default();
     let origin = origin(&held);
-    let two = format!(
-        "[[token_issuer]]\nname = \"twice\"\nissuer = \"urn:twice\"\naudiences = [\"a\"]\nkinds = [\"ccm\"]\n\
+    let two = "[[token_issuer]]\nname = \"twice\"\nissuer = \"urn:twice\"\naudiences = [\"a\"]\nkinds = [\"ccm\"]\n\
          keys = [\"sts.json\"]\n[[token_issuer]]\nname = \"again\"\nissuer = \"urn:twice\"\naudiences = [\"a\"]\n\
-         kinds = [\"ccm\"]\nkeys = [\"sts.json\"]\n"
-    );
-    let (stack, site) = start(&origin, &two);
+         kinds = [\"ccm\"]\nkeys = [\"sts.json\"]\n";
+    let (stack, site) = start(&origin, two);
     let (header, claims) = site.registration();
     let es256 = json!({"x5t": null, "kid": "sts-1", "alg": "ES256"});
     let rows: Vec<(&str, Value, Value, &str)> = vec![
