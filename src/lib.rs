@@ -32,6 +32,8 @@ pub mod review;
 #[cfg(feature = "shells")]
 pub mod shard;
 #[cfg(feature = "shells")]
+pub mod sts;
+#[cfg(feature = "shells")]
 pub mod transport;
 
 // Roles.

@@ -91,6 +91,49 @@ const _: () = assert!(CHANNEL_WINDOW >= STREAM_WINDOW_MAX);
 const _: () = assert!(STREAM_WINDOW_MAX >= STREAM_WINDOW_ANNOUNCED);
 const _: () = assert!(IDENTITY_SIZE_MAX <= FRAME_PAYLOAD_SIZE_MAX);
 
+// ── Tokens ──────────────────────────────────────────────────────────────────────────────────────
+
+/// Octets of a token. Those of sites have about 1 KB, those of directories with many groups up to 6.
+pub const TOKEN_SIZE_MAX: usize = 8_192;
+/// By so much the clock of an issuer may differ: Windows domains keep theirs within five minutes.
+pub const TOKEN_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+/// The longest life of a registration token, which is that of the original.
+pub const TOKEN_REGISTRATION_LIFE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Of a device's own token, which is that of the original.
+pub const TOKEN_CLIENT_LIFE_MAX: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// Of a token that CCM_STS gives, which is that of the original.
+pub const TOKEN_CCM_LIFE_MAX: Duration = Duration::from_secs(8 * 60 * 60);
+/// Issuers of one site: its own, its token service, and a directory for each of some tenants.
+pub const TOKEN_ISSUER_COUNT_MAX: usize = 32;
+/// Keys of one issuer; the largest public directory has about ten.
+pub const TOKEN_KEY_COUNT_MAX: usize = 32;
+/// Octets of a key's name; the longest in use is a SHA-256 in hexadecimal digits.
+pub const TOKEN_KEY_ID_SIZE_MAX: usize = 128;
+/// Audiences, or tenants, of one issuer.
+pub const TOKEN_NAME_COUNT_MAX: usize = 64;
+/// Octets of a name, issuer, audience or tenant.
+pub const TOKEN_NAME_SIZE_MAX: usize = 256;
+/// Tokens of one site that are blocked at once; those past their life need not be.
+pub const TOKEN_BLOCKED_COUNT_MAX: usize = 8_192;
+/// Tokens that one folder of `cmg token` has issued and that have not ended: all of them may be blocked.
+pub const TOKEN_ISSUED_COUNT_MAX: usize = 4_096;
+const _: () = assert!(TOKEN_ISSUED_COUNT_MAX <= TOKEN_BLOCKED_COUNT_MAX);
+/// Octets of what names one of them.
+pub const TOKEN_BLOCKED_SIZE_MAX: usize = 128;
+/// How often a connection point looks whether other tokens are blocked: with it, what a channel needs
+/// and a turn of every shard a token is refused well within two seconds.
+pub const TOKENS_WATCHED_EVERY: Duration = Duration::from_millis(500);
+/// How often key sets of issuers are fetched: one that was put there beside the old is known long before
+/// the issuer signs with it.
+pub const TOKEN_KEYS_FETCHED_EVERY: Duration = Duration::from_secs(5 * 60);
+/// The same after one could not be had.
+pub const TOKEN_KEYS_RETRIED_AFTER: Duration = Duration::from_secs(10);
+/// How long keys are believed that cannot be fetched again: an issuer may be away for a day.
+pub const TOKEN_KEYS_KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// Tokens that each shard remembers as accepted: about 1 MB.
+pub const TOKEN_VERDICT_COUNT_MAX: usize = 4_096;
+const _: () = assert!(TOKEN_SIZE_MAX < HEAD_SIZE_MAX);
+
 // ── Shard ───────────────────────────────────────────────────────────────────────────────────────
 
 /// Slots of a ring's direct-descriptor table; above the soft limit of open files it fails with EMFILE.

@@ -42,9 +42,16 @@ fn all_keys() -> BTreeSet<String> {
     for section in ["[connector]", "[[gateway]]", "[internal]"] {
         all.extend(keys(connector, section));
     }
-    for section in
-        ["", "[trust]", "[revocation]", "[[management_point]]", "[[software_update_point]]", "[[endpoint]]"]
-    {
+    for section in [
+        "",
+        "[trust]",
+        "[revocation]",
+        "[[management_point]]",
+        "[[software_update_point]]",
+        "[[endpoint]]",
+        "[[token_issuer]]",
+        "[tokens]",
+    ] {
         all.extend(keys(site, section));
     }
     all

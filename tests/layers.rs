@@ -38,6 +38,7 @@ const MODULES: &[(&str, Layer)] = &[
     ("pki", Layer::Shell),
     ("review", Layer::Shell),
     ("shard", Layer::Shell),
+    ("sts", Layer::Shell),
     ("transport", Layer::Shell),
     ("connector", Layer::Role),
     ("gateway", Layer::Role),

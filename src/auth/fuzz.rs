@@ -1,7 +1,8 @@
-//! What must hold for any bytes that somebody shows as a certificate.
+//! What must hold for any bytes that somebody shows as a certificate or a token.
 
 use rustls::pki_types::UnixTime;
 
+use super::token::{AUDIENCE, Issuers, TokenIssuer, TokenKey, TokenKind, TokenKinds, bearer, issuer_of};
 use super::{
     BlockList, InternalName, RevocationList, Trust, certificate, client_cert_field, internal_identity, judge,
 };
@@ -81,4 +82,62 @@ fn names(bytes: &[u8]) {
 /// What the signature of a certificate covers: its own encoding has more than one form.
 fn signed_part(der: &[u8]) -> Option<Vec<u8>> {
     certificate::parse(der).map(|certificate| certificate.tbs_certificate.as_ref().to_vec())
+}
+
+/// A site's key set, and tokens that its keys signed.
+const TOKEN_KEYS: &[u8] = include_bytes!("../../fuzz/seeds/token/keys.json");
+const TOKENS: [&[u8]; 4] = [
+    include_bytes!("../../fuzz/seeds/token/registration.jwt"),
+    include_bytes!("../../fuzz/seeds/token/client.jwt"),
+    include_bytes!("../../fuzz/seeds/token/ccm.jwt"),
+    include_bytes!("../../fuzz/seeds/token/directory.jwt"),
+];
+
+/// `bytes` as a token, as the value of `Authorization`, and as a key set.
+///
+/// # Panics
+/// When a token is taken that nobody signed, or a key set does not survive being written and read.
+pub fn token(bytes: &[u8]) {
+    let keys = TokenKey::read_set(TOKEN_KEYS).expect("the keys are sound");
+    let hierarchy = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee";
+    let entry = |name: &str, issuer: &str, audience: &str, kinds: &[TokenKind]| TokenIssuer {
+        name: name.to_owned(),
+        issuer: issuer.to_owned(),
+        audiences: vec![audience.to_owned()],
+        tenants: vec![hierarchy.to_owned()],
+        kinds: TokenKinds::of(kinds),
+        keys: keys.clone(),
+        client: None,
+    };
+    let own = [TokenKind::Registration, TokenKind::Client, TokenKind::Ccm];
+    let list = [
+        entry("site", &issuer_of(hierarchy), AUDIENCE, &own),
+        entry("directory", "https://login.example/t", "app", &[TokenKind::Directory]),
+    ];
+    let issuers = Issuers::new(&list, [], [""; 0]);
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(NOW));
+    for good in TOKENS {
+        assert!(issuers.verify(good, now).is_ok());
+    }
+    let shown = bearer(std::iter::once(bytes), TokenKinds::NONE).unwrap_or_default();
+    for asked in [bytes, shown] {
+        match issuers.verify(asked, now) {
+            Ok(facts) => {
+                let is_known = TOKENS.iter().any(|good| message_of(good) == message_of(asked));
+                assert!(is_known, "{facts:?}");
+            }
+            Err(fault) => assert!(fault.to_string().len() < 2_048, "a fault fits a line"),
+        }
+    }
+    if let Ok(keys) = TokenKey::read_set(bytes) {
+        assert_eq!(TokenKey::read_set(TokenKey::write_set(&keys).as_bytes()), Ok(keys));
+    }
+    let _ = TokenKey::from_spki(bytes);
+    let _ = TokenKey::from_certificate(bytes);
+}
+
+/// What the signature of a token covers: of a signature by P-256 there is a second form.
+fn message_of(token: &[u8]) -> &[u8] {
+    let end = token.iter().rposition(|octet| *octet == b'.').unwrap_or(token.len());
+    &token[..end]
 }

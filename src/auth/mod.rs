@@ -2,7 +2,8 @@
 //!
 //! Pure: certificates as DER, time as an argument. The handshake has proved that the peer holds the
 //! key; here the certificate itself is judged, per request and against the trust of the URL's site:
-//! its chain, the site's revocation lists, its block list and its rules of admission.
+//! its chain, the site's revocation lists, its block list and its rules of admission. Clients without
+//! one show a token (`token`).
 
 mod certificate;
 pub mod fuzz;
@@ -13,6 +14,7 @@ mod revocation;
 mod revocation_list;
 #[cfg(test)]
 mod tests;
+pub mod token;
 mod trust;
 mod verdicts;
 

@@ -521,6 +521,7 @@ impl Match<'_> {
             FrameKind::Drain => assert!(!std::mem::replace(&mut self.has_drained, true)),
             FrameKind::Close => self.has_closed = true,
             FrameKind::Settings
+            | FrameKind::Tokens
             | FrameKind::SettingsAck
             | FrameKind::Identity
             | FrameKind::IdentityGone

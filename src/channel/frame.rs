@@ -56,6 +56,8 @@ pub enum FrameKind {
     List = 18,
     /// What the instance makes of a list.
     ListAck = 19,
+    /// A piece of what a connection point says of tokens.
+    Tokens = 20,
 }
 
 impl FrameKind {
@@ -81,6 +83,7 @@ impl FrameKind {
             17 => FrameKind::Close,
             18 => FrameKind::List,
             19 => FrameKind::ListAck,
+            20 => FrameKind::Tokens,
             _ => return None,
         })
     }

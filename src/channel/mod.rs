@@ -115,7 +115,9 @@ pub enum Event<'b> {
     Room,
     /// Gateway: settings, whole.
     Settings(Box<Publication>),
-    /// Connector: what became of them.
+    /// Gateway: keys of token issuers and blocked tokens, whole.
+    Tokens(Box<Publication>),
+    /// Connector: what became of settings.
     SettingsAck(Box<Acknowledgement>),
     /// Gateway: the connection point has this list. Answer with `answer_list`.
     ListOffered(ListTag),

@@ -41,10 +41,12 @@ pub struct Channel {
     pub(super) growth_left: u32,
     pub(super) identities: HashSet<u32, BuildHasherDefault<NumberHasher>>,
     pub(super) incoming: Incoming,
+    pub(super) incoming_tokens: Incoming,
     outgoing: Option<Outgoing>,
     /// The list that is being heard.
     pub(super) turn: Turn,
     outgoing_list: Option<OutgoingList>,
+    outgoing_tokens: Option<Outgoing>,
     pub(super) draining: bool,
     /// The latest stream that a draining peer took.
     pub(super) peer_drained_at: Option<u32>,
@@ -71,9 +73,11 @@ impl Channel {
             growth_left: WINDOW_GROWTH_BUDGET as u32,
             identities: HashSet::default(),
             incoming: Incoming::default(),
+            incoming_tokens: Incoming::default(),
             outgoing: None,
             turn: Turn::default(),
             outgoing_list: None,
+            outgoing_tokens: None,
             draining: false,
             peer_drained_at: None,
             closed: false,
@@ -359,6 +363,14 @@ impl Channel {
         self.feed();
     }
 
+    /// Connector: says which keys of token issuers it fetched and which tokens are blocked; as
+    /// [`publish`](Self::publish), behind settings.
+    pub fn publish_tokens(&mut self, revision: RevisionTag, bytes: &[u8]) {
+        assert_eq!(self.side, Side::Connector, "only a connection point publishes");
+        self.outgoing_tokens = Some(Outgoing::new(Publication { revision, bytes: bytes.to_vec() }));
+        self.feed();
+    }
+
     /// Gateway: says what became of settings. A text longer than 255 bytes is cut.
     pub fn acknowledge(&mut self, revision: RevisionTag, verdict: Verdict, text: &str) {
         assert_eq!(self.side, Side::Gateway, "only a gateway acknowledges settings");
@@ -416,8 +428,7 @@ impl Channel {
         payload.extend_from_slice(text.as_bytes());
         self.put(FrameKind::Close, 0, &payload);
         self.closed = true;
-        self.outgoing = None;
-        self.outgoing_list = None;
+        (self.outgoing, self.outgoing_tokens, self.outgoing_list) = (None, None, None);
     }
 }
 
@@ -439,7 +450,7 @@ impl Channel {
     /// The first `count` bytes of `transmit` are on their way.
     pub fn transmitted(&mut self, count: usize) {
         self.out.consume(count);
-        if self.outgoing.is_some() || self.outgoing_list.is_some() {
+        if self.outgoing.is_some() || self.outgoing_tokens.is_some() || self.outgoing_list.is_some() {
             self.feed();
         }
     }
@@ -447,21 +458,23 @@ impl Channel {
     /// Queues settings, and then lists, while little else waits.
     fn feed(&mut self) {
         while self.out.len() < SETTINGS_FEED_SIZE {
-            if let Some(outgoing) = &mut self.outgoing {
-                let (piece, is_last) = outgoing.next_piece();
-                self.put(FrameKind::Settings, 0, &piece);
-                if is_last {
-                    self.outgoing = None;
-                }
+            let (kind, (piece, is_last)) = if let Some(outgoing) = &mut self.outgoing {
+                (FrameKind::Settings, outgoing.next_piece())
+            } else if let Some(outgoing) = &mut self.outgoing_tokens {
+                (FrameKind::Tokens, outgoing.next_piece())
             } else if let Some(outgoing) = &mut self.outgoing_list {
-                let (piece, is_last) = outgoing.next_piece();
-                self.put(FrameKind::List, 0, &piece);
-                if is_last {
-                    self.outgoing_list = None;
-                }
+                (FrameKind::List, outgoing.next_piece())
             } else {
                 return;
+            };
+            if is_last {
+                match kind {
+                    FrameKind::Settings => self.outgoing = None,
+                    FrameKind::Tokens => self.outgoing_tokens = None,
+                    _ => self.outgoing_list = None,
+                }
             }
+            self.put(kind, 0, &piece);
         }
     }
 

@@ -56,6 +56,7 @@ impl Channel {
             FrameKind::Identity => self.hear_identity(frame),
             FrameKind::IdentityGone => self.hear_identity_gone(frame),
             FrameKind::Settings
+            | FrameKind::Tokens
             | FrameKind::SettingsAck
             | FrameKind::Ping
             | FrameKind::Pong
@@ -75,6 +76,7 @@ impl Channel {
         }
         match frame.kind {
             FrameKind::Settings => self.hear_settings(frame),
+            FrameKind::Tokens => self.hear_tokens(frame),
             FrameKind::SettingsAck => {
                 self.only(Side::Connector, frame.kind)?;
                 Ok(Event::SettingsAck(Box::new(Acknowledgement::parse(frame.kind, frame.payload)?)))
@@ -257,6 +259,12 @@ impl Channel {
             Heard::Piece => Event::None,
             Heard::Whole(list) => Event::List(Box::new(list)),
         })
+    }
+
+    fn hear_tokens<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {
+        self.only(Side::Gateway, frame.kind)?;
+        let whole = self.incoming_tokens.hear(frame.payload)?;
+        Ok(whole.map_or(Event::None, Event::Tokens))
     }
 
     fn hear_ping<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {

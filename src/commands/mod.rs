@@ -15,6 +15,7 @@ mod progress;
 mod running;
 mod sample_origin;
 mod status;
+mod token;
 mod up;
 
 use std::path::{Path, PathBuf};
@@ -55,6 +56,8 @@ enum Command {
     Check(check::Arguments),
     /// Make certificates for a site that has no CA of its own, revoke them, list them
     Pki(pki::Arguments),
+    /// Issue registration tokens, list them, block them
+    Token(token::Arguments),
     /// Say how running roles are
     Status(status::Arguments),
     /// Say or change how much a running role logs
@@ -112,6 +115,7 @@ impl Cli {
             Command::Connector(arguments) => connector::run(&arguments),
             Command::Check(arguments) => check::run(&arguments),
             Command::Pki(arguments) => pki::run(&arguments),
+            Command::Token(arguments) => token::run(&arguments),
             Command::Status(arguments) => status::run(&arguments),
             Command::LogLevel(arguments) => log_level::run(&arguments),
             Command::Import(arguments) => import::run(&arguments),

@@ -12,7 +12,7 @@ use super::record::{self, Account, Fault, Record};
 use super::relay::{Carried, Relay};
 use super::wait::unless_broken;
 use crate::channel::RequestMessage;
-use crate::mapping::Mapped;
+use crate::mapping::{Family, Mapped};
 use crate::refusal::{Refusal, Refused};
 use crate::transport::Stream;
 
@@ -55,6 +55,9 @@ async fn carry<'r>(
     let request = &*request.insert(parsed.map_err(|error| Fault::Protocol(error.to_string().into()))?);
     let mapped = &*mapped.insert(find(here, request)?);
     admit(request, mapped)?;
+    if mapped.family == Family::ServerAuth {
+        here.tokens.judge(request, mapped.endpoint)?;
+    }
     let client = introduce(mapped, asking)?;
     let _active = here.begin_at_endpoint(mapped.offer);
     let origin = &here.origins[mapped.origin];

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use super::tokens::is_authorization;
 use crate::auth::client_cert_field;
 use crate::channel::message::UPGRADE;
 use crate::channel::{Body, Identity, RequestMessage, ResponseStart, ResponseWriter, TooLarge};
@@ -14,7 +15,7 @@ use crate::http::{
     write_upgrade,
 };
 use crate::limits::REASON_SIZE_MAX;
-use crate::mapping::{Mapped, UrlMapping};
+use crate::mapping::{Family, Mapped, UrlMapping};
 use crate::refusal::{Refusal, Refused};
 use crate::request_id::RequestId;
 
@@ -49,7 +50,11 @@ pub fn write_request(
     write_field(out, b"Host", authority.as_bytes());
     // The gateway filtered already; what it may have missed must not reach an origin either.
     let none = ConnectionTokens::default();
+    let keeps_token = mapped.family == Family::MutualAuth || mapped.forwards_token;
     for field in request.fields() {
+        if !keeps_token && is_authorization(field.name) {
+            continue;
+        }
         if is_forwarded_request_field(field.name, &none) && !is_connection_login(field.name, field.value) {
             write_field(out, field.name, field.value);
         }

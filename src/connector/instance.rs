@@ -158,6 +158,11 @@ impl Reach {
         if index == 0 {
             link.publish(self.here.plan.revision, &self.here.plan.published);
         }
+        if !self.here.plan.tokens.is_empty() {
+            // On every channel: it must be heard as soon as one of them stands.
+            let state = self.here.tokens.state();
+            link.publish_tokens(state.revision, &state.bytes);
+        }
         let events = Attached { reach: self.clone(), identities: RefCell::default(), offering };
         Ok(link.drive(wire, Rc::new(events)).await)
     }

@@ -16,6 +16,7 @@ mod record;
 mod relay;
 mod servants;
 mod sources;
+mod tokens;
 mod wait;
 
 use std::cell::{Cell, RefCell};
@@ -74,7 +75,10 @@ pub fn run(start: ConnectorStart) -> Result<(), StartError> {
         }
     };
     plan.lists.watch(heard).map_err(|error| start_error("a thread for lists", &error))?;
-    let ended = start_shards(&plan, &board, &mesh, shard::slots_for(open_files), access_log.as_ref())?;
+    let (watch, tokens) = tokens::Watch::new(&plan.tokens);
+    let slots = shard::slots_for(open_files);
+    let ended = start_shards(&plan, &board, &mesh, slots, access_log.as_ref(), &tokens)?;
+    watch.start(&mesh).map_err(|error| start_error("a thread", &error))?;
 
     let stopping = signals.handle();
     let outcome = thread::Builder::new().name("ends".to_owned()).spawn(move || {
@@ -117,6 +121,8 @@ enum Control {
     Drain,
     /// A list has changed.
     Lists,
+    /// Judge tokens by this, and tell gateways.
+    Tokens(Arc<tokens::State>),
 }
 
 type Ended = mpsc::Receiver<(usize, Result<(), String>)>;
@@ -127,15 +133,17 @@ fn start_shards(
     mesh: &Arc<Mesh<Control>>,
     slots: u32,
     access_log: Option<&Arc<AccessLog>>,
+    tokens: &Arc<tokens::State>,
 ) -> Result<Ended, StartError> {
     let cpus = shard::allowed_cpus();
     let (tell, ended) = mpsc::channel();
     for index in 0..usize::from(plan.shards) {
         let place = Place { index, cpu: cpus[index % cpus.len()], slots, owner: Slots::ByRing };
         let (plan, board, mesh) = (plan.clone(), board.clone(), mesh.clone());
+        let judge = tokens.clone();
         let access = access_log.cloned();
         let records = move || Records::new(access.map(|log| log.queue(index)));
-        let running = shard::start(place, move |shard| serve(&shard, &plan, &board, mesh, records()))
+        let running = shard::start(place, move |shard| serve(&shard, &plan, &board, mesh, records(), judge))
             .map_err(|error| start_error("a shard's thread", &error))?;
         let tell = tell.clone();
         let waiting = thread::Builder::new().name("ends".to_owned()).spawn(move || {
@@ -167,6 +175,7 @@ pub(crate) struct Here {
     counts: Arc<Counts>,
     /// By the mapping's numbers.
     origins: Vec<Rc<Origin>>,
+    tokens: tokens::Judge,
     records: Records,
     links: RefCell<Vec<Rc<Link>>>,
     /// Of lists, one to each instance whose first channel is up here.
@@ -185,9 +194,10 @@ fn serve(
     board: &Arc<Board>,
     mesh: Arc<Mesh<Control>>,
     records: Records,
+    tokens: Arc<tokens::State>,
 ) -> (impl FnMut() -> usize + use<>, impl Future<Output = ()> + use<>) {
     let port = Port::new(mesh, shard.index, shard.ring.wake_fd());
-    let here = Here::new(shard, plan, board, records);
+    let here = Here::new(shard, plan, board, records, tokens);
     let heard = here.clone();
     let turn = move || {
         if heard.channels.is_stale(heard.shard.now()) {
@@ -199,7 +209,13 @@ fn serve(
 }
 
 impl Here {
-    fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, board: &Arc<Board>, records: Records) -> Rc<Here> {
+    fn new(
+        shard: &Rc<Shard>,
+        plan: &Arc<Plan>,
+        board: &Arc<Board>,
+        records: Records,
+        tokens: Arc<tokens::State>,
+    ) -> Rc<Here> {
         let origins =
             (0..plan.origins.len()).map(|index| Origin::new(shard, plan, &board.sources, index)).collect();
         Rc::new(Here {
@@ -208,6 +224,7 @@ impl Here {
             board: board.clone(),
             counts: board.counts(shard.index),
             origins,
+            tokens: tokens::Judge::new(tokens),
             records,
             links: RefCell::default(),
             offerings: RefCell::default(),
@@ -228,6 +245,11 @@ impl Here {
             Control::Lists => {
                 let offerings = self.offerings.borrow().clone();
                 return offerings.iter().for_each(|offering| offering.offer());
+            }
+            Control::Tokens(state) => {
+                self.tokens.take(state);
+                let links = self.links.borrow();
+                links.iter().for_each(|link| link.publish_tokens(state.revision, &state.bytes));
             }
         }
         if let Some(waker) = self.waker.borrow_mut().take() {

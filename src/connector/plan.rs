@@ -11,7 +11,7 @@ use super::lists::Lists;
 use crate::channel::RevisionTag;
 use crate::mapping::UrlMapping;
 use crate::metrics;
-use crate::review::{self, Site};
+use crate::review::{self, Site, SiteTokens};
 use crate::settings::{ConnectorLimits, ConnectorSettings, OriginSettings, Revision};
 use crate::shard;
 use crate::transport::StartError;
@@ -60,6 +60,8 @@ pub struct Plan {
     pub instances: Vec<InstancePlan>,
     /// External URL to origin and internal target.
     pub mapping: UrlMapping,
+    /// Whose tokens the site takes.
+    pub tokens: SiteTokens,
     /// By the mapping's numbers.
     pub origins: Vec<OriginPlan>,
     /// Where connections to origins come from; none: the kernel chooses.
@@ -101,6 +103,7 @@ impl Plan {
             tls,
             instances: instances(settings)?,
             mapping: site.settings.url_mapping(),
+            tokens: site.tokens,
             origins: origins.map(|(one, tls)| origin(one, tls)).collect(),
             source_addresses: settings.source_addresses.clone(),
             limits: settings.limits,

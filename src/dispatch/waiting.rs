@@ -18,6 +18,8 @@ use crate::limits;
 pub enum ClientKey {
     /// SHA-256 of the leaf whose key the client holds.
     Certificate([u8; 32]),
+    /// SHA-256 of who bears the token that the client showed.
+    Bearer([u8; 32]),
     /// Of a client that showed none.
     Address(IpAddr),
 }

@@ -109,8 +109,8 @@ pub fn refuse(out: &mut Vec<u8>, refusal: Refusal, manner: &Manner, keep: bool) 
     text(out, b"text/plain", &body, manner, keep)
 }
 
-/// Appends what `ServiceMetadata` answers; says how many bytes its body has.
-pub fn metadata(out: &mut Vec<u8>, body: &[u8], manner: &Manner, keep: bool) -> usize {
+/// Appends what the gateway says of itself or of a tenant; says how many bytes its body has.
+pub fn json(out: &mut Vec<u8>, body: &[u8], manner: &Manner, keep: bool) -> usize {
     http::write_status_line(out, 200, b"OK");
     http::write_field(out, b"Cache-Control", b"no-store");
     text(out, b"application/json", body, manner, keep)

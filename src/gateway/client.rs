@@ -14,7 +14,8 @@ use super::gate::{self, Client, Gate};
 use super::handshake::Passage;
 use super::record::{self, Account, End, Place, Record};
 use super::relay::{Outcome, Relay, told};
-use super::request::{Manner, Own, Planned, Request, plan};
+use super::request::{Answer, Manner, Own, Planned, Request, plan};
+use super::token;
 use super::verdict;
 use super::wait;
 use crate::channel::{ResetCode, message};
@@ -159,18 +160,19 @@ impl Connection {
     }
 
     fn answer_own(&mut self, own: Own) -> io::Result<Next> {
-        let Own { manner, mut account, refused } = own;
-        let (next, end) = match refused {
-            None => (self.answer_metadata(manner, &mut account), End::Own),
-            Some(refused) => (self.refuse(&refused, manner, &mut account), End::Refused(refused)),
+        let Own { manner, mut account, answer } = own;
+        let (next, end) = match answer {
+            Answer::Metadata => (self.answer_metadata(manner, &mut account), End::Own),
+            Answer::Directory(body) => (self.answer_json(&body, manner, &mut account), End::Own),
+            Answer::Refused(refused) => (self.refuse(&refused, manner, &mut account), End::Refused(refused)),
         };
-        self.end(&account, &[], &end);
+        self.end(&account, &[], &end, None);
         next
     }
 
     /// Every request ends here.
-    fn end(&self, account: &Account, message: &[u8], end: &End) {
-        let client = self.judged.as_ref().and_then(|judged| judged.subject.as_deref());
+    fn end(&self, account: &Account, message: &[u8], end: &End, bearer: Option<&str>) {
+        let client = bearer.or_else(|| self.judged.as_ref().and_then(|judged| judged.subject.as_deref()));
         let record = Record { account, end, ended: self.gate.shard.now(), peer: self.peer, client, message };
         record::finish(&self.gate, &record);
     }
@@ -266,7 +268,8 @@ impl Connection {
             }
         };
         drop(active);
-        self.end(&request.account, &request.message, &end);
+        let bearer = request.bearer.as_ref().map(|bearer| bearer.facts.label.as_str());
+        self.end(&request.account, &request.message, &end, bearer);
         self.gate.shard.ring.pool.borrow_mut().give_back(std::mem::take(&mut request.message));
         next
     }
@@ -282,7 +285,7 @@ impl Connection {
                 // One place and one time for all attempts, however often links come and go.
                 let wait = self.limits().wait;
                 let until = *wait_until.get_or_insert_with(|| self.gate.shard.now() + wait);
-                let waited = self.wait_for_link(&mut place, request.site, until).await?;
+                let waited = self.wait_for_link(&mut place, request, until).await?;
                 match wait::refusal(waited) {
                     None => turned_away = 0,
                     Some(refusal) => {
@@ -340,10 +343,14 @@ impl Connection {
         let patience = Patience { idle: limits.held, taking: limits.body };
         let mut tunnel = Tunnel::new(wire, &stream, Ends::Any);
         let mut shut_out = None;
+        let bearer = &request.bearer;
         let end = loop {
             let carried = {
                 let mut carry = std::pin::pin!(tunnel.carry(&gate.shard, deadline, patience));
                 std::future::poll_fn(|context| match carry.as_mut().poll(context) {
+                    _ if bearer.as_ref().is_some_and(|bearer| bearer.is_blocked(context)) => {
+                        Poll::Ready(Some(Err(Broke::Silent(token::BLOCKED.into()))))
+                    }
                     Poll::Ready(end) => Poll::Ready(Some(end)),
                     Poll::Pending if has_news(gate, judged.as_ref()) => Poll::Ready(None),
                     Poll::Pending => Poll::Pending,
@@ -400,7 +407,7 @@ impl Connection {
     async fn wait_for_link(
         &mut self,
         place: &mut Option<wait::Place>,
-        site: usize,
+        request: &Request,
         until: Instant,
     ) -> io::Result<waiting::Outcome> {
         let now = self.gate.shard.now();
@@ -408,7 +415,7 @@ impl Connection {
         if now >= until {
             return Ok(waiting::Outcome::TimedOut);
         }
-        if let Err(outcome) = self.gate.line_up(place, site, || self.key()) {
+        if let Err(outcome) = self.gate.line_up(place, request.site, || self.key(request)) {
             return Ok(outcome);
         }
         self.deadline.set(now, until.saturating_duration_since(now));
@@ -432,7 +439,10 @@ impl Connection {
     }
 
     /// Whose requests share a bound.
-    fn key(&self) -> waiting::ClientKey {
+    fn key(&self, request: &Request) -> waiting::ClientKey {
+        if let Some(bearer) = &request.bearer {
+            return token::key(&bearer.facts);
+        }
         match self.leaf() {
             Some(leaf) => {
                 let hash = ring::digest::digest(&ring::digest::SHA256, leaf);
@@ -452,6 +462,9 @@ impl Connection {
     /// Who the client is, for the site of this request: judged once per site and settings, and again
     /// after a while, because certificates expire.
     fn identify(&mut self, request: &Request) -> Result<(), Refused> {
+        if !request.needs_certificate {
+            return Ok(());
+        }
         let now = self.gate.shard.now();
         let (site, epoch) = (request.site, request.settings.epoch);
         if let Some(judged) = &self.judged
@@ -472,7 +485,6 @@ impl Connection {
     // ── answers of the gateway's own ────────────────────────────────────────────────────────────
 
     fn answer_metadata(&mut self, manner: Manner, account: &mut Account) -> io::Result<Next> {
-        let keep = manner.keep_alive && !manner.has_body && !self.gate.is_draining();
         let settings = &self.gate.common.settings;
         let body = serde_json::json!({
             "service": settings.name,
@@ -480,8 +492,13 @@ impl Connection {
             "instance": settings.instance,
             "time": jiff::Timestamp::now().to_string(),
         });
+        self.answer_json(&body.to_string(), manner, account)
+    }
+
+    fn answer_json(&mut self, body: &str, manner: Manner, account: &mut Account) -> io::Result<Next> {
+        let keep = manner.keep_alive && !manner.has_body && !self.gate.is_draining();
         let mut out = Vec::with_capacity(512);
-        let size = answer::metadata(&mut out, body.to_string().as_bytes(), &manner, keep);
+        let size = answer::json(&mut out, body.as_bytes(), &manner, keep);
         (account.status, account.bytes_out) = (Some(200), size as u64);
         self.say(&out, keep)
     }
@@ -506,8 +523,8 @@ impl Connection {
         };
         let account = Account::new(manner.request_id, self.gate.shard.now());
         let cause = format!("the head cannot be read: {error}");
-        let refused = Some(Refused::new(error.refusal(), cause));
-        Planned::Own(Box::new(Own { manner, account, refused }))
+        let answer = Answer::Refused(Refused::new(error.refusal(), cause));
+        Planned::Own(Box::new(Own { manner, account, answer }))
     }
 
     fn say(&mut self, answer: &[u8], keep: bool) -> io::Result<Next> {

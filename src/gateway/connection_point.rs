@@ -256,7 +256,7 @@ pub fn settle(gate: &Rc<Gate>, arrival: Arrival) {
     let link = Link::new(&gate.shard, Side::Gateway, Some(gate.crossing.clone()));
     tracing::info!(%peer, site = gate.common.settings.sites[site].code, point, shard = gate.shard.index, "channel up");
     let attached = Attached::new(gate, site, &point, &link, seat);
-    let events = Rc::new(Events { gate: gate.clone(), site });
+    let events = Rc::new(Events { gate: gate.clone(), site, point: point.as_str().into() });
     let index = gate.shard.index;
     gate.shard.spawn("link", async move {
         let cause = link.drive(wire, events).await;
@@ -293,6 +293,7 @@ impl Drop for Attached {
 struct Events {
     gate: Rc<Gate>,
     site: usize,
+    point: std::sync::Arc<str>,
 }
 
 impl LinkEvents for Events {
@@ -304,6 +305,11 @@ impl LinkEvents for Events {
         let (site, from) = (self.site, self.gate.port.here());
         self.gate.await_verdict(link);
         self.gate.port.send(0, GatewayMessage::Published { from, link: link.id, site, publication });
+    }
+
+    fn tokens(&self, _link: &Rc<Link>, publication: Publication) {
+        let (site, point) = (self.site, self.point.clone());
+        self.gate.port.send(0, GatewayMessage::Tokens { site, point, publication });
     }
 
     fn acknowledged(&self, _link: &Rc<Link>, _acknowledgement: Acknowledgement) {}

@@ -1,7 +1,7 @@
 //! Settings in force: what connection points publish is judged on shard 0, kept on disk, and put in
 //! force on every shard.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +10,7 @@ use super::GatewayMessage;
 use super::gate::{Gate, InForce, RoleSeries, SiteInForce};
 use super::lists::{self, BlockMark};
 use crate::auth::Trust;
+use crate::auth::token::TokenMaterial;
 use crate::channel::{List, ListTag, Publication, Verdict};
 use crate::mapping::{self, Family, PublishedTable};
 use crate::metrics::{Ledger, Name};
@@ -24,6 +25,8 @@ pub struct Publications {
     blocks: Vec<Option<BlockMark>>,
     /// What was to be written.
     written: Arc<Written>,
+    /// By site: what each of its connection points said of tokens, in the order it said it.
+    tokens: Vec<BTreeMap<Arc<str>, (u64, TokenMaterial)>>,
     ledger: Arc<Ledger>,
     /// What every shard has.
     pub in_force: Arc<InForce>,
@@ -48,6 +51,7 @@ impl Publications {
             held,
             blocks: vec![None; sites],
             written: Arc::default(),
+            tokens: vec![BTreeMap::new(); sites],
             ledger: ledger.clone(),
             in_force: Arc::new(empty),
         };
@@ -115,7 +119,9 @@ impl Publications {
             }
         }
         let mut sites = self.in_force.sites.clone();
-        sites[site] = SiteInForce { revision: Some(revision), trust: Arc::new(trust) };
+        let materials = self.tokens[site].values().map(|(_, material)| material);
+        let issuers = Arc::new(TokenMaterial::issuers(&offered.token_issuers, materials));
+        sites[site] = SiteInForce { revision: Some(revision), trust: Arc::new(trust), issuers };
         let (epoch, series) = (self.in_force.epoch + 1, self.series_of(&table));
         self.in_force = Arc::new(InForce { epoch, table, sites, series });
         self.held[site] = Some(offered);
@@ -247,6 +253,35 @@ impl Publications {
                 (verdict, text)
             }
         }
+    }
+
+    /// Takes what a connection point says of tokens; tells every shard when it changes anything. What it
+    /// said later is not undone by what it said before, on another channel.
+    pub fn take_tokens(&mut self, gate: &Gate, site: usize, point: &Arc<str>, publication: &Publication) {
+        let code = &self.settings.sites[site].code;
+        let serial = publication.revision.serial;
+        if self.tokens[site].get(point).is_some_and(|(held, _)| *held >= serial) {
+            return;
+        }
+        let material = match TokenMaterial::from_bytes(&publication.bytes) {
+            Ok(material) => material,
+            Err(fault) => {
+                tracing::warn!(site = code, point = &**point, "keys and blocked tokens not taken: {fault}");
+                return;
+            }
+        };
+        let blocked = material.blocked.len();
+        tracing::info!(site = code, point = &**point, blocked, "keys and blocked tokens in force");
+        self.tokens[site].insert(point.clone(), (serial, material));
+        let Some(held) = &self.held[site] else { return };
+        let materials = self.tokens[site].values().map(|(_, material)| material);
+        let issuers = Arc::new(TokenMaterial::issuers(&held.token_issuers, materials));
+        let mut sites = self.in_force.sites.clone();
+        sites[site].issuers = issuers;
+        let InForce { epoch, table, series, .. } = &*self.in_force;
+        let (epoch, table, series) = (epoch + 1, table.clone(), series.clone());
+        self.in_force = Arc::new(InForce { epoch, table, sites, series });
+        self.tell(gate);
     }
 
     fn tell(&self, gate: &Gate) {

@@ -15,7 +15,9 @@ use super::GatewayMessage;
 use super::handshake::Handshaking;
 use super::record::{self, Records};
 use super::request::Request;
+use super::token::Tokens;
 use super::wait::{self, Line};
+use crate::auth::token::Issuers;
 use crate::auth::{Trust, Verdicts};
 use crate::channel::{self, Identity, ListTag, RevisionTag, Verdict, message};
 use crate::dispatch::{Roster, Ticket};
@@ -50,6 +52,8 @@ pub struct SiteInForce {
     pub revision: Option<Revision>,
     /// Whose client certificates it takes.
     pub trust: Arc<Trust>,
+    /// Whose tokens.
+    pub issuers: Arc<Issuers>,
 }
 
 /// Which channel, as operators know it.
@@ -223,6 +227,8 @@ pub struct Gate {
     epoch: Cell<u64>,
     /// Certificates accepted lately under these settings.
     pub verdicts: RefCell<Verdicts>,
+    /// The same of tokens, and whose requests are under way.
+    pub tokens: Tokens,
     roster: RefCell<Roster<Rc<Link>>>,
     channels: metrics::Channels<Channel>,
     /// By site and shard: how many links that shard has.
@@ -274,6 +280,7 @@ impl Gate {
             in_force: RefCell::new(Rc::new(in_force.copy())),
             epoch: Cell::new(in_force.epoch),
             verdicts: RefCell::default(),
+            tokens: Tokens::default(),
             roster: RefCell::new(Roster::new(sites)),
             channels: metrics::Channels::new(shard.now()),
             turn: Cell::new(0),
@@ -305,6 +312,7 @@ impl Gate {
         *self.in_force.borrow_mut() = Rc::new(settings.copy());
         self.epoch.set(settings.epoch);
         self.verdicts.borrow_mut().clear();
+        self.tokens.look_again(&self.in_force());
         let waiting = self.shard.wheel.wakers();
         self.shard.spawn("look again", async move {
             for some in waiting.chunks(limits::RECHECKED_PER_TURN) {

@@ -87,6 +87,12 @@ impl Inbox {
                 self.report.show(&publications.in_force);
                 control::reply(gate, from, link, &publication, verdict);
             }
+            GatewayMessage::Tokens { site, point, publication } => {
+                if let Some(publications) = self.publications.borrow_mut().as_mut() {
+                    publications.take_tokens(gate, site, &point, &publication);
+                    self.report.show(&publications.in_force);
+                }
+            }
             GatewayMessage::Verdict { link, revision, verdict, text } => {
                 gate.hear_verdict(link, revision, verdict, &text);
             }

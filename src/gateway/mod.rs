@@ -17,6 +17,7 @@ mod record;
 mod relay;
 mod report;
 mod request;
+mod token;
 mod verdict;
 mod wait;
 
@@ -104,6 +105,15 @@ pub enum GatewayMessage {
         link: u64,
         /// Number of the site.
         site: usize,
+        /// What.
+        publication: Publication,
+    },
+    /// To shard 0: a connection point says which keys it fetched and which tokens are blocked.
+    Tokens {
+        /// Number of the site.
+        site: usize,
+        /// Name of the connection point.
+        point: std::sync::Arc<str>,
         /// What.
         publication: Publication,
     },

@@ -139,7 +139,9 @@ impl<'c> Relay<'c> {
     /// Carries it on; ready when it has ended.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Outcome>> {
         self.stream.mailbox().watch(context);
-        if let Some(refused) = self.connection.shut_out() {
+        let is_blocked = self.request.bearer.as_ref().is_some_and(|bearer| bearer.is_blocked(context));
+        let refused = is_blocked.then(|| Refused::new(Refusal::InvalidToken, super::token::BLOCKED));
+        if let Some(refused) = refused.or_else(|| self.connection.shut_out()) {
             self.stream.reset(ResetCode::Cancelled);
             return Poll::Ready(Ok(self.gone_wrong(refused)));
         }

@@ -5,10 +5,11 @@ use std::rc::Rc;
 
 use super::gate::{Gate, InForce};
 use super::record::{Account, Asked, Place};
+use super::token::{self, Bearer};
 use crate::channel::{REQUEST_FIXED_SIZE, RequestStart, RequestWriter, message};
 use crate::http::{self, BodyReader, Framing, RequestHead, Version};
 use crate::limits;
-use crate::mapping::{Endpoint, Family, Found, Path, Resource};
+use crate::mapping::{Endpoint, Family, Found, Path};
 use crate::refusal::{Refusal, Refused};
 use crate::request_id::RequestId;
 use crate::shard::Nested;
@@ -27,8 +28,18 @@ pub struct Own {
     pub manner: Manner,
     /// What will be told of it.
     pub account: Account,
-    /// Turned away; the connection can go on if the manner says so. `None`: it is `ServiceMetadata`.
-    pub refused: Option<Refused>,
+    /// How.
+    pub answer: Answer,
+}
+
+/// What the gateway says itself.
+pub enum Answer {
+    /// Turned away; the connection can go on if the manner says so.
+    Refused(Refused),
+    /// `ServiceMetadata`.
+    Metadata,
+    /// `AADAuthInfo`: what a client needs to ask its directory for a token, JSON.
+    Directory(String),
 }
 
 /// What the answer must look like, whoever gives it.
@@ -58,6 +69,10 @@ pub struct Request {
     pub site: usize,
     /// The connection point tells the origin who the client is.
     pub names_client: bool,
+    /// It came by the family for certificates, and the client's is to be judged.
+    pub needs_certificate: bool,
+    /// Whose token it showed, which was judged already.
+    pub bearer: Option<Bearer>,
     /// The OPEN message; its identity number is filled in for each channel.
     pub message: Vec<u8>,
     /// Where its body ends.
@@ -75,7 +90,7 @@ pub struct Request {
 }
 
 /// Judges a head of `size` octets by everything but the client's identity.
-pub fn plan(gate: &Gate, head: &RequestHead<'_, '_>, size: usize) -> Planned {
+pub fn plan(gate: &Rc<Gate>, head: &RequestHead<'_, '_>, size: usize) -> Planned {
     let manner = Manner {
         version: head.version,
         is_head: head.is_head(),
@@ -85,21 +100,21 @@ pub fn plan(gate: &Gate, head: &RequestHead<'_, '_>, size: usize) -> Planned {
         request_id: gate.next_request_id(),
     };
     let mut account = Account::new(manner.request_id, gate.shard.now());
-    let refused = match judge(gate, head, size, manner, &mut account) {
+    let answer = match judge(gate, head, size, manner, &mut account) {
         Ok(Goal::ConnectionPoint(draft)) => return Planned::Forward(gate.requests.lend(draft.with(account))),
-        Ok(Goal::Gateway) => None,
-        Err(refused) => Some(refused),
+        Ok(Goal::Gateway(answer)) => answer,
+        Err(refused) => Answer::Refused(refused),
     };
-    if refused.is_some() || gate.records.are_complete() {
+    if matches!(answer, Answer::Refused(_)) || gate.records.are_complete() {
         account.asked = Some(Box::new(Asked { method: head.method.into(), target: head.target.into() }));
     }
-    Planned::Own(Box::new(Own { manner, account, refused }))
+    Planned::Own(Box::new(Own { manner, account, answer }))
 }
 
 /// Whose answer a request gets.
 enum Goal {
     ConnectionPoint(Draft),
-    Gateway,
+    Gateway(Answer),
 }
 
 /// A [`Request`] without its account.
@@ -107,6 +122,8 @@ struct Draft {
     manner: Manner,
     site: usize,
     names_client: bool,
+    needs_certificate: bool,
+    bearer: Option<Bearer>,
     message: Vec<u8>,
     body: BodyReader,
     length_left: u64,
@@ -122,6 +139,8 @@ impl Draft {
             manner,
             site,
             names_client,
+            needs_certificate,
+            bearer,
             message,
             body,
             length_left,
@@ -135,6 +154,8 @@ impl Draft {
             account,
             site,
             names_client,
+            needs_certificate,
+            bearer,
             message,
             body,
             length_left,
@@ -147,7 +168,7 @@ impl Draft {
 }
 
 fn judge(
-    gate: &Gate,
+    gate: &Rc<Gate>,
     head: &RequestHead<'_, '_>,
     size: usize,
     manner: Manner,
@@ -156,15 +177,10 @@ fn judge(
     let settings = gate.in_force();
     let unknown = |refusal| Refused::new(refusal, settings.table.explain(head.target));
     let path = Path::parse(head.target).map_err(unknown)?;
-    if path.family == Family::ServerAuth && path.resource != Resource::ServiceMetadata {
-        // No token is accepted here yet, so nobody can be told more.
-        return Err(Refused::new(Refusal::InvalidToken, NO_TOKENS));
-    }
     let (site, endpoint, row, family) = match settings.table.look_up(path).map_err(unknown)? {
-        Found::Metadata(_) => return Ok(Goal::Gateway),
-        Found::AadAuthInfo(_) | Found::ImplicitAuth => {
-            return Err(Refused::new(Refusal::InvalidToken, NO_TOKENS));
-        }
+        Found::Metadata(_) => return Ok(Goal::Gateway(Answer::Metadata)),
+        Found::AadAuthInfo(query) => return token::directory(&settings, query).map(Goal::Gateway),
+        Found::ImplicitAuth => return Err(Refused::new(Refusal::InvalidToken, NO_APPROVAL)),
         Found::Endpoint { site, endpoint, place, family, .. } => (site, endpoint, place, family),
     };
     account.place = Some(Place { settings: settings.clone(), site, row, family });
@@ -172,13 +188,21 @@ fn judge(
     endpoint
         .admit(head.method, length)
         .map_err(|refusal| Refused::new(refusal, endpoint.explain(head.method, length)))?;
+    let needs_certificate = family == Family::MutualAuth;
+    let bearer = match family {
+        Family::MutualAuth => None,
+        Family::ServerAuth => token::judge(gate, &settings, site, endpoint, head)?,
+    };
     let protocol = head.upgrade.filter(|_| endpoint.tunnel);
     let message =
         write(gate, head, size, manner, protocol).map_err(|refusal| Refused::new(refusal, TOO_LARGE))?;
     Ok(Goal::ConnectionPoint(Draft {
         manner,
         site,
-        names_client: endpoint.forward_identity,
+        // A certificate that came beside a token was judged by nobody.
+        names_client: endpoint.forward_identity && needs_certificate,
+        needs_certificate,
+        bearer,
         message,
         body: BodyReader::new(head.framing),
         length_left: endpoint.request_length_max,
@@ -229,5 +253,5 @@ fn write(
     Ok(message)
 }
 
-const NO_TOKENS: &str = "the family CCM_Proxy_ServerAuth wants a token, and no token is accepted here";
+const NO_APPROVAL: &str = "approval by mail is not served here";
 const TOO_LARGE: &str = "the head does not fit one frame of a channel";

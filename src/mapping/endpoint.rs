@@ -8,6 +8,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::path;
+use crate::auth::token::TokenKind::{Ccm, Client, Directory, Registration};
+use crate::auth::token::{TokenKind, TokenKinds};
 use crate::limits::{METHOD_SIZE_MAX, REQUEST_LENGTH_MAX_DEFAULT};
 use crate::refusal::Refusal;
 
@@ -274,6 +276,22 @@ pub struct Endpoint {
     pub tunnel: bool,
     /// The origin is told who the client is, so the gateway must say it to the connection point.
     pub forward_identity: bool,
+    /// What the family for tokens must show; none: nobody is let in by it.
+    #[serde(default, skip_serializing_if = "are_none")]
+    pub tokens: TokenKinds,
+    /// The family for tokens need show nothing. Only update services with named methods are published so.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub open: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn are_none(tokens: &TokenKinds) -> bool {
+    tokens.is_empty()
 }
 
 impl Endpoint {
@@ -313,10 +331,33 @@ pub struct StandardEndpoint {
     pub held: bool,
     /// Whether it is published without being asked for.
     pub by_default: bool,
+    /// See [`Endpoint::tokens`].
+    pub tokens: TokenKinds,
 }
 
-const fn row(kind: RoleKind, path: &'static str, families: Families) -> StandardEndpoint {
-    StandardEndpoint { kind, path, families, once: false, held: false, by_default: true }
+/// For clients with a certificate alone.
+const fn mutual(kind: RoleKind, path: &'static str) -> StandardEndpoint {
+    row(kind, path, Families::MUTUAL_AUTH, &[])
+}
+
+/// For clients with a token alone.
+const fn server(kind: RoleKind, path: &'static str, tokens: &[TokenKind]) -> StandardEndpoint {
+    row(kind, path, Families::SERVER_AUTH, tokens)
+}
+
+/// For both.
+const fn both(kind: RoleKind, path: &'static str, tokens: &[TokenKind]) -> StandardEndpoint {
+    row(kind, path, Families::BOTH, tokens)
+}
+
+const fn row(
+    kind: RoleKind,
+    path: &'static str,
+    families: Families,
+    tokens: &[TokenKind],
+) -> StandardEndpoint {
+    let tokens = TokenKinds::of(tokens);
+    StandardEndpoint { kind, path, families, once: false, held: false, by_default: true, tokens }
 }
 
 const fn once(row: StandardEndpoint) -> StandardEndpoint {
@@ -334,28 +375,34 @@ const fn on_request(row: StandardEndpoint) -> StandardEndpoint {
 const MP: RoleKind = RoleKind::ManagementPoint;
 const SUP: RoleKind = RoleKind::SoftwareUpdatePoint;
 
-/// Which family reaches which standard endpoint. The plain messaging endpoints trust the certificate
-/// that the gateway checked and are never reached with a token; `*_TokenAuth` asks for no certificate
-/// at the origin, so only the family whose tokens the gateway checks may reach it. A log-in for client
-/// notification, and a service call of Software Center, is not repeated.
+/// Which family reaches which standard endpoint, and with which tokens. The plain messaging endpoints
+/// trust the certificate that the gateway checked and are never reached with a token; `*_TokenAuth` asks
+/// for no certificate at the origin, so only the family whose tokens the gateway checks may reach it. A
+/// registration token is handed out in bulk: it gets a device as far as registering, and no further. A
+/// directory's is for CCM_STS, which gives another for it, and for what a device needs before. A log-in
+/// for client notification, and a service call of Software Center, is not repeated.
 pub const STANDARD: &[StandardEndpoint] = &[
-    row(MP, "CCM_System", Families::MUTUAL_AUTH),
-    row(MP, "CCM_System_AltAuth", Families::MUTUAL_AUTH),
-    row(MP, "CCM_System_TokenAuth", Families::SERVER_AUTH),
-    row(MP, "SMS_MP", Families::MUTUAL_AUTH),
-    row(MP, "SMS_MP_AltAuth", Families::MUTUAL_AUTH),
-    row(MP, "SMS_MP_TokenAuth", Families::SERVER_AUTH),
-    row(MP, "CCM_Incoming", Families::MUTUAL_AUTH),
-    held(row(MP, "BGB", Families::MUTUAL_AUTH)),
-    row(MP, "CCM_Client", Families::BOTH),
-    row(MP, "CCM_STS", Families::BOTH),
-    once(row(MP, "CMUserService", Families::BOTH)),
-    row(SUP, "ClientWebService", Families::BOTH),
-    row(SUP, "SimpleAuthWebService", Families::BOTH),
-    row(SUP, "ReportingWebService", Families::BOTH),
-    on_request(row(SUP, "Content", Families::BOTH)),
-    on_request(row(SUP, "SelfUpdate", Families::BOTH)),
+    mutual(MP, "CCM_System"),
+    mutual(MP, "CCM_System_AltAuth"),
+    server(MP, "CCM_System_TokenAuth", &[Registration, Client, Ccm]),
+    mutual(MP, "SMS_MP"),
+    mutual(MP, "SMS_MP_AltAuth"),
+    server(MP, "SMS_MP_TokenAuth", &[Registration, Client, Ccm]),
+    mutual(MP, "CCM_Incoming"),
+    held(mutual(MP, "BGB")),
+    both(MP, "CCM_Client", &[Registration, Client, Ccm, Directory]),
+    both(MP, "CCM_STS", &[Registration, Client, Directory]),
+    once(both(MP, "CMUserService", &[Ccm, Directory])),
+    both(SUP, "ClientWebService", &[Client, Ccm]),
+    both(SUP, "SimpleAuthWebService", &[Client, Ccm]),
+    both(SUP, "ReportingWebService", &[Client, Ccm]),
+    on_request(both(SUP, "Content", &[Client, Ccm])),
+    on_request(both(SUP, "SelfUpdate", &[Client, Ccm])),
 ];
+
+/// What an endpoint of the operator's own takes of the family for tokens where nothing is said: tokens of
+/// devices and users that the site knows.
+pub const OWN_TOKENS: TokenKinds = TokenKinds::of(&[Client, Ccm]);
 
 impl StandardEndpoint {
     /// The rows of one kind of role.
@@ -374,6 +421,8 @@ impl StandardEndpoint {
             held: self.held,
             tunnel: false,
             forward_identity: false,
+            tokens: self.tokens,
+            open: false,
         }
     }
 }

@@ -18,6 +18,7 @@ fn sample_roles() -> Vec<MappedRole> {
                 origin,
                 prefix: String::new(),
                 replaces_path: false,
+                forwards_token: false,
             })
             .collect(),
     };
@@ -30,6 +31,7 @@ fn sample_roles() -> Vec<MappedRole> {
         origin: 2,
         prefix: prefix.to_owned(),
         replaces_path: true,
+        forwards_token: false,
     };
     let endpoints = vec![
         own("app", Families::BOTH, "/base"),
@@ -191,6 +193,7 @@ fn site(bytes: &[u8]) -> Option<(Vec<MappedRole>, &[u8])> {
                 origin: usize::from(other >> 7),
                 prefix: PREFIXES[usize::from(prefix % 4)].to_owned(),
                 replaces_path: prefix >= &128,
+                forwards_token: false,
             });
         }
     }

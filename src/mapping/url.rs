@@ -17,6 +17,8 @@ pub struct MappedEndpoint {
     pub prefix: String,
     /// `prefix` stands for `/family/id/path` (own endpoints) and not only for `/family/id`.
     pub replaces_path: bool,
+    /// The origin gets the token that the client showed.
+    pub forwards_token: bool,
 }
 
 /// A role as its connection point knows it.
@@ -45,6 +47,8 @@ pub struct Mapped<'t, 'b> {
     pub rest: &'b [u8],
     /// The endpoint, for [`Endpoint::admit`].
     pub endpoint: &'t Endpoint,
+    /// See [`MappedEndpoint::forwards_token`].
+    pub forwards_token: bool,
     /// Number of the endpoint and family in this mapping: see [`UrlMapping::offers`].
     pub offer: usize,
 }
@@ -109,6 +113,7 @@ impl UrlMapping {
             prefix: if needs_slash { b"/" } else { mapped.prefix.as_bytes() },
             rest,
             endpoint: &mapped.endpoint,
+            forwards_token: mapped.forwards_token,
             offer: path.family.offer(first + place),
         })
     }

@@ -25,7 +25,7 @@ pub(super) fn write_file_quickly(path: &Path, bytes: &[u8], mode: u32) -> Result
 }
 
 /// Makes a folder and those above it; one that is there is fine.
-pub(super) fn make_folder(path: &Path) -> Result<(), PkiError> {
+pub fn make_folder(path: &Path) -> Result<(), PkiError> {
     fs::create_dir_all(path).map_err(|source| PkiError::File { path: path.to_owned(), source })
 }
 
@@ -43,7 +43,7 @@ pub(super) fn sweep(folder: &Path) {
 }
 
 /// Waits until nobody else changes the folder; until the file is dropped nobody else does.
-pub(super) fn lock(folder: &Path) -> Result<File, PkiError> {
+pub fn lock(folder: &Path) -> Result<File, PkiError> {
     let path = folder.join(".lock");
     let mut options = OpenOptions::new();
     // Not what somebody let the name lead to, and nothing of it.

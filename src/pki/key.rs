@@ -40,7 +40,7 @@ impl KeyKind {
     }
 
     /// Makes a key.
-    pub(super) fn make(self) -> Result<KeyPair, rcgen::Error> {
+    pub(crate) fn make(self) -> Result<KeyPair, rcgen::Error> {
         let rsa = |size| KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, size);
         match self {
             KeyKind::P256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),

@@ -35,7 +35,7 @@ use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use authority::{Authority, Leaf};
-pub use files::{KEY_MODE, PUBLIC_MODE, write_file};
+pub use files::{KEY_MODE, PUBLIC_MODE, lock, make_folder, write_file};
 pub use inventory::{Entry, EntryKind, Facts, Inventory, State};
 pub use key::KeyKind;
 use revoked::Register;

@@ -16,6 +16,7 @@ mod kept;
 mod ports;
 mod shut_out;
 mod site;
+mod tokens;
 mod url;
 
 pub use across::across;
@@ -25,6 +26,7 @@ pub use gateway::{GatewayReview, GatewayStart};
 pub use ports::{Listener, holder_hint};
 pub use shut_out::shut_out;
 pub use site::{Origin, Site, SiteReview};
+pub use tokens::{KeyUrl, SiteTokens};
 pub use url::{Asked, judge_url};
 
 use std::fs;

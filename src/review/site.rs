@@ -7,6 +7,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::certificates::{Dated, is_authority, is_same_key, is_signed_by, issuer, raw_names, subject};
+use super::tokens::{SiteTokens, tokens};
 use super::{Desk, Document, Findings, shown};
 use crate::auth::{BlockList, RevocationList, RevocationMode, Trust, list_der};
 use crate::limits::INTERMEDIATE_COUNT_MAX;
@@ -31,6 +32,7 @@ pub struct SiteReview {
     pub trust: PublishedTrust,
     /// The same with the lists whose files are there.
     clients: Trust,
+    tokens: SiteTokens,
     origins: Vec<Origin>,
     pub(super) ends: Vec<metrics::Certificate>,
     published: Option<(Vec<u8>, Revision)>,
@@ -42,6 +44,8 @@ pub struct Site {
     pub settings: SiteSettings,
     /// In the order of the settings.
     pub origins: Vec<Origin>,
+    /// Whose tokens it takes.
+    pub tokens: SiteTokens,
     /// What gateways are told, in octets.
     pub published: Vec<u8>,
     /// Which settings those are.
@@ -62,6 +66,7 @@ impl SiteReview {
             settings: None,
             trust: PublishedTrust::default(),
             clients: Trust::default(),
+            tokens: SiteTokens::default(),
             origins: Vec::new(),
             ends: Vec::new(),
             published: None,
@@ -83,7 +88,9 @@ impl SiteReview {
         self.clients = lists(&mut desk, &settings, &self.trust);
         let origins = settings.origins.iter().zip(&settings.origin_keys);
         self.origins = origins.filter_map(|(origin, key)| origin_tls(&mut desk, key, origin)).collect();
-        let published = settings.publish(self.trust.clone());
+        self.tokens = tokens(&mut desk, &settings);
+        let mut published = settings.publish(self.trust.clone());
+        published.token_issuers.clone_from(&self.tokens.issuers);
         match published.check() {
             Ok(()) => {
                 let bytes = published.to_bytes();
@@ -122,6 +129,7 @@ impl SiteReview {
         let blocked = settings.trust.blocked.as_ref().map(|file| folder.join(file));
         (self.origins.len() == settings.origins.len()).then_some(Site {
             origins: self.origins,
+            tokens: self.tokens,
             settings,
             published,
             revision,

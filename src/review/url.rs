@@ -132,9 +132,6 @@ fn judge(
         (refusal, why.to_owned())
     })?;
     facts.push(("family", format!("{} ({})", path.family.segment(), identity(path.family))));
-    if path.family == Family::ServerAuth && path.resource != Resource::ServiceMetadata {
-        return Err((Refusal::InvalidToken, "the gateway accepts no token yet".to_owned()));
-    }
     if let Resource::Role(below) = &path.resource {
         facts.push(("role id", below.id.to_string()));
     }
@@ -152,11 +149,17 @@ fn judge(
         Publication { site, roles, allowed }
     });
     let (table, _) = PublishedTable::new(publications);
+    let family = path.family;
     let found = table.look_up(path).map_err(|refusal| (refusal, why_unknown(path, gateway, sites)))?;
     let (site, role, endpoint) = match found {
         Found::Metadata(_) => return Ok("the gateway answers by itself, whoever asks".to_owned()),
-        Found::AadAuthInfo(_) | Found::ImplicitAuth => {
-            return Err((Refusal::InvalidToken, "the gateway accepts no token yet".to_owned()));
+        Found::AadAuthInfo(_) => {
+            return Ok(
+                "the gateway answers by itself, to tenants of a token issuer with client_id".to_owned()
+            );
+        }
+        Found::ImplicitAuth => {
+            return Err((Refusal::InvalidToken, "approval by mail is not served".to_owned()));
         }
         Found::Endpoint { site, role, endpoint, .. } => (sites[site], role, endpoint),
     };
@@ -164,6 +167,10 @@ fn judge(
     endpoint
         .admit(method.as_bytes(), None)
         .map_err(|refusal| (refusal, format!("the endpoint takes {}, not {method}", methods(endpoint))))?;
+    if family == Family::ServerAuth && !endpoint.open && site.tokens.issuers.is_empty() {
+        let why = "the site has no [[token_issuer]], so that no token is taken".to_owned();
+        return Err((Refusal::InvalidToken, why));
+    }
     let mapping = site.url_mapping();
     let mapped = mapping
         .map(target)
@@ -202,6 +209,10 @@ fn describe(facts: &mut Vec<(&'static str, String)>, site: &SiteSettings, role: 
     facts.push(("role", format!("{kind} ({})", section.map_or("", String::as_str))));
     facts.push(("endpoint", path.to_owned()));
     facts.push(("families", families.to_owned()));
+    if endpoint.families.contains(Family::ServerAuth) {
+        let tokens = if endpoint.open { "anybody".to_owned() } else { endpoint.tokens.to_string() };
+        facts.push(("tokens", tokens));
+    }
     facts.push(("methods", methods(endpoint)));
     facts.push(("request limit", format!("{} octets of body", endpoint.request_length_max)));
     facts.push((

@@ -18,6 +18,7 @@ mod site;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod value;
 
 pub use connector::{ConnectorLimits, ConnectorSettings, GatewayAddress};
@@ -31,3 +32,4 @@ pub use shared::{
 };
 pub use site::{ListSource, OriginSettings, OriginTrust, RevocationSettings, SiteSettings, TrustFiles};
 pub use source::{Kind, Source};
+pub use tokens::{IssuerSettings, KeySource, TokenSettings};

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::auth::token::{IssuerFault, TokenIssuer};
 use crate::auth::{AllowRules, RevocationMode, is_site_code};
 use crate::limits::{
     ALLOW_RULE_COUNT_MAX, ENDPOINT_COUNT_MAX, ROLE_COUNT_MAX, SETTINGS_SIZE_MAX, TRUST_COUNT_MAX,
@@ -25,6 +26,9 @@ pub struct PublishedSettings {
     pub roles: Vec<Role>,
     /// Whose client certificates the site takes.
     pub trust: PublishedTrust,
+    /// Whose tokens, with public keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub token_issuers: Vec<TokenIssuer>,
     /// How it uses its revocation lists, which come apart from this.
     #[serde(default, skip_serializing_if = "PublishedRevocation::is_off")]
     pub revocation: PublishedRevocation,
@@ -84,6 +88,9 @@ pub enum PublicationError {
     /// A role is named twice.
     #[error("role {0} is named twice")]
     RoleTwice(u64),
+    /// Token issuers that nobody could have meant.
+    #[error("token issuers: {0}")]
+    Issuers(#[from] IssuerFault),
     /// An endpoint that no family reaches, or two that a request could be for.
     #[error("endpoint {path:?} of role {role} is without a family or named twice")]
     Endpoint {
@@ -136,6 +143,7 @@ impl PublishedSettings {
         for (what, rules) in [("issuers", issuers), ("subjects", subjects), ("names", names)] {
             bounded(what, rules.len(), ALLOW_RULE_COUNT_MAX)?;
         }
+        TokenIssuer::judge_all(&self.token_issuers)?;
         let mut ids: Vec<u64> = self.roles.iter().map(|role| role.id).collect();
         ids.sort_unstable();
         match ids.windows(2).find(|pair| pair[0] == pair[1]) {

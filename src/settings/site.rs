@@ -10,15 +10,17 @@ use super::document::{Section, read_document};
 use super::published::{PublishedRevocation, PublishedSettings, PublishedTrust};
 use super::report::{Report, SettingsErrors};
 use super::shared::KeyPair;
+use super::tokens::{self, Scheme as AuthScheme, TokenSettings};
 use super::value;
+use crate::auth::token::{TokenKind, TokenKinds};
 use crate::auth::{AllowRules, RevocationMode};
 use crate::limits::{
     ALLOW_RULE_COUNT_MAX, CRL_COUNT_MAX, ENDPOINT_COUNT_MAX, LIST_FETCH_EVERY, ORIGIN_CONNECTIONS_MAX,
     REQUEST_LENGTH_MAX_DEFAULT, ROLE_COUNT_MAX, TRUST_COUNT_MAX,
 };
 use crate::mapping::{
-    Endpoint, EndpointPath, Families, InternalUrl, METHOD_COUNT_MAX, MappedEndpoint, MappedRole,
-    OriginAddress, Role, RoleKind, Scheme, StandardEndpoint, UrlMapping,
+    Endpoint, EndpointPath, Families, Family, InternalUrl, METHOD_COUNT_MAX, MappedEndpoint, MappedRole,
+    OWN_TOKENS, OriginAddress, Role, RoleKind, Scheme, StandardEndpoint, UrlMapping,
 };
 
 /// How an origin's certificate is judged.
@@ -99,6 +101,8 @@ pub struct SiteSettings {
     pub trust: TrustFiles,
     /// Of client certificates.
     pub revocation: RevocationSettings,
+    /// Whose tokens it takes.
+    pub tokens: TokenSettings,
 }
 
 impl SiteSettings {
@@ -116,7 +120,8 @@ impl SiteSettings {
         UrlMapping::new(&self.roles, &origins)
     }
 
-    /// What gateways get to know, with the certificates that `trust` names.
+    /// What gateways get to know, with the certificates that `trust` names; token issuers are added by who
+    /// has read their keys.
     pub fn publish(&self, trust: PublishedTrust) -> PublishedSettings {
         let published = |role: &MappedRole| Role {
             id: role.id,
@@ -126,7 +131,14 @@ impl SiteSettings {
         let roles = self.roles.iter().map(published).collect();
         let RevocationSettings { mode, grace, .. } = self.revocation;
         let revocation = PublishedRevocation { mode, grace_secs: grace.as_secs() };
-        PublishedSettings { site: self.code.clone(), serial: self.serial, roles, trust, revocation }
+        PublishedSettings {
+            site: self.code.clone(),
+            serial: self.serial,
+            roles,
+            trust,
+            revocation,
+            token_issuers: Vec::new(),
+        }
     }
 }
 
@@ -135,6 +147,7 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<SiteSetti
     let serial = root.required(report, "serial", value::number(1..=i64::MAX as u64));
     let trust = trust(root, report);
     let revocation = revocation(root, report);
+    let tokens = tokens::tokens(root, report);
     let mut site = Site::default();
     for section in root.sections(report, "management_point") {
         site.add_standard(section, report, RoleKind::ManagementPoint);
@@ -155,6 +168,7 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<SiteSetti
         origin_keys,
         trust,
         revocation,
+        tokens,
     })
 }
 
@@ -232,6 +246,8 @@ impl Site {
             origin,
             prefix: prefix.clone(),
             replaces_path: false,
+            // It asks again; an update service has no use for it.
+            forwards_token: kind == RoleKind::ManagementPoint,
         });
         let endpoints = endpoints.collect();
         if let Some(place) = self.roles.iter().position(|role| role.id == id) {
@@ -245,11 +261,12 @@ impl Site {
         let id = section.required(report, "id", value::role_id);
         let path = section.required(report, "path", value::endpoint_path);
         let target = self.target(&mut section, report);
-        let families = families(&mut section, report);
+        let auth = auth(&mut section, report);
         let methods = section.list(report, "methods", value::method);
         let request_length_max = request_length_max(&mut section, report);
         let mut flag = |key, default| section.optional(report, key, value::boolean).unwrap_or(default);
         let (tunnel, forward_identity) = (flag("tunnel", false), flag("forward_identity", true));
+        let forwards_token = flag("forward_token", false);
         // A tunnel lives as long as a held request, and keeps its origin's connection to itself.
         let held = flag("held", false) || tunnel;
         // What was held may have been told: it is not sent again.
@@ -260,15 +277,49 @@ impl Site {
             report.add(section.key("methods"), section.place("methods"), "too many methods", expected);
         }
         let (Some(id), Some(path), Some((origin, prefix))) = (id, path, target) else { return };
-        let endpoint =
-            Endpoint { path, families, methods, request_length_max, once, held, tunnel, forward_identity };
-        let mapped = MappedEndpoint { endpoint, origin, prefix, replaces_path: true };
+        let Auth { families, tokens, open } = auth;
+        if open {
+            self.check_open(&section, report, id, &path, methods.is_empty());
+        }
+        let endpoint = Endpoint {
+            path,
+            families,
+            methods,
+            request_length_max,
+            once,
+            held,
+            tunnel,
+            forward_identity,
+            tokens,
+            open,
+        };
+        let mapped = MappedEndpoint { endpoint, origin, prefix, replaces_path: true, forwards_token };
         match self.roles.iter().position(|role| role.id == id) {
             Some(place) => self.extend_role(place, &section, report, mapped),
             None => {
                 let role = MappedRole { id, kind: RoleKind::Own, endpoints: vec![mapped] };
                 self.add_role(&section, report, role);
             }
+        }
+    }
+
+    /// Nobody need show anything only where an update service is asked, and only for what is named.
+    fn check_open(
+        &self,
+        section: &Section<'_, '_>,
+        report: &mut Report<'_>,
+        id: u64,
+        path: &EndpointPath,
+        any_method: bool,
+    ) {
+        let kind = RoleKind::SoftwareUpdatePoint;
+        let is_update_point = self.roles.iter().any(|role| role.id == id && role.kind == kind);
+        let first = path.as_str().split('/').next().unwrap_or_default();
+        let is_service = StandardEndpoint::of(kind).any(|row| row.path.eq_ignore_ascii_case(first));
+        if !is_update_point || !is_service || any_method {
+            let expected = "\"none\" only with methods, for a path of a software update point under its id: \
+                            ClientWebService, SimpleAuthWebService, ReportingWebService, Content, SelfUpdate";
+            report.add(section.key("auth"), section.place("auth"), "\"none\"", expected);
         }
     }
 
@@ -390,6 +441,48 @@ fn families(section: &mut Section<'_, '_>, report: &mut Report<'_>) -> Families 
             Families::BOTH
         }
     }
+}
+
+/// Who may come to an endpoint of the operator's own.
+struct Auth {
+    families: Families,
+    tokens: TokenKinds,
+    open: bool,
+}
+
+/// Reads `families` and `auth`, which say the same where both are there.
+fn auth(section: &mut Section<'_, '_>, report: &mut Report<'_>) -> Auth {
+    let named = families(section, report);
+    let schemes = section.list(report, "auth", tokens::scheme);
+    if !section.has("auth") {
+        let tokens = if named.contains(Family::ServerAuth) { OWN_TOKENS } else { TokenKinds::NONE };
+        return Auth { families: named, tokens, open: false };
+    }
+    let kinds = schemes.iter().filter_map(|scheme| match scheme {
+        AuthScheme::Token(kind) => Some(*kind),
+        AuthScheme::Certificate | AuthScheme::None => None,
+    });
+    let tokens = TokenKinds::of(&kinds.collect::<Vec<TokenKind>>());
+    let open = schemes.contains(&AuthScheme::None);
+    let mut list = Vec::new();
+    if schemes.contains(&AuthScheme::Certificate) {
+        list.push(Family::MutualAuth);
+    }
+    if open || !tokens.is_empty() {
+        list.push(Family::ServerAuth);
+    }
+    let families = Families::from(list);
+    let mut wrong = |found: &str, expected: &str| {
+        report.add(section.key("auth"), section.place("auth"), found, expected);
+    };
+    if families.is_empty() {
+        wrong("no scheme", "at least one, or no such line for the usual ones");
+    } else if section.has("families") && families != named {
+        wrong("schemes of other families than those of families", "both the same, or one of the lines");
+    } else if open && !tokens.is_empty() {
+        wrong("\"none\" beside kinds of tokens", "\"none\" or kinds of tokens");
+    }
+    Auth { families, tokens, open }
 }
 
 /// The standard endpoints of a role less `exclude`, with those that are only published on request.

@@ -28,6 +28,8 @@ pub trait LinkEvents {
     fn opened(&self, link: &Rc<Link>, stream: Stream, message: &[u8]);
     /// Gateway: settings came.
     fn settings(&self, link: &Rc<Link>, publication: Publication);
+    /// Gateway: keys of token issuers and blocked tokens came.
+    fn tokens(&self, _link: &Rc<Link>, _publication: Publication) {}
     /// Connector: what became of the settings.
     fn acknowledged(&self, link: &Rc<Link>, acknowledgement: Acknowledgement);
     /// Gateway: a list was offered.
@@ -201,6 +203,12 @@ impl Link {
     /// Connector: publishes settings.
     pub fn publish(&self, revision: RevisionTag, bytes: &[u8]) {
         self.channel.borrow_mut().publish(revision, bytes);
+        self.kick();
+    }
+
+    /// Connector: says which keys of token issuers it fetched and which tokens are blocked.
+    pub fn publish_tokens(&self, revision: RevisionTag, bytes: &[u8]) {
+        self.channel.borrow_mut().publish_tokens(revision, bytes);
         self.kick();
     }
 
@@ -636,6 +644,7 @@ impl Link {
                 }
             }
             Event::Settings(publication) => events.settings(self, *publication),
+            Event::Tokens(publication) => events.tokens(self, *publication),
             Event::SettingsAck(acknowledgement) => events.acknowledged(self, *acknowledgement),
             Event::ListOffered(tag) => events.list_offered(self, tag),
             Event::List(list) => events.list(self, *list),

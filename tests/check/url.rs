@@ -69,7 +69,12 @@ fn a_url_is_told_its_way_or_why_there_is_none() {
             Some((400, "CMGService_Bad_Request")),
             "canonical",
         ),
-        (format!("{server}/{mp}/CCM_Client"), "GET", Some((401, "CMGService_Invalid_Token")), "no token yet"),
+        (
+            format!("{server}/{mp}/CCM_Client"),
+            "GET",
+            Some((401, "CMGService_Invalid_Token")),
+            "no token is taken",
+        ),
         (format!("{server}/ServiceMetadata"), "GET", None, "by itself"),
     ];
     for (url, method, refusal, words) in rows {

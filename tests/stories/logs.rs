@@ -107,7 +107,11 @@ fn a_refusal_is_one_line_in_each_log_that_knows_of_it_with_one_id_and_the_cause(
             "the path is not canonical: a segment that ends in a dot",
             None,
         ),
-        (head("GET", "/CCM_Proxy_ServerAuth/1/x", ""), "wants a token, and no token is accepted here", None),
+        (
+            head("GET", &target("CCM_Client/x").replace("MutualAuth", "ServerAuth"), ""),
+            "token refused: it is no token: not three parts with a dot between",
+            None,
+        ),
         (head("PUT", &own("small/x"), ""), "method PUT is not among GET, POST", None),
         (
             head("POST", &own("small/x"), "Content-Length: 70000\r\n"),

@@ -24,6 +24,7 @@ mod refusals;
 mod settings;
 mod shards;
 mod status;
+mod tokens;
 mod tunnels;
 mod up;
 mod urls;

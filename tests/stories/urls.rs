@@ -481,9 +481,12 @@ fn unpublished() -> Vec<(String, u16)> {
     for target in ["/", "/*", "/SMS_MP/.sms_aut?MPLIST", "/CCM_Proxy_MutualAuth", "/CCM_Proxy_MutualAuth/"] {
         rows.push((target.into(), 404));
     }
-    // No token is accepted, whatever it asks for.
-    for rest in ["SMS_MP/x", "SMS_MP_TokenAuth/x", "CCM_Client/ccmsetup.cab", "AdminService/x", ""] {
-        rows.push((format!("/CCM_Proxy_ServerAuth/{id}/{rest}"), 401));
+    // The family for tokens: what is published to it, without one, and what is not.
+    let without_token = [("SMS_MP_TokenAuth/x", 401), ("CCM_Client/ccmsetup.cab", 401)];
+    for (rest, status) in
+        without_token.into_iter().chain([("SMS_MP/x", 404), ("AdminService/x", 404), ("", 404)])
+    {
+        rows.push((format!("/CCM_Proxy_ServerAuth/{id}/{rest}"), status));
     }
     // Tricks with what stands before the endpoint's name.
     for target in [

@@ -1,0 +1,154 @@
+//! Whether a client's token is good for what it asks: by what is remembered of it, or judged from the
+//! beginning; and who is cut when a token is blocked.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use ring::digest;
+use rustls::pki_types::UnixTime;
+use slab::Slab;
+
+use super::gate::{self, Gate, InForce};
+use super::request::Answer;
+use crate::auth::token::{Issuers, TokenAsked, TokenFacts, TokenFault, TokenVerdicts, bearer};
+use crate::dispatch::ClientKey;
+use crate::http::RequestHead;
+use crate::logs;
+use crate::mapping::Endpoint;
+use crate::refusal::{Refusal, Refused};
+
+/// What a shard knows of tokens.
+#[derive(Default)]
+pub struct Tokens {
+    /// Accepted lately under these settings.
+    verdicts: RefCell<TokenVerdicts<Rc<TokenFacts>>>,
+    /// Those of requests under way.
+    held: RefCell<Slab<Held>>,
+}
+
+struct Held {
+    site: usize,
+    facts: Rc<TokenFacts>,
+    is_blocked: bool,
+    waker: Option<Waker>,
+}
+
+/// Judges the token of a request for this endpoint of a site. `None`: the endpoint asks for none.
+pub fn judge(
+    gate: &Rc<Gate>,
+    settings: &InForce,
+    site: usize,
+    endpoint: &Endpoint,
+    head: &RequestHead<'_, '_>,
+) -> Result<Option<Bearer>, Refused> {
+    if endpoint.open {
+        return Ok(None);
+    }
+    let refused = |fault: TokenFault| {
+        Refused::new(Refusal::InvalidToken, logs::bounded(format!("token refused: {fault}")))
+    };
+    let named = |name: &[u8]| name.len() == 13 && name.eq_ignore_ascii_case(b"authorization");
+    let values = head.fields.iter().filter(|field| named(field.name)).map(|field| field.value);
+    let token = bearer(values, endpoint.tokens).map_err(refused)?;
+    let now = UnixTime::now();
+    let asked = TokenAsked::new(token, site, settings.epoch);
+    let known = gate.tokens.verdicts.borrow_mut().find(&asked, now);
+    let facts = match known {
+        Some(facts) => {
+            gate::add(&gate.counters().verdicts_known, 1);
+            facts
+        }
+        None => {
+            gate::add(&gate.counters().verdicts_new, 1);
+            let facts = Rc::new(settings.sites[site].issuers.verify(token, now).map_err(refused)?);
+            gate.tokens.verdicts.borrow_mut().remember(asked, facts.clone(), facts.taken());
+            facts
+        }
+    };
+    if endpoint.tokens.contains(facts.kind) {
+        Ok(Some(Bearer::new(gate, site, facts)))
+    } else {
+        Err(refused(TokenFault::NotHere { found: facts.kind, expected: endpoint.tokens }))
+    }
+}
+
+/// What `AADAuthInfo` says to a tenant that the site has taken up.
+pub fn directory(settings: &InForce, query: &[u8]) -> Result<Answer, Refused> {
+    let refused = |cause: String| Refused::new(Refusal::InvalidToken, logs::bounded(cause));
+    let tenant = std::str::from_utf8(query).ok().and_then(|query| {
+        let (name, tenant) = query.split('&').next()?.split_once('=')?;
+        name.eq_ignore_ascii_case("TenantID").then_some(tenant)
+    });
+    let tenant = tenant.ok_or_else(|| refused("no TenantID in the query of AADAuthInfo".to_owned()))?;
+    let mut entries = settings.sites.iter().filter_map(|site| site.issuers.directory_of(tenant));
+    let entry = entries.find(|entry| entry.client.is_some());
+    let entry = entry.ok_or_else(|| refused(format!("tenant {tenant:?} is that of no token issuer here")))?;
+    let body = serde_json::json!({
+        "TenantId": tenant,
+        "ClientAppId": entry.client,
+        "ResourceUri": entry.audiences.first(),
+    });
+    Ok(Answer::Directory(body.to_string()))
+}
+
+/// Whose requests share a bound: those of one bearer.
+pub fn key(facts: &TokenFacts) -> ClientKey {
+    let hash = digest::digest(&digest::SHA256, facts.label.as_bytes());
+    ClientKey::Bearer(hash.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+}
+
+impl Tokens {
+    /// Other settings, keys or blocked tokens are in force: whoever bears one that is blocked is cut.
+    pub fn look_again(&self, settings: &InForce) {
+        self.verdicts.borrow_mut().clear();
+        for (_, held) in self.held.borrow_mut().iter_mut() {
+            let issuers = settings.sites.get(held.site).map(|site| &*site.issuers);
+            if issuers.is_some_and(|issuers| is_blocked(issuers, &held.facts)) {
+                held.is_blocked = true;
+                if let Some(waker) = held.waker.take() {
+                    waker.wake();
+                }
+            }
+        }
+    }
+}
+
+fn is_blocked(issuers: &Issuers, facts: &TokenFacts) -> bool {
+    issuers.is_blocked(&facts.id) || issuers.is_blocked(&facts.subject)
+}
+
+/// Who bears the token of a request that is under way.
+pub struct Bearer {
+    /// What is known of it.
+    pub facts: Rc<TokenFacts>,
+    gate: Rc<Gate>,
+    key: usize,
+}
+
+impl Bearer {
+    fn new(gate: &Rc<Gate>, site: usize, facts: Rc<TokenFacts>) -> Bearer {
+        let held = Held { site, facts: facts.clone(), is_blocked: false, waker: None };
+        let key = gate.tokens.held.borrow_mut().insert(held);
+        Bearer { facts, gate: gate.clone(), key }
+    }
+
+    /// Whether its token has been blocked; if not, the task is woken when it is.
+    pub fn is_blocked(&self, context: &Context<'_>) -> bool {
+        let mut held = self.gate.tokens.held.borrow_mut();
+        let held = &mut held[self.key];
+        if !held.is_blocked && held.waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
+            held.waker = Some(context.waker().clone());
+        }
+        held.is_blocked
+    }
+}
+
+impl Drop for Bearer {
+    fn drop(&mut self) {
+        self.gate.tokens.held.borrow_mut().remove(self.key);
+    }
+}
+
+/// Why its request ends.
+pub const BLOCKED: &str = "the client's token was blocked meanwhile";
