@@ -301,6 +301,11 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 pub const CRL_LIFE_ALARM: u64 = 80;
 /// A file with a list is looked at so often, and so is whether another shard should hear of one.
 pub const LIST_FILE_EVERY: Duration = Duration::from_secs(1);
+/// Lists that instances refused are offered again so often.
+pub const LIST_OFFER_EVERY: Duration = Duration::from_secs(60);
+/// Lists that a gateway reads at once, each on a thread of its own, of as many connection points as may be: to
+/// read one of 8 MiB takes a tenth of a second and ten times its memory.
+pub const LISTS_READ_AT_ONCE_MAX: usize = 2;
 /// A list is fetched by HTTP so often unless written otherwise; authorities publish once a day or hour.
 pub const LIST_FETCH_EVERY: Duration = Duration::from_secs(300);
 /// For one fetch, from the name to the last byte.

@@ -243,6 +243,13 @@ fn by_lists(
             return Err(blocked);
         }
     }
+    if trust.is_blocked_anchor(&anchor_key) {
+        let subject = name_text(above.last().unwrap_or(leaf).issuer());
+        return Err(CertificateFault::Blocked {
+            subject,
+            by: "the block list's line of this root".to_owned(),
+        });
+    }
     trust.allowed.judge(leaf)?;
     if !trust.looks_at_lists() {
         return Ok(Unrevoked { until: u64::MAX, is_unchecked: false });

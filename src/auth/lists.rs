@@ -11,6 +11,7 @@ use x509_parser::extensions::GeneralName;
 use super::certificate::CertificateFault;
 use super::name::{name_text, parts, split};
 use super::revocation_list::{Number, digits, number_of};
+use super::twin::twins;
 use crate::limits::{BLOCK_LIST_SIZE_MAX, BLOCKED_COUNT_MAX};
 
 /// Certificates that are refused whatever else is good of them.
@@ -68,6 +69,10 @@ impl BlockList {
             }
             ("serial", rest) => {
                 let (serial, issuer) = rest.split_once(" issuer ")?;
+                // A note behind it would become part of the name, which then is nobody's.
+                if issuer.contains(" #") {
+                    return None;
+                }
                 let issuer = split(issuer.trim()).join(", ");
                 let serial = number_of(&hex(serial)?)?;
                 (!issuer.is_empty()).then(|| self.serials.insert((issuer, serial)))?;
@@ -87,14 +92,17 @@ impl BlockList {
         self.thumbprints.is_empty() && self.serials.is_empty()
     }
 
-    /// How it names the certificate, if it does.
+    fn has(&self, der: &[u8]) -> bool {
+        self.thumbprints.contains(ring::digest::digest(&ring::digest::SHA256, der).as_ref())
+    }
+
+    /// How it names the certificate, if it does; one that somebody signed anew without its issuer's key, too.
     pub(super) fn find(&self, der: &[u8], certificate: &X509Certificate<'_>) -> Option<CertificateFault> {
         if self.is_empty() {
             return None;
         }
         let subject = || name_text(certificate.subject());
-        let thumbprint = ring::digest::digest(&ring::digest::SHA256, der);
-        if self.thumbprints.contains(thumbprint.as_ref()) {
+        if !self.thumbprints.is_empty() && (self.has(der) || twins(der).iter().any(|twin| self.has(twin))) {
             return Some(CertificateFault::Blocked { subject: subject(), by: "its thumbprint".to_owned() });
         }
         let serial = number_of(certificate.raw_serial())?;
@@ -122,7 +130,7 @@ pub struct AllowRules {
     pub issuers: Vec<String>,
     /// The same of the owner's name.
     pub subjects: Vec<String>,
-    /// Alternative names (DNS, mail, URI), `*.` in front stands for one label; one must be there.
+    /// Alternative names (DNS, mail, URI), `*.` in front stands for one label of a DNS name; one must be there.
     pub names: Vec<String>,
 }
 
@@ -150,31 +158,41 @@ impl AllowRules {
             return not_allowed("subject", name_text(leaf.subject()));
         }
         let names = alternative_names(leaf);
-        let is_named = |name: &String| self.names.iter().any(|rule| is_name_of(rule, name));
+        let is_named = |name: &AlternativeName| self.names.iter().any(|rule| is_name_of(rule, name));
         if !self.names.is_empty() && !names.iter().any(is_named) {
+            let names: Vec<_> = names.into_iter().map(|name| name.text).collect();
             return not_allowed("alternative name", names.join(" "));
         }
         Ok(())
     }
 }
 
-fn alternative_names(leaf: &X509Certificate<'_>) -> Vec<String> {
+struct AlternativeName {
+    text: String,
+    is_dns: bool,
+}
+
+fn alternative_names(leaf: &X509Certificate<'_>) -> Vec<AlternativeName> {
     let names = leaf.subject_alternative_name().ok().flatten();
     let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
-    let text = |name: &GeneralName<'_>| match name {
-        GeneralName::DNSName(name) | GeneralName::RFC822Name(name) | GeneralName::URI(name) => {
-            Some((*name).to_owned())
-        }
-        _ => None,
+    let text = |name: &GeneralName<'_>| {
+        let (text, is_dns) = match name {
+            GeneralName::DNSName(name) => (name, true),
+            GeneralName::RFC822Name(name) | GeneralName::URI(name) => (name, false),
+            _ => return None,
+        };
+        Some(AlternativeName { text: (*text).to_owned(), is_dns })
     };
     names.iter().filter_map(text).collect()
 }
 
-fn is_name_of(rule: &str, name: &str) -> bool {
+fn is_name_of(rule: &str, AlternativeName { text: name, is_dns }: &AlternativeName) -> bool {
     match rule.strip_prefix("*.") {
-        Some(rule) => name
-            .split_once('.')
-            .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(rule)),
+        // `bob@pc1.corp` and `https://x.corp` are no labels below it.
+        Some(rule) => {
+            let below = |(label, rest): (&str, &str)| !label.is_empty() && rest.eq_ignore_ascii_case(rule);
+            *is_dns && name.split_once('.').is_some_and(below)
+        }
         None => rule.eq_ignore_ascii_case(name),
     }
 }
@@ -220,8 +238,11 @@ mod tests {
             ("*.corp", "pc1.corp.example", false),
             ("*", "pc1.corp", false),
         ];
+        let named = |text: &str, is_dns| AlternativeName { text: text.to_owned(), is_dns };
         for (rule, name, fits) in rows {
-            assert_eq!(is_name_of(rule, name), fits, "{rule} {name}");
+            assert_eq!(is_name_of(rule, &named(name, true)), fits, "{rule} {name}");
         }
+        assert!(!is_name_of("*.corp", &named("bob@pc1.corp", false)), "no label below it");
+        assert!(is_name_of("bob@pc1.corp", &named("bob@pc1.corp", false)));
     }
 }

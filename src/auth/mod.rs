@@ -16,6 +16,7 @@ mod revocation_list;
 mod tests;
 pub mod token;
 mod trust;
+mod twin;
 mod verdicts;
 
 pub use certificate::{
@@ -24,7 +25,7 @@ pub use certificate::{
 };
 pub use internal::{InternalFault, InternalName, InternalRole, internal_identity, is_name, is_site_code};
 pub use lists::{AllowRules, BlockFault, BlockList};
-pub use name::name_text;
+pub use name::{is_name_rule, name_text};
 pub use revocation::{ListStanding, Revocation, RevocationMode};
 pub use revocation_list::{ListFault, RevocationList, list_der};
 pub use trust::{Trust, TrustFault};

@@ -34,6 +34,12 @@ pub(super) fn split(text: &str) -> Vec<String> {
     parts
 }
 
+/// Whether a text is made of attributes, as rules are.
+pub fn is_name_rule(text: &str) -> bool {
+    let parts = split(text);
+    !parts.is_empty() && parts.iter().all(|part| part.contains('='))
+}
+
 fn part(part: &RelativeDistinguishedName<'_>) -> String {
     let attributes: Vec<String> = part.iter().map(attribute).collect();
     attributes.join("+")

@@ -74,6 +74,14 @@ impl Revocation {
     /// One that does not take the place of what is held.
     pub fn take(&mut self, list: Arc<RevocationList>) -> Result<ListStanding, ListFault> {
         let issuer = || list.issuer_text.clone();
+        if let Some(needs) = list.base {
+            let is_base = |one: &Arc<RevocationList>| {
+                !one.is_delta() && one.is_about_those_of(&list) && one.number >= needs
+            };
+            if !self.lists.iter().any(is_base) {
+                return Err(ListFault::NoBase { issuer: issuer(), needs: digits(&needs) });
+            }
+        }
         let Some(held) = self.lists.iter_mut().find(|held| held.stands_for(&list)) else {
             if self.lists.len() >= CRL_COUNT_MAX {
                 return Err(ListFault::TooMany(CRL_COUNT_MAX));

@@ -115,6 +115,15 @@ pub enum ListFault {
         /// Hexadecimal.
         number: String,
     },
+    /// A delta says what changed since a complete list; without that it says too little, and would take the
+    /// place of one that says more.
+    #[error("the delta of {issuer:?} is for the complete list {needs} or a later one, which is not held")]
+    NoBase {
+        /// Whose.
+        issuer: String,
+        /// Hexadecimal.
+        needs: String,
+    },
     /// As many as a site may have.
     #[error("more lists than {0}")]
     TooMany(usize),
@@ -213,10 +222,12 @@ impl RevocationList {
 
     /// It is about the same certificates as `other`, in the same way.
     pub(super) fn stands_for(&self, other: &RevocationList) -> bool {
-        self.issuer == other.issuer
-            && self.key == other.key
-            && self.scope == other.scope
-            && self.is_delta() == other.is_delta()
+        self.is_about_those_of(other) && self.is_delta() == other.is_delta()
+    }
+
+    /// It is about the same certificates as `other`.
+    pub(super) fn is_about_those_of(&self, other: &RevocationList) -> bool {
+        self.issuer == other.issuer && self.key == other.key && self.scope == other.scope
     }
 
     pub(super) fn names(&self, serial: &Number) -> bool {

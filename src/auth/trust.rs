@@ -26,6 +26,8 @@ pub struct Trust {
     pub(super) allowed: Arc<AllowRules>,
     /// An issuing CA that clients need not send may be blocked or revoked: any chain may lead over it.
     pub(super) has_doubtful_authority: bool,
+    /// Keys of anchors that are blocked.
+    blocked_anchors: Arc<[[u8; 32]]>,
 }
 
 /// One that may have signed a revocation list.
@@ -192,12 +194,23 @@ impl Trust {
         place.and_then(|place| self.authorities.get(place)).map_or([0; 32], |authority| authority.key)
     }
 
+    /// Whether an anchor, by its key, is blocked.
+    pub(super) fn is_blocked_anchor(&self, key: &[u8; 32]) -> bool {
+        self.blocked_anchors.contains(key)
+    }
+
     fn doubt(&mut self) {
-        self.has_doubtful_authority = self.intermediates.iter().any(|der| {
-            parse(der).is_some_and(|certificate| {
-                self.blocked.find(der, &certificate).is_some()
-                    || self.revocation.may_have_revoked(&certificate)
-            })
-        });
+        let is_blocked = |one: &&Authority| {
+            parse(&one.der).is_some_and(|certificate| self.blocked.find(&one.der, &certificate).is_some())
+        };
+        let anchors = self.authorities.iter().take(self.anchors.len());
+        self.blocked_anchors = anchors.filter(is_blocked).map(|one| one.key).collect();
+        self.has_doubtful_authority = !self.blocked_anchors.is_empty()
+            || self.intermediates.iter().any(|der| {
+                parse(der).is_some_and(|certificate| {
+                    self.blocked.find(der, &certificate).is_some()
+                        || self.revocation.may_have_revoked(&certificate)
+                })
+            });
     }
 }

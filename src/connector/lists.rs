@@ -88,6 +88,10 @@ impl Lists {
             .iter()
             .map(|place| place.source.clone())
             .partition(|source| matches!(source, ListSource::File(_)));
+        if !files.is_empty() || !urls.is_empty() {
+            let changed = changed.clone();
+            every(self, "list-offers", limits::LIST_OFFER_EVERY, move |_| changed())?;
+        }
         if !files.is_empty() {
             let changed = changed.clone();
             every(self, "list-files", limits::LIST_FILE_EVERY, move |lists| {
@@ -325,6 +329,9 @@ struct State {
     turn: Turn,
     /// Lists on which the instance has its verdict.
     settled: HashSet<ListTag>,
+    /// Those of them that it refused: they are offered again when another one came into force, which they may
+    /// need, and with every look.
+    refused: HashSet<ListTag>,
 }
 
 /// Unheard ── settings acknowledged ──▶ Idle ── offered ──▶ Waits ── verdict ──▶ Idle
@@ -335,10 +342,17 @@ enum Turn {
     Waits(List),
 }
 
+impl State {
+    fn forget_refused(&mut self) {
+        let refused = std::mem::take(&mut self.refused);
+        self.settled.retain(|tag| !refused.contains(tag));
+    }
+}
+
 impl Offering {
     /// With nothing offered.
     pub fn new(link: &Rc<Link>, lists: &Arc<Lists>, dialled: &str) -> Rc<Offering> {
-        let state = State { turn: Turn::Unheard, settled: HashSet::new() };
+        let state = State { turn: Turn::Unheard, settled: HashSet::new(), refused: HashSet::new() };
         let (link, lists, dialled) = (link.clone(), lists.clone(), dialled.to_owned());
         Rc::new(Offering { link, lists, dialled, state: RefCell::new(state) })
     }
@@ -353,8 +367,14 @@ impl Offering {
         self.offer();
     }
 
+    /// Offers all that is not in force.
+    pub fn offer_again(&self) {
+        self.state.borrow_mut().forget_refused();
+        self.offer();
+    }
+
     /// Offers the next list, if none is on its way.
-    pub fn offer(&self) {
+    fn offer(&self) {
         let mut state = self.state.borrow_mut();
         if !matches!(state.turn, Turn::Idle) {
             return;
@@ -379,9 +399,15 @@ impl Offering {
         }
         match verdict {
             Verdict::Wanted => return self.link.send_list(list),
-            Verdict::InForce => tracing::info!(instance, kind = ?list.tag.kind, "list in force"),
+            Verdict::InForce => {
+                tracing::info!(instance, kind = ?list.tag.kind, "list in force");
+                state.forget_refused();
+            }
             Verdict::Outdated | Verdict::Diverged | Verdict::Refused | Verdict::Unknown => {
                 tracing::warn!(instance, kind = ?list.tag.kind, ?verdict, "list not taken: {text}");
+                if *verdict == Verdict::Refused {
+                    state.refused.insert(list.tag);
+                }
             }
         }
         state.settled.insert(list.tag);

@@ -244,7 +244,7 @@ impl Here {
             }
             Control::Lists => {
                 let offerings = self.offerings.borrow().clone();
-                return offerings.iter().for_each(|offering| offering.offer());
+                return offerings.iter().for_each(|offering| offering.offer_again());
             }
             Control::Tokens(state) => {
                 self.tokens.take(state);

@@ -279,6 +279,10 @@ impl Connection {
         let (mut repeated, mut turned_away) = (false, 0);
         let (mut place, mut wait_until) = (None, None);
         loop {
+            // Who was blocked while the request waited has nothing done any more.
+            if let Some(refused) = self.shut_out() {
+                return Ok(Done::Refused(refused));
+            }
             // Taken apart at once: a name for both would stay in the task for as long as the exchange.
             let Some((stream, point)) = self.gate.open(&self.client, self.leaf(), request, place.as_ref())
             else {

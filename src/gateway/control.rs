@@ -190,7 +190,14 @@ impl Publications {
 
     fn load_lists(&mut self, site: usize) {
         let code = self.settings.sites[site].code.clone();
-        for list in lists::load(&self.folder, &code) {
+        let mut lists = lists::load(&self.folder, &code);
+        // A delta is taken beside the complete list that it is for.
+        let is_delta = |list: &List| {
+            let trust = &self.in_force.sites[site].trust;
+            matches!(lists::read(list, trust), Ok(lists::ReadList::Revocation(list)) if list.is_delta())
+        };
+        lists.sort_by_cached_key(is_delta);
+        for list in lists {
             let trust = self.in_force.sites[site].trust.clone();
             let read = lists::read(&list, &trust);
             let taken = read.map_err(|text| (Verdict::Refused, text));

@@ -4,13 +4,16 @@
 //! Which of two lists is the newer one, is judged by `auth`. What is wrong with a list costs nothing: the
 //! ones before stay in force.
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::GatewayMessage;
 use super::gate::Gate;
 use crate::auth::{BlockList, ListStanding, RevocationList, Trust};
 use crate::channel::{List, ListKind, ListTag, Verdict};
+use crate::limits;
 
 /// A list that was read, or what is wrong with it.
 pub type Read = Result<ReadList, String>;
@@ -40,12 +43,22 @@ pub fn judge_offer(trust: &Trust, block: Option<BlockMark>, tag: &ListTag) -> (V
             let is_held = trust.revocation().lists().iter().any(|list| list.sha256 == tag.sha256);
             (if is_held { Verdict::InForce } else { Verdict::Wanted }, String::new())
         }
+        // Taken, it would be the last one for ever.
+        (ListKind::Blocked, _) if tag.serial > latest_serial() => {
+            (Verdict::Refused, "the block list is of a time to come".to_owned())
+        }
         (ListKind::Blocked, Some(held)) if held.sha256 == tag.sha256 => (Verdict::InForce, String::new()),
         (ListKind::Blocked, Some(held)) if held.serial >= tag.serial => {
             (Verdict::Outdated, "the gateway has a block list of a later time".to_owned())
         }
         (ListKind::Blocked, _) => (Verdict::Wanted, String::new()),
     }
+}
+
+/// The serial of a block list is when it was written, in milliseconds.
+fn latest_serial() -> u64 {
+    let now = rustls::pki_types::UnixTime::now().as_secs();
+    now.saturating_add(limits::CLOCK_SKEW.as_secs()).saturating_mul(1000)
 }
 
 /// Reads a list; some of 8 MiB take a tenth of a second, so not on a shard.
@@ -66,11 +79,23 @@ pub fn read(list: &List, trust: &Trust) -> Read {
     }
 }
 
+/// Lists that are being read.
+static READING: AtomicUsize = AtomicUsize::new(0);
+
 /// Reads it on a thread; shard 0 hears what came of it.
 pub fn read_apart(gate: &Gate, from: usize, link: u64, site: usize, list: List, trust: Arc<Trust>) {
     let (mesh, tag) = (gate.port.mesh(), list.tag);
+    let refuse = |text: String| {
+        gate.port.send(from, GatewayMessage::ListVerdict { link, tag, verdict: Verdict::Refused, text });
+    };
+    if READING.fetch_add(1, Ordering::Relaxed) >= limits::LISTS_READ_AT_ONCE_MAX {
+        READING.fetch_sub(1, Ordering::Relaxed);
+        return refuse("the gateway reads other lists; it is to be offered again".to_owned());
+    }
     let started = std::thread::Builder::new().name("read-list".into()).spawn(move || {
-        let read = read(&list, &trust);
+        let read = std::panic::catch_unwind(AssertUnwindSafe(|| read(&list, &trust)))
+            .unwrap_or_else(|_| Err("it cannot be read: a mistake of the gateway".to_owned()));
+        READING.fetch_sub(1, Ordering::Relaxed);
         let mut message = GatewayMessage::ListRead { from, link, site, list, read };
         while let Err(back) = mesh.send(0, message) {
             message = back;
@@ -78,9 +103,8 @@ pub fn read_apart(gate: &Gate, from: usize, link: u64, site: usize, list: List, 
         }
     });
     if let Err(error) = started {
-        let text = format!("the gateway has no thread to read it: {error}");
-        let verdict = Verdict::Refused;
-        gate.port.send(from, GatewayMessage::ListVerdict { link, tag, verdict, text });
+        READING.fetch_sub(1, Ordering::Relaxed);
+        refuse(format!("the gateway has no thread to read it: {error}"));
     }
 }
 

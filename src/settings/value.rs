@@ -10,6 +10,7 @@ use toml::de::DeValue;
 use super::document::Expected;
 use super::gateway::TlsVersion;
 use super::site::ListSource;
+use crate::auth::is_name_rule;
 use crate::auth::{RevocationMode, is_name, is_site_code};
 use crate::limits::{HELD_WITHIN_MIN, LOG_TEXT_SIZE_MAX};
 use crate::mapping::{EndpointPath, Family, InternalUrl, Method, is_host, split_authority};
@@ -95,6 +96,9 @@ pub(super) fn list_source(value: &DeValue<'_>) -> Read<ListSource> {
     let text = text(value, expected)?;
     let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     match scheme.as_deref() {
+        Some("http") if !has_host(text) => {
+            Err("an http URL with a host and without a user or a password, which logs would show".into())
+        }
         Some("http") => Ok(ListSource::Url(text.to_owned())),
         Some("https") => {
             Err("a file or an http URL: lists are signed, and TLS would need lists itself".into())
@@ -104,6 +108,12 @@ pub(super) fn list_source(value: &DeValue<'_>) -> Read<ListSource> {
         }
         _ => path(value).map(ListSource::File).map_err(|_| expected.into()),
     }
+}
+
+fn has_host(url: &str) -> bool {
+    let authority = url.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+    !authority.is_empty() && !authority.starts_with(':') && !authority.contains('@')
 }
 
 /// The least version of TLS.
@@ -135,7 +145,7 @@ pub(super) fn grace(value: &DeValue<'_>) -> Read<Duration> {
 /// Attributes of a distinguished name.
 pub(super) fn name_rule(value: &DeValue<'_>) -> Read<String> {
     parsed(value, "attributes of a name like \"O=Contoso, OU=Devices\"", |text| {
-        let is_rule = text.len() <= LOG_TEXT_SIZE_MAX && text.split(',').all(|part| part.contains('='));
+        let is_rule = text.len() <= LOG_TEXT_SIZE_MAX && is_name_rule(text);
         is_rule.then(|| text.to_owned())
     })
 }
@@ -145,7 +155,7 @@ pub(super) fn alternative_name_rule(value: &DeValue<'_>) -> Read<String> {
     parsed(value, "an alternative name like \"pc1.corp\" or \"*.corp\"", |text| {
         let is_rule = !text.is_empty()
             && text.len() <= LOG_TEXT_SIZE_MAX
-            && !text.trim_start_matches("*.").contains('*');
+            && !text.strip_prefix("*.").unwrap_or(text).contains('*');
         is_rule.then(|| text.to_owned())
     })
 }

@@ -115,7 +115,8 @@ fn with(trust: &Trust, mode: RevocationMode, grace: u64, lists: &[Vec<u8>]) -> T
     let mut trust = trust.clone().with_rules(AllowRules::default(), mode, grace);
     for list in lists {
         let list = read(list, &trust).unwrap();
-        trust.take_list(Arc::new(list)).unwrap();
+        let taken = trust.take_list(Arc::new(list));
+        assert!(matches!(taken, Ok(_) | Err(ListFault::NoBase { .. })), "{taken:?}");
     }
     trust
 }
@@ -230,13 +231,15 @@ fn a_delta_is_read_with_the_list_it_is_for() {
         Draft { base: Some(needs), removed: removed.to_vec(), ..draft(number, revoked) }.signed(&top)
     };
     // Which deltas, and who is revoked then.
-    let rows: [(Vec<Vec<u8>>, &[u8]); 6] = [
+    let rows: [(Vec<Vec<u8>>, &[u8]); 7] = [
         (vec![], &[5]),
         (vec![delta(11, 10, &[6], &[])], &[5, 6]),
         (vec![delta(11, 9, &[6], &[5])], &[6]),
         (vec![delta(11, 11, &[6], &[5])], &[5]),
         (vec![delta(9, 9, &[6], &[5])], &[5]),
         (vec![delta(11, 10, &[6], &[]), delta(12, 10, &[7], &[])], &[5, 7]),
+        // A delta for a list that did not come takes no revocation back.
+        (vec![delta(12, 10, &[6], &[]), delta(21, 20, &[7], &[])], &[5, 6]),
     ];
     for (row, (deltas, revoked)) in rows.into_iter().enumerate() {
         let lists = [vec![complete.clone()], deltas].concat();
@@ -341,6 +344,7 @@ fn a_blocked_certificate_is_refused_by_either_name() {
         ("serial 06 issuer CN=Issuing".to_owned(), false),
         ("serial 05 issuer CN=Other".to_owned(), false),
         (format!("serial {serial} issuer CN=Root\\, Ltd"), true),
+        (format!("sha256 {}", digits(&der(&top))), true),
     ];
     for (text, is_blocked) in rows {
         let mut trust = trust(&[&top], &[]);
@@ -349,6 +353,21 @@ fn a_blocked_certificate_is_refused_by_either_name() {
         assert_eq!(matches!(judged, Err(CertificateFault::Blocked { .. })), is_blocked, "{text}");
         assert_eq!(may_be_shut_out(&chain, &trust), is_blocked, "{text}");
     }
+}
+
+#[test]
+fn a_blocked_certificate_stays_blocked_when_its_signature_is_written_otherwise() {
+    let top = root("Root");
+    let leaf = leaf(&top, numbered(5));
+    let digest = ring::digest::digest(&ring::digest::SHA256, &leaf);
+    let digits: String = digest.as_ref().iter().map(|octet| format!("{octet:02x}")).collect();
+    let mut trust = trust(&[&top], &[]);
+    let twins = crate::auth::twin::twins(&leaf);
+    let taken: Vec<_> = twins.into_iter().filter(|twin| judge(&[twin], &trust, at(NOW)).is_ok()).collect();
+    assert_eq!(taken.len(), 1, "one of them is signed as well as the leaf");
+    trust.block(BlockList::parse(format!("sha256 {digits}").as_bytes()).unwrap());
+    let judged = judge(&taken, &trust, at(NOW));
+    assert!(matches!(judged, Err(CertificateFault::Blocked { .. })), "{judged:?}");
 }
 
 #[test]
