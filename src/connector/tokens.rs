@@ -18,7 +18,8 @@ use super::Control;
 use super::record::Fault;
 use crate::admin::{Target, Trust, ask};
 use crate::auth::token::{
-    Issuers, TokenAsked, TokenFacts, TokenFault, TokenIssuer, TokenKey, TokenMaterial, TokenVerdicts, bearer,
+    Issuers, MaterialFault, TokenAsked, TokenFacts, TokenFault, TokenIssuer, TokenKey, TokenMaterial,
+    TokenVerdicts, bearer,
 };
 use crate::channel::{RequestMessage, RevisionTag};
 use crate::limits::{
@@ -120,6 +121,8 @@ pub struct Watch {
     serial: u64,
     /// What was wrong last, so that it is told once.
     trouble: Option<String>,
+    /// The same of what no channel can carry.
+    refused: Option<MaterialFault>,
 }
 
 /// Of the URL with this number: its keys, or why there are none.
@@ -134,6 +137,7 @@ impl Watch {
             fetched: BTreeMap::new(),
             serial: 0,
             trouble: None,
+            refused: None,
         };
         watch.look();
         let state = watch.state();
@@ -150,9 +154,20 @@ impl Watch {
     fn look(&mut self) -> bool {
         let blocked = self.blocked();
         let keys = self.keys();
-        let is_new = blocked != self.material.blocked || keys != self.material.keys;
-        (self.material.blocked, self.material.keys) = (blocked, keys);
-        is_new
+        if blocked == self.material.blocked && keys == self.material.keys {
+            self.refused = None;
+            return false;
+        }
+        let material = TokenMaterial { blocked, keys };
+        if let Err(fault) = material.check_size() {
+            if self.refused.as_ref() != Some(&fault) {
+                tracing::error!("{fault}; what was said before stays");
+            }
+            self.refused = Some(fault);
+            return false;
+        }
+        self.material = material;
+        true
     }
 
     /// Those that the file says; when it cannot be read, those that it said before.
@@ -189,10 +204,13 @@ impl Watch {
         let KeyUrl { issuer, url, .. } = &self.tokens.urls[number];
         let from = url.address.authority();
         match outcome {
-            Ok(keys) => {
+            Ok(mut keys) => {
+                // Who answers in another order each time says nothing new.
+                keys.sort_by(|one, other| one.name().cmp(other.name()));
                 if self.fetched.get(&number).is_none_or(|(held, _)| *held != keys) {
                     let names: Vec<&str> = keys.iter().map(TokenKey::name).collect();
-                    tracing::info!(issuer, from, "keys fetched: {}", names.join(", "));
+                    let names = logs::bounded(names.join(", ").escape_debug().to_string());
+                    tracing::info!(issuer, from, "keys fetched: {names}");
                 }
                 self.fetched.insert(number, (keys, Instant::now()));
             }
@@ -272,10 +290,8 @@ fn fetch(from: &KeyUrl) -> Result<Vec<TokenKey>, String> {
 fn tell(mesh: &Weak<Mesh<Control>>, state: &Arc<State>) {
     let Some(mesh) = mesh.upgrade() else { return };
     for to in 0..mesh.shards() {
-        // An inbox that is full is emptied within a turn or two, unless its shard ended.
-        let mut tries = 100;
-        while mesh.send(to, Control::Tokens(state.clone())).is_err() && tries > 0 {
-            tries -= 1;
+        // An inbox that is full is emptied within a turn or two. Nobody else holds the mesh when the process ends.
+        while mesh.send(to, Control::Tokens(state.clone())).is_err() && Arc::strong_count(&mesh) > 1 {
             thread::sleep(Duration::from_millis(10));
         }
     }

@@ -18,6 +18,7 @@ use super::request::{Answer, Manner, Own, Planned, Request, plan};
 use super::token;
 use super::verdict;
 use super::wait;
+use crate::auth::token::TokenKind;
 use crate::channel::{ResetCode, message};
 use crate::dispatch as waiting;
 use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
@@ -444,10 +445,14 @@ impl Connection {
 
     /// Whose requests share a bound.
     fn key(&self, request: &Request) -> waiting::ClientKey {
-        if let Some(bearer) = &request.bearer {
+        // One registration token is in many hands; the bound is on each of them.
+        if let Some(bearer) = &request.bearer
+            && bearer.facts.kind != TokenKind::Registration
+        {
             return token::key(&bearer.facts);
         }
-        match self.leaf() {
+        // A certificate that nobody judges may be another one each time.
+        match self.leaf().filter(|_| request.needs_certificate) {
             Some(leaf) => {
                 let hash = ring::digest::digest(&ring::digest::SHA256, leaf);
                 let hash = hash.as_ref().try_into().expect("SHA-256 has 32 bytes");

@@ -273,10 +273,18 @@ impl Publications {
         let material = match TokenMaterial::from_bytes(&publication.bytes) {
             Ok(material) => material,
             Err(fault) => {
+                let fault = crate::logs::bounded(fault.to_string());
                 tracing::warn!(site = code, point = &**point, "keys and blocked tokens not taken: {fault}");
                 return;
             }
         };
+        // One that starts anew says the same once more: that is no news, and everybody would be judged again.
+        if let Some((held, before)) = self.tokens[site].get_mut(point)
+            && *before == material
+        {
+            *held = serial;
+            return;
+        }
         let blocked = material.blocked.len();
         tracing::info!(site = code, point = &**point, blocked, "keys and blocked tokens in force");
         self.tokens[site].insert(point.clone(), (serial, material));

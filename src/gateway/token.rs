@@ -11,7 +11,7 @@ use slab::Slab;
 
 use super::gate::{self, Gate, InForce};
 use super::request::Answer;
-use crate::auth::token::{Issuers, TokenAsked, TokenFacts, TokenFault, TokenVerdicts, bearer};
+use crate::auth::token::{TokenAsked, TokenFacts, TokenFault, TokenVerdicts, bearer};
 use crate::dispatch::ClientKey;
 use crate::http::RequestHead;
 use crate::logs;
@@ -77,12 +77,16 @@ pub fn judge(
 pub fn directory(settings: &InForce, query: &[u8]) -> Result<Answer, Refused> {
     let refused = |cause: String| Refused::new(Refusal::InvalidToken, logs::bounded(cause));
     let tenant = std::str::from_utf8(query).ok().and_then(|query| {
-        let (name, tenant) = query.split('&').next()?.split_once('=')?;
-        name.eq_ignore_ascii_case("TenantID").then_some(tenant)
+        let mut parameters = query.split('&').filter_map(|one| one.split_once('='));
+        parameters.find(|(name, _)| name.eq_ignore_ascii_case("TenantID")).map(|(_, tenant)| tenant)
     });
     let tenant = tenant.ok_or_else(|| refused("no TenantID in the query of AADAuthInfo".to_owned()))?;
     let mut entries = settings.sites.iter().filter_map(|site| site.issuers.directory_of(tenant));
-    let entry = entries.find(|entry| entry.client.is_some());
+    let entry = entries.next();
+    // Of two sites that name one tenant nobody can tell which it belongs to, and one may lie.
+    if entries.next().is_some() {
+        return Err(refused(format!("tenant {tenant:?} is named by more than one site")));
+    }
     let entry = entry.ok_or_else(|| refused(format!("tenant {tenant:?} is that of no token issuer here")))?;
     let body = serde_json::json!({
         "TenantId": tenant,
@@ -104,7 +108,7 @@ impl Tokens {
         self.verdicts.borrow_mut().clear();
         for (_, held) in self.held.borrow_mut().iter_mut() {
             let issuers = settings.sites.get(held.site).map(|site| &*site.issuers);
-            if issuers.is_some_and(|issuers| is_blocked(issuers, &held.facts)) {
+            if issuers.is_some_and(|issuers| issuers.blocking(&held.facts).is_some()) {
                 held.is_blocked = true;
                 if let Some(waker) = held.waker.take() {
                     waker.wake();
@@ -112,10 +116,6 @@ impl Tokens {
             }
         }
     }
-}
-
-fn is_blocked(issuers: &Issuers, facts: &TokenFacts) -> bool {
-    issuers.is_blocked(&facts.id) || issuers.is_blocked(&facts.subject)
 }
 
 /// Who bears the token of a request that is under way.

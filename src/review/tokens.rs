@@ -6,7 +6,7 @@ use rustls::pki_types::pem::{PemObject, SectionKind};
 
 use super::{Desk, shown};
 use crate::auth::token::{TokenIssuer, TokenKey, TokenMaterial};
-use crate::mapping::InternalUrl;
+use crate::mapping::{InternalUrl, Scheme};
 use crate::settings::{IssuerSettings, KeySource, SiteSettings};
 
 /// A key set to fetch.
@@ -79,6 +79,11 @@ fn keys(desk: &mut Desk<'_>, one: &IssuerSettings, urls: &mut Vec<KeyUrl>) -> Ve
                 }
             }
             KeySource::Url(url) => {
+                if url.address.scheme == Scheme::Http {
+                    let found = format!("http://{}", url.address.authority());
+                    let expected = "an https URL: whoever is on the way may answer with keys of his own";
+                    desk.warn(&key, found, expected);
+                }
                 let ca = one.ca.as_ref().map(|file| desk.folder.join(file));
                 urls.push(KeyUrl { issuer: one.entry.name.clone(), url: url.clone(), ca });
             }

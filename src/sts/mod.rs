@@ -114,7 +114,9 @@ impl TokenFolder {
             Err(error) => return Err(unusable(&path, error)),
         };
         let folder = TokenFolder { folder: folder.to_owned(), _lock: lock, ledger, now };
-        if !folder.folder.join(SIGNING_KEY).exists() {
+        // A link that leads nowhere now, as to a key that is not mounted, is no reason for another key.
+        let key = fs::symlink_metadata(folder.folder.join(SIGNING_KEY));
+        if key.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             folder.make_key()?;
             folder.write()?;
         }
@@ -214,7 +216,8 @@ impl TokenFolder {
         let path = self.folder.join(KEYS);
         let mut keys = match fs::read(&path) {
             Ok(bytes) => TokenKey::read_set(&bytes).map_err(|fault: KeyFault| unusable(&path, fault))?,
-            Err(_) => Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(unusable(&path, error)),
         };
         keys.insert(0, public(&der)?);
         keys.truncate(KEYS_KEPT);
@@ -228,15 +231,32 @@ impl TokenFolder {
             Ledger { hierarchy: self.ledger.hierarchy.clone(), tokens: self.tokens().cloned().collect() };
         let json = serde_json::to_vec_pretty(&kept).expect("texts and numbers always have a JSON form");
         write_file(&self.folder.join(LEDGER), &json, KEY_MODE)?;
-        let mut blocked = String::from("# written by cmg token\n");
-        for one in kept.tokens.iter().filter(|one| one.blocked) {
-            blocked.push_str(&one.id);
-            blocked.push('\n');
-        }
-        write_file(&self.folder.join(BLOCKED), blocked.as_bytes(), PUBLIC_MODE)?;
+        self.write_blocked()?;
+        Ok(())
+    }
+
+    /// Lines of tokens that were issued here are written anew; those that people wrote beside them stay.
+    fn write_blocked(&self) -> Result<(), StsError> {
+        let path = self.folder.join(BLOCKED);
+        let before = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(unusable(&path, error)),
+        };
+        let is_ours = |line: &str| {
+            let id = line.split_whitespace().next().unwrap_or_default();
+            line == BLOCKED_HEAD || self.ledger.tokens.iter().any(|one| one.id == id)
+        };
+        let ours = self.tokens().filter(|one| one.blocked).map(|one| one.id.as_str());
+        let others = before.lines().filter(|line| !is_ours(line));
+        let lines: Vec<&str> = std::iter::once(BLOCKED_HEAD).chain(ours).chain(others).collect();
+        write_file(&path, (lines.join("\n") + "\n").as_bytes(), PUBLIC_MODE)?;
         Ok(())
     }
 }
+
+const BLOCKED_HEAD: &str =
+    "# Blocked tokens: cmg token writes those that it issued and leaves other lines as they are.";
 
 fn public(der: &PrivatePkcs8KeyDer<'_>) -> Result<TokenKey, StsError> {
     let pair =

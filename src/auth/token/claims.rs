@@ -181,6 +181,13 @@ impl Claims {
         self.unique_id.as_deref().or(self.jti.as_deref()).or(self.uti.as_deref())
     }
 
+    /// Everything in it that names the token, its device or its user.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let of_token = [&self.unique_id, &self.jti, &self.uti];
+        let of_bearer = [&self.device, &self.user, &self.oid, &self.sub];
+        of_token.into_iter().chain(of_bearer).flatten().map(String::as_str)
+    }
+
     /// Who bears it.
     pub fn subject(&self, kind: TokenKind) -> Option<&str> {
         let device = self.device.as_deref();

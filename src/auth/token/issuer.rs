@@ -158,11 +158,13 @@ impl Issuers {
         !self.blocked.is_empty() && self.blocked.contains(text.to_ascii_lowercase().as_str())
     }
 
-    /// The directory entry that knows this tenant.
+    /// The directory entry that knows this tenant and has something to tell it.
     pub fn directory_of(&self, tenant: &str) -> Option<&TokenIssuer> {
         let entries = self.issuers.iter().map(|issuer| &issuer.entry);
         let mut directories = entries.filter(|entry| entry.kinds.contains(TokenKind::Directory));
-        directories.find(|entry| entry.tenants.iter().any(|one| one.eq_ignore_ascii_case(tenant)))
+        directories.find(|entry| {
+            entry.client.is_some() && entry.tenants.iter().any(|one| one.eq_ignore_ascii_case(tenant))
+        })
     }
 
     /// The one key that a token asks for, and whose it is.

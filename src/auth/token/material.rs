@@ -33,6 +33,9 @@ pub enum MaterialFault {
     /// Over a bound.
     #[error("more {0} than {1}")]
     TooMany(&'static str, usize),
+    /// Longer than a channel carries at once.
+    #[error("blocked tokens and fetched keys have {0} octets together, more than {SETTINGS_SIZE_MAX}")]
+    TooLong(usize),
     /// A line of the list of blocked tokens.
     #[error("line {0} of the blocked tokens is longer than {TOKEN_BLOCKED_SIZE_MAX} octets or not printable")]
     Blocked(usize),
@@ -42,6 +45,15 @@ impl TokenMaterial {
     /// As it goes over a channel.
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("texts and lists always have a JSON form")
+    }
+
+    /// Whether it can go over a channel.
+    ///
+    /// # Errors
+    /// `TooLong`.
+    pub fn check_size(&self) -> Result<(), MaterialFault> {
+        let size = self.to_bytes().len();
+        if size > SETTINGS_SIZE_MAX { Err(MaterialFault::TooLong(size)) } else { Ok(()) }
     }
 
     /// Reads and judges what came over a channel.

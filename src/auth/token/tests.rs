@@ -51,7 +51,7 @@ impl Keys {
             tenants: vec![HIERARCHY.into()],
             kinds: TokenKinds::of(kinds),
             keys,
-            client: None,
+            client: Some("22222222-0000-4000-8000-000000000000".into()),
         };
         let site = issuer_of(HIERARCHY);
         let list = [
@@ -278,14 +278,20 @@ fn what_is_no_token_is_none() {
 }
 
 #[test]
-fn a_blocked_token_is_refused_by_its_id_and_by_its_device() {
+fn a_blocked_token_is_refused_by_each_of_its_names() {
     let keys = Keys::new();
     let token = keys.sign(&header(), &registration());
     let fault = keys.issuers(&[&ID.to_uppercase()]).verify(token.as_bytes(), now()).unwrap_err();
     assert!(matches!(fault, TokenFault::Blocked(_)), "{fault}");
     let token = keys.sign(&json!({"alg": "ES256", "kid": "ec-1"}), &ccm());
-    let fault = keys.issuers(&["guid:7"]).verify(token.as_bytes(), now()).unwrap_err();
+    for name in ["guid:7", "U1", ID] {
+        let fault = keys.issuers(&[name]).verify(token.as_bytes(), now()).unwrap_err();
+        assert!(matches!(fault, TokenFault::Blocked(_)), "{name}: {fault}");
+    }
+    let twice = keys.sign(&header(), &with(registration(), json!({"jti": "another"})));
+    let fault = keys.issuers(&["another"]).verify(twice.as_bytes(), now()).unwrap_err();
     assert!(matches!(fault, TokenFault::Blocked(_)), "{fault}");
+    keys.issuers(&["guid:8", "u2"]).verify(token.as_bytes(), now()).unwrap();
 }
 
 #[test]

@@ -11,7 +11,8 @@ use super::{TokenKind, TokenKinds};
 use crate::auth::Validity;
 use crate::auth::certificate::date;
 use crate::limits::{
-    TOKEN_CCM_LIFE_MAX, TOKEN_CLIENT_LIFE_MAX, TOKEN_CLOCK_SKEW, TOKEN_REGISTRATION_LIFE_MAX, TOKEN_SIZE_MAX,
+    TOKEN_BLOCKED_SIZE_MAX, TOKEN_CCM_LIFE_MAX, TOKEN_CLIENT_LIFE_MAX, TOKEN_CLOCK_SKEW,
+    TOKEN_REGISTRATION_LIFE_MAX, TOKEN_SIZE_MAX,
 };
 
 /// What is known of a token that is good.
@@ -29,6 +30,9 @@ pub struct TokenFacts {
     pub id: String,
     /// `UserId`, or the directory's name of a user; empty where it has none.
     pub user: String,
+    /// Every name in it by which a site may block it: of the token, its device and its user. Longer ones
+    /// than may be blocked are left out.
+    pub names: Box<[Box<str>]>,
     /// What logs call who bears it.
     pub label: String,
     /// In seconds since 1970, the skew of clocks not counted.
@@ -64,6 +68,11 @@ pub fn bearer<'h>(
 const SCHEME: &[u8] = b"Bearer";
 
 impl Issuers {
+    /// The name in a token by which the site blocks it, if it does.
+    pub fn blocking<'f>(&self, facts: &'f TokenFacts) -> Option<&'f str> {
+        facts.names.iter().map(|name| &**name).find(|name| self.is_blocked(name))
+    }
+
     /// Judges a token: its form, whose it is, its signature, for whom, what for, of which tenant, when,
     /// and whether it is blocked. Whether this endpoint takes its kind is asked of [`TokenFacts`].
     ///
@@ -87,8 +96,7 @@ impl Issuers {
         }
         let claims = signed(token, entry, key, ready)?;
         let facts = judge(&claims, entry, now)?;
-        let blocked = [&facts.id, &facts.subject].into_iter().find(|text| self.is_blocked(text));
-        match blocked {
+        match self.blocking(&facts) {
             Some(id) => Err(TokenFault::Blocked(shown(id))),
             None => Ok(facts),
         }
@@ -143,8 +151,10 @@ fn judge(claims: &Claims, entry: &TokenIssuer, now: UnixTime) -> Result<TokenFac
         TokenKind::Client | TokenKind::Ccm => "DeviceId or UserId",
         TokenKind::Directory => "sub",
     }))?;
+    let names = claims.names().filter(|name| name.len() <= TOKEN_BLOCKED_SIZE_MAX);
     Ok(TokenFacts {
         kind,
+        names: names.map(Into::into).collect(),
         issuer: entry.name.clone(),
         label: format!("{kind}:{}", bounded(subject)),
         subject: bounded(subject),
