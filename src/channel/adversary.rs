@@ -312,7 +312,7 @@ fn hear(game: &mut Match<'_>, frame: frame::Frame<'_>, event: Event<'_>) {
 fn hear_list(game: &mut Match<'_>, event: &Event<'_>) {
     assert_eq!(game.side, Side::Gateway);
     match event {
-        Event::ListOffered(tag) => game.offered = Some(*tag),
+        Event::ListOffered(tag) => game.offered = Some(**tag),
         Event::List(list) => assert_eq!(Some(list.tag), game.offered, "nothing comes that was not offered"),
         _ => assert_eq!(*event, Event::None),
     }

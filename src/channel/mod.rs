@@ -120,7 +120,7 @@ pub enum Event<'b> {
     /// Connector: what became of settings.
     SettingsAck(Box<Acknowledgement>),
     /// Gateway: the connection point has this list. Answer with `answer_list`.
-    ListOffered(ListTag),
+    ListOffered(Box<ListTag>),
     /// Gateway: a list that was wanted, whole. Answer with `answer_list`.
     List(Box<List>),
     /// Connector: what the gateway makes of a list.

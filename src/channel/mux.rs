@@ -456,6 +456,7 @@ impl Channel {
     }
 
     /// Queues settings, and then lists, while little else waits.
+    #[cold]
     fn feed(&mut self) {
         while self.out.len() < SETTINGS_FEED_SIZE {
             let (kind, (piece, is_last)) = if let Some(outgoing) = &mut self.outgoing {

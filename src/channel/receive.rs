@@ -246,21 +246,24 @@ impl Channel {
         Ok(Event::IdentityGone { number: frame.stream })
     }
 
+    #[cold]
     fn hear_settings<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {
         self.only(Side::Gateway, frame.kind)?;
         let whole = self.incoming.hear(frame.payload)?;
         Ok(whole.map_or(Event::None, Event::Settings))
     }
 
+    #[cold]
     fn hear_list<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {
         self.only(Side::Gateway, frame.kind)?;
         Ok(match self.turn.hear(frame.payload)? {
-            Heard::Offer(tag) => Event::ListOffered(tag),
+            Heard::Offer(tag) => Event::ListOffered(Box::new(tag)),
             Heard::Piece => Event::None,
             Heard::Whole(list) => Event::List(Box::new(list)),
         })
     }
 
+    #[cold]
     fn hear_tokens<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {
         self.only(Side::Gateway, frame.kind)?;
         let whole = self.incoming_tokens.hear(frame.payload)?;

@@ -646,7 +646,7 @@ impl Link {
             Event::Settings(publication) => events.settings(self, *publication),
             Event::Tokens(publication) => events.tokens(self, *publication),
             Event::SettingsAck(acknowledgement) => events.acknowledged(self, *acknowledgement),
-            Event::ListOffered(tag) => events.list_offered(self, tag),
+            Event::ListOffered(tag) => events.list_offered(self, *tag),
             Event::List(list) => events.list(self, *list),
             Event::ListAck(acknowledgement) => events.list_acknowledged(self, *acknowledgement),
             Event::Identity { number, bytes } => events.identity(self, number, bytes),
