@@ -14,9 +14,14 @@ fn a_port_in_use_is_told_with_its_key_and_who_to_ask() {
         ("gateway", "admin.address", |f| f.gateway_admin),
         ("connector", "admin.address", |f| f.connector_admin),
     ] {
-        let files = Files::new();
-        let port = port(&files);
-        let held = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        // A port that was free a moment ago may be a connection's by now.
+        let taken = (0..10).find_map(|_| {
+            let files = Files::new();
+            let port = port(&files);
+            let held = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
+            Some((files, port, held))
+        });
+        let (files, port, held) = taken.expect("one of ten ports that are free stays so");
         let output = run(&mut files.start(role));
         let errors = text(&output.stderr);
         let line = files.line(&format!("{role}.toml"), &format!(":{port}\""));
