@@ -62,6 +62,12 @@ async fn carry<'r>(
     let _active = here.begin_at_endpoint(mapped.offer);
     let origin = &here.origins[mapped.origin];
     let kind = if mapped.endpoint.held { Kind::Held } else { Kind::Ordinary };
+    if kind == Kind::Held {
+        stream.mailbox().set_patient();
+        here.shard.ring.turn().await;
+    } else {
+        here.shard.ring.note_urgent();
+    }
     let mut want = match is_repeatable(request, mapped) {
         // It keeps its connection to itself, and making one costs it nothing that counts.
         _ if request.is_tunnel => Want::Fresh,

@@ -369,6 +369,7 @@ impl Origin {
                 }
                 let (opened, reused) = self.made.get();
                 self.made.set((opened + 1, reused));
+                wire.set_patient(lease.kind == Kind::Held);
                 Ok(Connection { wire, deadline, is_fresh: true, lease })
             }
             Some(Err(error)) if wants_certificate(&error) => Err(self.certificate_wanted()),
@@ -431,7 +432,8 @@ pub async fn connect_any(shard: &Shard, addresses: &[SocketAddr]) -> io::Result<
 
 /// Whether a connection without a request stands and is silent. Arms its receive.
 fn is_alive(wire: &mut Wire) -> bool {
-    wire.received().is_empty() && wire.poll_fill(&Context::from_waker(Waker::noop())).is_pending()
+    let is_silent = wire.poll_fill(&Context::from_waker(Waker::noop())).is_pending();
+    wire.received().is_empty() && is_silent && !wire.awaits_turn()
 }
 
 /// What a failure of the connection means to the client.

@@ -113,6 +113,13 @@ impl<'c> Relay<'c> {
         let own = request.body.remaining_hint().is_none_or(|left| left > SMALL_BODY);
         connection.wire.use_own_buffer(request.manner.has_body && own);
         connection.wire.expect_transfer(request.manner.has_body && own);
+        // What is held for minutes can wait for its turn, and so can the client's next request of that kind.
+        connection.wire.set_patient(request.is_held);
+        if request.is_held {
+            stream.mailbox().set_patient();
+        } else {
+            gate.shard.ring.note_urgent();
+        }
         let answering = Answering::Head;
         let has_left = connection.wire.is_read_closed() && !connection.wire.is_cleanly_closed();
         let since = gate.shard.now();

@@ -509,7 +509,7 @@ mod tests {
         let text = fs::read_to_string(folder.path().join("a.log")).expect("a file");
         assert_eq!((text.lines().count(), log.dropped()), (500, 0));
         let rest = " request=11111111-1111-1111-1111-111111111111 peer=192.0.2.1:4711 client=\"CN=a, O=b\" \
-                    method=GET path=/x/0 status=200 bytes_in=1 bytes_out=2 seconds=0.007 site=PS1 role=5 \
+                    method=GET path=/x/0 status=200 bytes_in=1 bytes_out=2 seconds=0.007000 site=PS1 role=5 \
                     endpoint=SMS_MP outcome=answered";
         let first = text.lines().next().expect("a line");
         assert!(first.starts_with("time=20") && first.ends_with(rest), "{first}");

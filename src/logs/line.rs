@@ -64,7 +64,7 @@ impl Line<'_> {
                     let _ = write!(out, "{number}");
                 }
                 Value::Seconds(time) => {
-                    let _ = write!(out, "{:.3}", time.as_secs_f64());
+                    let _ = write!(out, "{:.6}", time.as_secs_f64());
                 }
             }
         }
@@ -80,7 +80,7 @@ impl Line<'_> {
                     let _ = write!(out, "{number}");
                 }
                 Value::Seconds(time) => {
-                    let _ = write!(out, "{:.3}", time.as_secs_f64());
+                    let _ = write!(out, "{:.6}", time.as_secs_f64());
                 }
             }
         }
@@ -188,14 +188,14 @@ mod tests {
     #[test]
     fn each_format_says_the_same() {
         let rows = [
-            (LogFormat::Text, "time=2026-03-05T01:02:03.456Z path=/a/b bytes_in=17 seconds=1.235\n"),
+            (LogFormat::Text, "time=2026-03-05T01:02:03.456Z path=/a/b bytes_in=17 seconds=1.234567\n"),
             (
                 LogFormat::Json,
-                "{\"time\":\"2026-03-05T01:02:03.456Z\",\"path\":\"/a/b\",\"bytes_in\":17,\"seconds\":1.235}\n",
+                "{\"time\":\"2026-03-05T01:02:03.456Z\",\"path\":\"/a/b\",\"bytes_in\":17,\"seconds\":1.234567}\n",
             ),
             (
                 LogFormat::CmTrace,
-                "path=/a/b bytes_in=17 seconds=1.235~~  $$<CMG_GATEWAY><03-05-2026 01:02:03.456+00><thread=10 (0xA)>\n",
+                "path=/a/b bytes_in=17 seconds=1.234567~~  $$<CMG_GATEWAY><03-05-2026 01:02:03.456+00><thread=10 (0xA)>\n",
             ),
         ];
         for (format, expected) in rows {

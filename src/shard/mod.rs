@@ -18,7 +18,7 @@ pub use deadline::{Deadline, Wheel};
 pub use mesh::{Mesh, Port};
 pub use nest::{Nest, Nested};
 pub use probe::{Needs, ProbeError, ProbeErrors, probe, raise_open_files};
-pub use ring::{Polled, Ring, RingCounts, Slots};
+pub use ring::{Polled, Ring, RingCounts, Slots, Turns};
 pub use socket::{Listener, Socket};
 
 use std::cell::{Cell, RefCell};
@@ -250,15 +250,30 @@ async fn drive(shard: Rc<Shard>, mut turn: impl FnMut() -> usize) -> io::Result<
         shard.wheel.advance(ring.now());
         // An inbox that was not found empty rings nobody for what lies in it.
         let told = turn() + shard.errands.deliver();
-        let at_rest = settle(&shard).await;
-        let is_wanted = shard.awake.replace(false) || shard.stopped.get();
+        let mut at_rest = settle(&shard).await;
+        let turns = ring.take_turns();
+        if turns.taken > 0 {
+            at_rest = settle(&shard).await;
+        }
+        let is_wanted = shard.awake.replace(false) || shard.stopped.get() || ring.has_patient();
         if at_rest && told == 0 && !ring.is_pressed() && !is_wanted {
             ring.wait(shard.wheel.next())?;
         } else {
             ring.submit()?;
+            if turns.taken > 0 && turns.gently {
+                give_way();
+            }
         }
     }
     Ok(())
+}
+
+/// Lets another process have this CPU, if one wants it: what is left to do here can wait, and what an
+/// ordinary request waits for may be there (a gateway and a connection point on one machine). Otherwise the
+/// kernel's scheduler looks again after a tick of up to 10 ms.
+fn give_way() {
+    // SAFETY: it takes nothing and touches no memory.
+    unsafe { libc::sched_yield() };
 }
 
 /// Lets the tasks run that are ready, and those that they wake: what they all send leaves in one system

@@ -26,6 +26,8 @@ use crate::limits;
 pub(super) enum Op {
     /// Receives again and again into shared buffers.
     RecvShared { socket: Rc<SocketCore> },
+    /// Waits until there is something to receive.
+    Readable { socket: Rc<SocketCore> },
     /// Receives once into the spare room of a buffer.
     RecvOwned { socket: Rc<SocketCore>, buffer: Vec<u8> },
     /// Receives once into a buffer for a transfer that is picked when there are bytes.
@@ -94,6 +96,36 @@ impl Address {
     }
 }
 
+/// What [`Ring::take_turns`] did.
+pub struct Turns {
+    /// How many went on.
+    pub taken: usize,
+    /// One at a time, for there are others who do not wait.
+    pub gently: bool,
+}
+
+/// Who may wait for others.
+enum Patient {
+    /// It has something to receive.
+    Socket(Weak<SocketCore>),
+    /// Something came for it.
+    Task(Waker),
+}
+
+impl Patient {
+    /// Gives it its turn; whether there was somebody to take it.
+    fn go_on(self) -> bool {
+        match self {
+            Patient::Task(waker) => waker.wake(),
+            Patient::Socket(socket) => match socket.upgrade() {
+                Some(socket) => socket.take_turn(),
+                None => return false,
+            },
+        }
+        true
+    }
+}
+
 struct InFlight {
     generation: u32,
     op: Op,
@@ -132,6 +164,10 @@ pub struct Ring {
     /// Vectors for messages and transfers.
     pub pool: RefCell<Pool>,
     starved: RefCell<VecDeque<Weak<SocketCore>>>,
+    /// Who may wait for others, in the order in which they came.
+    patient: RefCell<VecDeque<Patient>>,
+    /// See [`Ring::note_urgent`].
+    urgent: Cell<Instant>,
     free_slots: RefCell<Vec<u32>>,
     slots: u32,
     slots_used: Cell<u32>,
@@ -200,6 +236,8 @@ impl Ring {
             picks_nothing: Cell::new(false),
             pool: RefCell::new(Pool::default()),
             starved: RefCell::new(VecDeque::new()),
+            patient: RefCell::new(VecDeque::new()),
+            urgent: Cell::new(Instant::now()),
             free_slots: RefCell::new(free_slots),
             slots,
             slots_used: Cell::new(0),
@@ -269,12 +307,25 @@ impl Ring {
         self.start(Op::Cancel, opcode::AsyncCancel::new(tag).build());
     }
 
-    pub(super) fn recv_shared(self: &Rc<Self>, socket: &Rc<SocketCore>) -> u64 {
-        let entry = match socket.descriptor() {
-            Descriptor::Slot(slot) => opcode::RecvMulti::new(types::Fixed(slot), SHARED_GROUP).build(),
-            Descriptor::File(fd) => opcode::RecvMulti::new(types::Fd(fd), SHARED_GROUP).build(),
+    /// Receives into shared buffers, again and again or, if `is_once`, what there is now.
+    pub(super) fn recv_shared(self: &Rc<Self>, socket: &Rc<SocketCore>, is_once: bool) -> u64 {
+        let entry = match (socket.descriptor(), is_once) {
+            (Descriptor::Slot(slot), false) => {
+                opcode::RecvMulti::new(types::Fixed(slot), SHARED_GROUP).build()
+            }
+            (Descriptor::File(fd), false) => opcode::RecvMulti::new(types::Fd(fd), SHARED_GROUP).build(),
+            (descriptor, true) => recv_once_entry(descriptor, SHARED_GROUP),
         };
         self.start(Op::RecvShared { socket: socket.clone() }, entry)
+    }
+
+    pub(super) fn wait_readable(self: &Rc<Self>, socket: &Rc<SocketCore>) -> u64 {
+        let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
+        let entry = match socket.descriptor() {
+            Descriptor::Slot(slot) => opcode::PollAdd::new(types::Fixed(slot), events).build(),
+            Descriptor::File(fd) => opcode::PollAdd::new(types::Fd(fd), events).build(),
+        };
+        self.start(Op::Readable { socket: socket.clone() }, entry)
     }
 
     pub(super) fn recv_owned(self: &Rc<Self>, socket: &Rc<SocketCore>, mut buffer: Vec<u8>) -> u64 {
@@ -290,16 +341,7 @@ impl Ring {
 
     /// Receives once, into a buffer that is picked when there are bytes. [`Ring::can_pick`] was asked before.
     pub(super) fn recv_picked(self: &Rc<Self>, socket: &Rc<SocketCore>) -> u64 {
-        let (pointer, length) = (std::ptr::null_mut(), 0);
-        let entry = match socket.descriptor() {
-            Descriptor::Slot(slot) => {
-                opcode::Recv::new(types::Fixed(slot), pointer, length).buf_group(PICKED_GROUP).build()
-            }
-            Descriptor::File(fd) => {
-                opcode::Recv::new(types::Fd(fd), pointer, length).buf_group(PICKED_GROUP).build()
-            }
-        };
-        let entry = entry.flags(squeue::Flags::BUFFER_SELECT);
+        let entry = recv_once_entry(socket.descriptor(), PICKED_GROUP);
         self.start(Op::RecvPicked { socket: socket.clone() }, entry)
     }
 
@@ -407,7 +449,84 @@ impl Ring {
     /// Begins a turn: tells who waited for what has completed; gives how much that was.
     pub fn deliver(self: &Rc<Self>) -> usize {
         self.now.set(Instant::now());
-        self.dispatch() + self.end_quick_sends() + self.feed_starved()
+        let done = self.dispatch() + self.end_quick_sends() + self.feed_starved();
+        if self.patient.borrow().is_empty() { done } else { done + self.hear_out() }
+    }
+
+    /// Hears the kernel out while somebody patient waits: what it has to say comes in the order in which it
+    /// happened, twenty at a time (Linux 6.18), and what is urgent may stand behind thousands that are not.
+    fn hear_out(self: &Rc<Self>) -> usize {
+        let mut done = 0;
+        for _ in 0..limits::HEAR_OUT_MAX {
+            if !self.uring.borrow_mut().submission().taskrun() {
+                break;
+            }
+            self.counts.enters.set(self.counts.enters.get() + 1);
+            // SAFETY: nothing is submitted and no argument passed.
+            let entered = unsafe { self.uring.borrow().submitter().enter::<()>(0, 0, GET_EVENTS, None) };
+            if entered.is_err() {
+                // Said again, and heard, by the call that ends the turn.
+                break;
+            }
+            done += self.dispatch();
+        }
+        done
+    }
+
+    // ── who may wait ────────────────────────────────────────────────────────────────────────────
+
+    /// Wakes `waker` when its turn comes: see [`Ring::take_turns`].
+    pub fn wake_patient(&self, waker: Waker) {
+        self.put_off(Patient::Task(waker));
+    }
+
+    /// Beyond the bound nobody waits: it is the work that is put off, not its end.
+    fn put_off(&self, who: Patient) {
+        let has_room = self.patient.borrow().len() < limits::PATIENT_MAX;
+        if has_room {
+            self.patient.borrow_mut().push_back(who);
+        } else {
+            who.go_on();
+        }
+    }
+
+    /// Waits for a turn: see [`Ring::take_turns`].
+    pub async fn turn(&self) {
+        let mut has_waited = false;
+        std::future::poll_fn(|context| {
+            if std::mem::replace(&mut has_waited, true) {
+                return Poll::Ready(());
+            }
+            self.wake_patient(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Whether somebody patient waits for a turn.
+    pub fn has_patient(&self) -> bool {
+        !self.patient.borrow().is_empty()
+    }
+
+    /// A request was begun that does not wait for others. For a while those who do then go one by one.
+    pub fn note_urgent(&self) {
+        self.urgent.set(self.now.get());
+    }
+
+    /// Lets some of those go on who may wait for others, the first who came first: many together, or one when
+    /// there are others.
+    pub fn take_turns(self: &Rc<Self>) -> Turns {
+        if self.patient.borrow().is_empty() {
+            return Turns { taken: 0, gently: false };
+        }
+        let gently = self.now.get().duration_since(self.urgent.get()) < limits::URGENT_WITHIN;
+        let max = if gently { 1 } else { limits::PATIENT_PER_TURN };
+        let mut taken = 0;
+        while taken < max {
+            let Some(next) = self.patient.borrow_mut().pop_front() else { break };
+            taken += usize::from(next.go_on());
+        }
+        Turns { taken, gently }
     }
 
     /// Gives to the kernel what is queued, and has it bring what completed meanwhile.
@@ -576,6 +695,11 @@ impl Ring {
                 }
                 socket.received_shared(result, buffer, false);
             }
+            Op::Readable { socket } => {
+                if socket.readable(result) {
+                    self.put_off(Patient::Socket(Rc::downgrade(&socket)));
+                }
+            }
             Op::RecvOwned { socket, buffer: mut into } => {
                 if result > 0 {
                     // SAFETY: the kernel wrote `result` bytes into the spare room it was given.
@@ -697,6 +821,18 @@ pub(super) enum Descriptor {
     Slot(u32),
     /// An ordinary descriptor of the process.
     File(RawFd),
+}
+
+/// One receive into a buffer of `group`.
+fn recv_once_entry(from: Descriptor, group: u16) -> squeue::Entry {
+    let (pointer, length) = (std::ptr::null_mut(), 0);
+    let entry = match from {
+        Descriptor::Slot(slot) => {
+            opcode::Recv::new(types::Fixed(slot), pointer, length).buf_group(group).build()
+        }
+        Descriptor::File(fd) => opcode::Recv::new(types::Fd(fd), pointer, length).buf_group(group).build(),
+    };
+    entry.flags(squeue::Flags::BUFFER_SELECT)
 }
 
 fn send_entry(to: Descriptor, bytes: &[u8]) -> squeue::Entry {

@@ -25,6 +25,7 @@ use crate::limits;
 /// Off ── poll_recv_owned ──▶ Owned ── completion ──▶ Off
 /// Off ── poll_recv_picked ──▶ Picked ── completion ──▶ Off
 /// Shared ── no buffer ──▶ Starved ── buffers came back ──▶ Shared
+/// Off ── poll_recv_shared, patient ──▶ Waiting ── bytes came ──▶ Ready ── its turn ──▶ Shared, once ──▶ Off
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Receiving {
     Off,
@@ -33,6 +34,8 @@ enum Receiving {
     Starved,
     Owned(u64),
     Picked(u64),
+    Waiting(u64),
+    Ready,
 }
 
 enum Sending {
@@ -58,6 +61,8 @@ struct State {
     waker: Option<Waker>,
     /// The task waits for the end of the send: most sends end well with nobody waiting for that.
     awaits_sent: bool,
+    /// See [`Socket::set_patient`].
+    is_patient: bool,
     abandoned: bool,
 }
 
@@ -169,8 +174,28 @@ impl SocketCore {
         if state.receiving == Receiving::Starved {
             state.receiving = Receiving::Off;
             if !state.abandoned {
-                state.receiving = Receiving::Shared(self.ring.recv_shared(self));
+                let is_once = state.is_patient;
+                state.receiving = Receiving::Shared(self.ring.recv_shared(self, is_once));
             }
+        }
+    }
+
+    /// The wait of a patient socket has ended: bytes came, or it was cancelled. Whether it wants a turn.
+    pub(super) fn readable(&self, result: i32) -> bool {
+        let mut state = self.state.borrow_mut();
+        let wants = result >= 0 && matches!(state.receiving, Receiving::Waiting(_)) && !state.abandoned;
+        state.receiving = if wants { Receiving::Ready } else { Receiving::Off };
+        if !wants {
+            Self::wake(&mut state);
+        }
+        wants
+    }
+
+    /// The turn of a patient socket has come.
+    pub(super) fn take_turn(self: &Rc<Self>) {
+        let mut state = self.state.borrow_mut();
+        if state.receiving == Receiving::Ready && !state.abandoned {
+            state.receiving = Receiving::Shared(self.ring.recv_shared(self, true));
         }
     }
 
@@ -229,6 +254,7 @@ impl Socket {
                 finished: None,
                 waker: None,
                 awaits_sent: false,
+                is_patient: false,
                 abandoned: false,
             }),
             kept: RefCell::default(),
@@ -308,7 +334,11 @@ impl Socket {
             return Poll::Ready(outcome(result).map(|_| None));
         }
         if state.receiving == Receiving::Off {
-            state.receiving = Receiving::Shared(self.0.ring.recv_shared(&self.0));
+            state.receiving = if state.is_patient {
+                Receiving::Waiting(self.0.ring.wait_readable(&self.0))
+            } else {
+                Receiving::Shared(self.0.ring.recv_shared(&self.0, false))
+            };
         }
         remember(&mut state.waker, context);
         Poll::Pending
@@ -356,11 +386,11 @@ impl Socket {
                 let tag = self.0.ring.recv_owned(&self.0, std::mem::take(buffer));
                 state.receiving = Receiving::Owned(tag);
             }
-            Receiving::Shared(tag) => {
+            Receiving::Shared(tag) | Receiving::Waiting(tag) => {
                 self.0.ring.cancel(tag);
                 state.receiving = Receiving::Leaving;
             }
-            Receiving::Starved => {
+            Receiving::Starved | Receiving::Ready => {
                 // Nothing is in flight; the ring forgets it when its turn comes.
                 state.receiving = Receiving::Off;
                 drop(state);
@@ -392,6 +422,33 @@ impl Socket {
         Poll::Pending
     }
 
+    /// Whether what comes on this socket may wait for what comes on others: it waits until there are bytes,
+    /// which tells the ring little and costs it no buffer, and receives them when the ring gives it a turn
+    /// ([`Ring::take_turns`]). Thousands of notifications that come at once pass so by the side of requests.
+    pub fn set_patient(&self, is_patient: bool) {
+        let mut state = self.0.state.borrow_mut();
+        if std::mem::replace(&mut state.is_patient, is_patient) == is_patient {
+            return;
+        }
+        match state.receiving {
+            Receiving::Shared(tag) | Receiving::Waiting(tag) => {
+                self.0.ring.cancel(tag);
+                state.receiving = Receiving::Leaving;
+            }
+            Receiving::Ready => state.receiving = Receiving::Off,
+            Receiving::Off
+            | Receiving::Leaving
+            | Receiving::Starved
+            | Receiving::Owned(_)
+            | Receiving::Picked(_) => {}
+        }
+    }
+
+    /// Whether something came that waits for its turn.
+    pub fn awaits_turn(&self) -> bool {
+        self.0.state.borrow().receiving == Receiving::Ready
+    }
+
     /// Whether nothing is under way and nothing has come.
     pub fn is_at_rest(&self) -> bool {
         let state = self.0.state.borrow();
@@ -420,12 +477,12 @@ impl Socket {
         let mut state = self.0.state.borrow_mut();
         self.0.set_aside(&mut state);
         match state.receiving {
-            Receiving::Shared(tag) => {
+            Receiving::Shared(tag) | Receiving::Waiting(tag) => {
                 self.0.ring.cancel(tag);
                 state.receiving = Receiving::Leaving;
             }
             // Nothing is in flight; the ring forgets it when its turn comes.
-            Receiving::Starved => state.receiving = Receiving::Off,
+            Receiving::Starved | Receiving::Ready => state.receiving = Receiving::Off,
             Receiving::Off | Receiving::Leaving | Receiving::Owned(_) | Receiving::Picked(_) => {}
         }
     }
@@ -492,8 +549,11 @@ impl Drop for Socket {
         state.abandoned = true;
         state.waker = None;
         let receiving = match state.receiving {
-            Receiving::Shared(tag) | Receiving::Owned(tag) | Receiving::Picked(tag) => Some(tag),
-            Receiving::Off | Receiving::Leaving | Receiving::Starved => None,
+            Receiving::Shared(tag)
+            | Receiving::Owned(tag)
+            | Receiving::Picked(tag)
+            | Receiving::Waiting(tag) => Some(tag),
+            Receiving::Off | Receiving::Leaving | Receiving::Starved | Receiving::Ready => None,
         };
         let sending = match state.sending {
             Sending::InFlight(tag) => Some(tag),

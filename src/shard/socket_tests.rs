@@ -1,5 +1,6 @@
 //! Sockets on a real ring, against peers in plain threads.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -24,7 +25,7 @@ where
     let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (far, _) = listener.accept().unwrap();
     let (tell, told) = mpsc::channel();
-    let place = Place { index: 0, cpu: shard::allowed_cpus()[0], slots: 64, owner: Slots::ByRing };
+    let place = Place { index: 0, cpu: shard::allowed_cpus()[0], slots: 400, owner: Slots::ByRing };
     shard::start(place, move |shard| {
         let socket = Socket::adopt(&shard.ring, near.into()).unwrap();
         let told = story(shard, socket);
@@ -93,6 +94,135 @@ fn a_flooding_peer_that_nobody_reads_leaves_the_shared_buffers_to_others() {
     let (free, size) = told.recv_timeout(LONG).unwrap();
     assert!(free > limits::SHARED_BUFFER_COUNT / 2, "only {free} shared buffers are left");
     assert_eq!(size, SIZE);
+}
+
+/// Pairs of connected sockets: the near ends, and the far ones.
+fn pairs(count: usize) -> (Vec<TcpStream>, Vec<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (0..count).map(|_| (TcpStream::connect(address).unwrap(), listener.accept().unwrap().0)).unzip()
+}
+
+async fn receive(socket: &Socket) -> Vec<u8> {
+    let mut own = Vec::new();
+    poll_fn(|context| {
+        if socket.is_receiving_owned() {
+            return socket.poll_recv_owned(context, &mut own).map_ok(|_| std::mem::take(&mut own));
+        }
+        socket.poll_recv_shared(context).map_ok(|bytes| bytes.map(|bytes| bytes.to_vec()).unwrap_or_default())
+    })
+    .await
+    .unwrap()
+}
+
+/// How many of those that were sent something before had received it when the last one had; and, in the end,
+/// how many times each had.
+fn race(is_patient: bool) -> (usize, Vec<u8>) {
+    const COUNT: usize = 300;
+    let (near, mut far) = pairs(COUNT + 1);
+    let (mut first, near) = with_socket(move |shard, go| async move {
+        let near = near.into_iter().map(|one| Rc::new(Socket::adopt(&shard.ring, one.into()).unwrap()));
+        let mut sockets: Vec<_> = near.collect();
+        let urgent = sockets.pop().unwrap();
+        let served = Rc::new(RefCell::new(vec![0u8; COUNT]));
+        for (number, socket) in sockets.into_iter().enumerate() {
+            socket.set_patient(is_patient);
+            let served = served.clone();
+            shard.spawn("waiting", async move {
+                while !receive(&socket).await.is_empty() {
+                    served.borrow_mut()[number] += 1;
+                }
+            });
+        }
+        shard.ring.note_urgent();
+        poll_fn(|context| {
+            assert!(urgent.poll_recv_shared(context).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        // So that all of them wait in the kernel.
+        shard.sleep(Duration::from_millis(100)).await;
+        go.send(vec![1]);
+        receive(&go).await;
+        thread::sleep(Duration::from_millis(300));
+        shard.ring.note_urgent();
+        receive(&urgent).await;
+        let before = served.borrow().iter().filter(|times| **times > 0).count();
+        shard.sleep(Duration::from_millis(500)).await;
+        let times = served.borrow().clone();
+        (before, times)
+    });
+    first.read_exact(&mut [0]).unwrap();
+    first.write_all(&[1]).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    // In the order in which they were connected: the last one is the urgent one.
+    far.iter_mut().for_each(|peer| peer.write_all(&[1]).unwrap());
+    near.recv_timeout(LONG).unwrap()
+}
+
+#[test]
+fn what_is_urgent_passes_hundreds_that_may_wait_and_came_before() {
+    let (before, times) = race(true);
+    assert!(before < 10, "{before} of 300 went first");
+    assert!(times.iter().all(|times| *times == 1), "each receives all, once: {times:?}");
+    let (before, _) = race(false);
+    assert!(before > 100, "the kernel's order is that in which things happened, not so: {before}");
+}
+
+#[test]
+fn a_patient_socket_receives_all_and_the_end_however_often_it_changes_its_mind() {
+    const SIZE: usize = 300_000;
+    let (mut far, told) = with_socket(|shard, socket| async move {
+        let mut received = Vec::new();
+        for turn in 0.. {
+            socket.set_patient(turn % 3 != 0);
+            if turn % 7 == 0 {
+                shard.sleep(Duration::from_millis(1)).await;
+            }
+            let bytes = receive(&socket).await;
+            if bytes.is_empty() {
+                break;
+            }
+            received.extend_from_slice(&bytes);
+        }
+        drop(socket);
+        shard.sleep(Duration::from_millis(300)).await;
+        (received, shard.ring.slots().0, shard.ring.in_flight())
+    });
+    let sent: Vec<u8> = (0..SIZE).map(|place| (place / 100) as u8).collect();
+    for piece in sent.chunks(10_000) {
+        far.write_all(piece).unwrap();
+        thread::sleep(Duration::from_millis(1));
+    }
+    far.shutdown(std::net::Shutdown::Write).unwrap();
+    let (received, open, in_flight) = told.recv_timeout(LONG).unwrap();
+    assert!(received == sent, "{} of {SIZE} bytes, or others", received.len());
+    assert_eq!((open, in_flight), (0, 1), "closed, and nothing in flight but the wait for other shards");
+}
+
+#[test]
+fn patient_sockets_that_are_dropped_while_they_wait_are_closed() {
+    let (near, mut far) = pairs(40);
+    let (_keep, told) = with_socket(move |shard, _| async move {
+        let open: Vec<_> =
+            near.into_iter().map(|one| Socket::adopt(&shard.ring, one.into()).unwrap()).collect();
+        for socket in &open {
+            socket.set_patient(true);
+            poll_fn(|context| {
+                assert!(socket.poll_recv_shared(context).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+        }
+        shard.sleep(Duration::from_millis(300)).await;
+        drop(open);
+        shard.sleep(Duration::from_millis(300)).await;
+        (shard.ring.slots().0, shard.ring.in_flight(), shard.ring.has_patient())
+    });
+    // Half of them wait for bytes still, half for their task.
+    thread::sleep(Duration::from_millis(100));
+    far.iter_mut().step_by(2).for_each(|peer| peer.write_all(&[1]).unwrap());
+    assert_eq!(told.recv_timeout(LONG), Ok((0, 1, false)));
 }
 
 #[test]

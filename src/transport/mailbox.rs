@@ -59,6 +59,8 @@ struct Mail {
     end: Option<Vec<u8>>,
     broken: Option<Broken>,
     waker: Option<Waker>,
+    /// See [`Mailbox::set_patient`].
+    is_patient: bool,
 }
 
 /// Mailboxes that are used again: one exchange after the other is told by the same.
@@ -108,8 +110,8 @@ impl Mailbox {
     fn clear(&self) {
         let mut mail = self.mail.borrow_mut();
         mail.give_back_buffers(&self.ring);
-        let Mail { heads: _, data: _, shared: _, end, broken, waker } = &mut *mail;
-        (*end, *broken, *waker) = (None, None, None);
+        let Mail { heads: _, data: _, shared: _, end, broken, waker, is_patient } = &mut *mail;
+        (*end, *broken, *waker, *is_patient) = (None, None, None, false);
     }
 
     // ── the link's side ─────────────────────────────────────────────────────────────────────────
@@ -119,7 +121,7 @@ impl Mailbox {
         head.extend_from_slice(message);
         let mut mail = self.mail.borrow_mut();
         mail.heads.push_back(head);
-        mail.wake();
+        mail.wake(&self.ring);
     }
 
     /// Copies bytes in.
@@ -137,7 +139,7 @@ impl Mailbox {
         if let Some(Piece::Own { bytes: own, .. }) = mail.data.back_mut() {
             own.extend_from_slice(bytes);
         }
-        mail.wake();
+        mail.wake(&self.ring);
     }
 
     /// Keeps `range` of a received buffer, unless it is too little to keep all of that for, or much
@@ -152,13 +154,13 @@ impl Mailbox {
         }
         mail.shared += usize::from(!is_held);
         mail.data.push_back(Piece::Shared { buffer: buffer.clone(), range, roomy });
-        mail.wake();
+        mail.wake(&self.ring);
     }
 
     pub(super) fn put_end(&self, trailers: &[u8]) {
         let mut mail = self.mail.borrow_mut();
         mail.end = Some(trailers.to_vec());
-        mail.wake();
+        mail.wake(&self.ring);
     }
 
     pub(super) fn put_broken(&self, broken: Broken) {
@@ -166,11 +168,17 @@ impl Mailbox {
         if mail.broken.is_none() {
             mail.broken = Some(broken);
         }
-        mail.wake();
+        mail.wake(&self.ring);
     }
 
     pub(super) fn wake(&self) {
-        self.mail.borrow_mut().wake();
+        self.mail.borrow_mut().wake(&self.ring);
+    }
+
+    /// What arrives here may wait for what arrives elsewhere: the task is woken when its turn comes
+    /// ([`Ring::take_turns`]).
+    pub fn set_patient(&self) {
+        self.mail.borrow_mut().is_patient = true;
     }
 
     // ── the task's side ─────────────────────────────────────────────────────────────────────────
@@ -271,9 +279,11 @@ impl Mail {
         self.shared = 0;
     }
 
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
+    fn wake(&mut self, ring: &Ring) {
+        match self.waker.take() {
+            Some(waker) if self.is_patient => ring.wake_patient(waker),
+            Some(waker) => waker.wake(),
+            None => {}
         }
     }
 }
@@ -289,6 +299,10 @@ const SMALL: usize = 2 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
     use super::*;
     use crate::shard::Slots;
 
@@ -312,6 +326,38 @@ mod tests {
         assert!(second.take_head().is_none() && second.data().is_empty() && !second.has_end());
         assert!(second.trailers().is_empty() && second.broken().is_none());
         assert!(second.mail.borrow().waker.is_none(), "whoever waited for the first is not woken");
+    }
+
+    #[test]
+    fn a_patient_mailbox_wakes_its_task_when_its_turn_comes() {
+        let ring = Ring::new(64, Slots::ByRing).expect("this machine has io_uring");
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let count = || woken.0.load(Ordering::Relaxed);
+        let mailbox = Mailbox::new(&ring);
+        mailbox.watch(&Context::from_waker(&waker));
+        mailbox.put_head(b"head");
+        assert_eq!((count(), ring.has_patient()), (1, false), "at once");
+        mailbox.set_patient();
+        mailbox.watch(&Context::from_waker(&waker));
+        mailbox.put_head(b"head");
+        mailbox.put_end(b"");
+        assert_eq!((count(), ring.has_patient()), (1, true), "not yet");
+        assert_eq!(ring.take_turns().taken, 1);
+        assert_eq!((count(), ring.has_patient()), (2, false), "once for both");
+        mailbox.clear();
+        mailbox.watch(&Context::from_waker(&waker));
+        mailbox.put_head(b"head");
+        assert_eq!(count(), 3, "the next exchange is not patient");
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     #[test]

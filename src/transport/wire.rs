@@ -750,6 +750,16 @@ impl Wire {
         self.socket.want_sent();
     }
 
+    /// See [`Socket::set_patient`].
+    pub fn set_patient(&self, is_patient: bool) {
+        self.socket.set_patient(is_patient);
+    }
+
+    /// See [`Socket::awaits_turn`].
+    pub fn awaits_turn(&self) -> bool {
+        self.socket.awaits_turn()
+    }
+
     /// Asks to be woken at whatever happens on the socket next, except a send that ends well: see
     /// [`Wire::want_sent`].
     pub fn watch(&self, context: &Context<'_>) {
