@@ -153,9 +153,12 @@ pub const PATIENT_MAX: usize = 2 * DIRECT_SLOTS_MAX as usize;
 /// So long after an ordinary request those who may wait go on one by one. Measured with 500 requests a second
 /// through two shards, 4 ms apart: the next one is to find it so.
 pub const URGENT_WITHIN: Duration = Duration::from_millis(50);
-/// Calls by which a ring hears the kernel out while somebody patient waits: each brings some twenty
-/// completions (Linux 6.18), and no shard has more sockets than `DIRECT_SLOTS_MAX`.
-pub const HEAR_OUT_MAX: usize = 1_024;
+/// Completions that a ring hears in one turn while somebody patient waits: no shard has more sockets.
+pub const HEAR_OUT_MAX: usize = DIRECT_SLOTS_MAX as usize;
+/// So often a shard offers its CPU to other processes while notifications and ordinary requests come at once.
+/// A scheduler may take it away for some milliseconds, so not more often; what gateway and connection point on
+/// one machine wait for one another by it is in docs/capacity.md.
+pub const GIVE_WAY_EVERY: Duration = Duration::from_micros(250);
 /// Submission queue entries of a ring.
 pub const SUBMISSIONS: u32 = 4_096;
 /// Buffers that the shard's connections at rest share for receiving.

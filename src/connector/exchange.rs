@@ -62,7 +62,7 @@ async fn carry<'r>(
     let _active = here.begin_at_endpoint(mapped.offer);
     let origin = &here.origins[mapped.origin];
     let kind = if mapped.endpoint.held { Kind::Held } else { Kind::Ordinary };
-    if kind == Kind::Held {
+    if kind == Kind::Held && !request.is_tunnel {
         stream.mailbox().set_patient();
         here.shard.ring.turn().await;
     } else {

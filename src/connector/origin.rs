@@ -369,7 +369,6 @@ impl Origin {
                 }
                 let (opened, reused) = self.made.get();
                 self.made.set((opened + 1, reused));
-                wire.set_patient(lease.kind == Kind::Held);
                 Ok(Connection { wire, deadline, is_fresh: true, lease })
             }
             Some(Err(error)) if wants_certificate(&error) => Err(self.certificate_wanted()),

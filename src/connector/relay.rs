@@ -105,6 +105,7 @@ impl<'r> Relay<'r> {
         tally: &'r mut Tally,
     ) -> Relay<'r> {
         *tally = Tally::default();
+        connection.wire.set_patient(mapped.endpoint.held && !request.is_tunnel);
         let now = here.shard.now();
         let mut bytes = here.shard.ring.pool.borrow_mut().small();
         let authority = &here.plan.origins[mapped.origin].authority;

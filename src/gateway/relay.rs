@@ -114,8 +114,9 @@ impl<'c> Relay<'c> {
         connection.wire.use_own_buffer(request.manner.has_body && own);
         connection.wire.expect_transfer(request.manner.has_body && own);
         // What is held for minutes can wait for its turn, and so can the client's next request of that kind.
-        connection.wire.set_patient(request.is_held);
-        if request.is_held {
+        let is_patient = request.is_held && !request.is_tunnel;
+        connection.wire.set_patient(is_patient);
+        if is_patient {
             stream.mailbox().set_patient();
         } else {
             gate.shard.ring.note_urgent();

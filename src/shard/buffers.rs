@@ -106,6 +106,11 @@ impl SharedBuffers {
         self.offers.count - self.lent
     }
 
+    /// Whether more of them had better come back before more is received.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.free() < self.offers.count / 4
+    }
+
     pub(super) fn lend(&mut self) {
         self.lent += 1;
     }

@@ -244,6 +244,7 @@ where
 async fn drive(shard: Rc<Shard>, mut turn: impl FnMut() -> usize) -> io::Result<()> {
     let ring = shard.ring.clone();
     let mut heartbeat = Heartbeat::default();
+    let mut way_given = ring.now();
     while !shard.stopped.get() {
         heartbeat.beat(ring.now()).await;
         ring.deliver();
@@ -255,13 +256,15 @@ async fn drive(shard: Rc<Shard>, mut turn: impl FnMut() -> usize) -> io::Result<
         if turns.taken > 0 {
             at_rest = settle(&shard).await;
         }
-        let is_wanted = shard.awake.replace(false) || shard.stopped.get() || ring.has_patient();
+        let is_wanted = shard.awake.replace(false) || shard.stopped.get();
+        let is_wanted = is_wanted || ring.has_patient() || ring.can_feed();
         if at_rest && told == 0 && !ring.is_pressed() && !is_wanted {
             ring.wait(shard.wheel.next())?;
         } else {
             ring.submit()?;
-            if turns.taken > 0 && turns.gently {
+            if turns.taken > 0 && turns.gently && ring.now() >= way_given + limits::GIVE_WAY_EVERY {
                 give_way();
+                way_given = ring.now();
             }
         }
     }

@@ -24,7 +24,7 @@ use crate::limits;
 
 /// An operation in flight, with all memory that the kernel may touch until its last completion.
 pub(super) enum Op {
-    /// Receives again and again into shared buffers.
+    /// Receives into shared buffers: again and again, or once where the socket is patient.
     RecvShared { socket: Rc<SocketCore> },
     /// Waits until there is something to receive.
     Readable { socket: Rc<SocketCore> },
@@ -116,13 +116,12 @@ impl Patient {
     /// Gives it its turn; whether there was somebody to take it.
     fn go_on(self) -> bool {
         match self {
-            Patient::Task(waker) => waker.wake(),
-            Patient::Socket(socket) => match socket.upgrade() {
-                Some(socket) => socket.take_turn(),
-                None => return false,
-            },
+            Patient::Task(waker) => {
+                waker.wake();
+                true
+            }
+            Patient::Socket(socket) => socket.upgrade().is_some_and(|socket| socket.take_turn()),
         }
-        true
     }
 }
 
@@ -455,22 +454,27 @@ impl Ring {
 
     /// Hears the kernel out while somebody patient waits: what it has to say comes in the order in which it
     /// happened, twenty at a time (Linux 6.18), and what is urgent may stand behind thousands that are not.
+    /// What is queued leaves meanwhile: it may be the end of a receive by which a peer floods the shard.
     fn hear_out(self: &Rc<Self>) -> usize {
         let mut done = 0;
-        for _ in 0..limits::HEAR_OUT_MAX {
-            if !self.uring.borrow_mut().submission().taskrun() {
+        while done < limits::HEAR_OUT_MAX && !self.shared.borrow().is_scarce() {
+            let is_due = self.uring.borrow_mut().submission().taskrun();
+            // A ring that is broken says so again in the call that ends the turn.
+            if !is_due || self.submit().is_err() {
                 break;
             }
-            self.counts.enters.set(self.counts.enters.get() + 1);
-            // SAFETY: nothing is submitted and no argument passed.
-            let entered = unsafe { self.uring.borrow().submitter().enter::<()>(0, 0, GET_EVENTS, None) };
-            if entered.is_err() {
-                // Said again, and heard, by the call that ends the turn.
+            let heard = self.dispatch();
+            if heard == 0 {
                 break;
             }
-            done += self.dispatch();
+            done += heard;
         }
         done
+    }
+
+    /// Whether receives that found no buffer can go on: buffers came back since.
+    pub fn can_feed(&self) -> bool {
+        !self.starved.borrow().is_empty() && self.shared.borrow().free() > 0
     }
 
     // ── who may wait ────────────────────────────────────────────────────────────────────────────
@@ -480,7 +484,7 @@ impl Ring {
         self.put_off(Patient::Task(waker));
     }
 
-    /// Beyond the bound nobody waits: it is the work that is put off, not its end.
+    /// Who comes when the bound is reached goes on at once.
     fn put_off(&self, who: Patient) {
         let has_room = self.patient.borrow().len() < limits::PATIENT_MAX;
         if has_room {

@@ -1,10 +1,11 @@
 //! A TCP socket on the shard's ring, and a listener: what a task waits for, and what the ring
 //! answers.
 //!
-//! Receiving has three ways. At rest a socket receives by multishot into buffers that the whole shard
+//! Receiving has four ways. At rest a socket receives by multishot into buffers that the whole shard
 //! shares; it holds no memory. In a transfer it receives once at a time into a buffer of its own,
 //! and not receiving is the back-pressure. One that waits for its next transfer receives once, into a
-//! large buffer that is picked when bytes come. At most one send is in flight.
+//! large buffer that is picked when bytes come. One whose bytes may wait for those of others waits until
+//! there are some, and receives once when its turn comes. At most one send is in flight.
 //!
 //! One task waits on a socket, so one waker serves both directions.
 
@@ -185,18 +186,23 @@ impl SocketCore {
         let mut state = self.state.borrow_mut();
         let wants = result >= 0 && matches!(state.receiving, Receiving::Waiting(_)) && !state.abandoned;
         state.receiving = if wants { Receiving::Ready } else { Receiving::Off };
+        if result < 0 && result != -libc::ECANCELED {
+            state.finished = Some(result);
+        }
         if !wants {
             Self::wake(&mut state);
         }
         wants
     }
 
-    /// The turn of a patient socket has come.
-    pub(super) fn take_turn(self: &Rc<Self>) {
+    /// The turn of a patient socket has come; whether it still wants it.
+    pub(super) fn take_turn(self: &Rc<Self>) -> bool {
         let mut state = self.state.borrow_mut();
-        if state.receiving == Receiving::Ready && !state.abandoned {
+        let wants = state.receiving == Receiving::Ready && !state.abandoned;
+        if wants {
             state.receiving = Receiving::Shared(self.ring.recv_shared(self, true));
         }
+        wants
     }
 
     pub(super) fn sent(&self, bytes: Outgoing, result: i32) {
@@ -322,7 +328,8 @@ impl Socket {
         .await
     }
 
-    /// Waits for bytes in a buffer of the shard; arms the multishot receive when it is not armed.
+    /// Waits for bytes in a buffer of the shard; arms the multishot receive, or the wait of a patient socket,
+    /// when it is not armed.
     /// `None` is the end of the stream.
     pub fn poll_recv_shared(&self, context: &Context<'_>) -> Polled<Option<SharedBuffer>> {
         let mut state = self.0.state.borrow_mut();
@@ -424,7 +431,7 @@ impl Socket {
 
     /// Whether what comes on this socket may wait for what comes on others: it waits until there are bytes,
     /// which tells the ring little and costs it no buffer, and receives them when the ring gives it a turn
-    /// ([`Ring::take_turns`]). Thousands of notifications that come at once pass so by the side of requests.
+    /// ([`Ring::take_turns`]), as many in each as a shared buffer takes. Thousands of notifications that come at once pass so by the side of requests.
     pub fn set_patient(&self, is_patient: bool) {
         let mut state = self.0.state.borrow_mut();
         if std::mem::replace(&mut state.is_patient, is_patient) == is_patient {
@@ -444,9 +451,11 @@ impl Socket {
         }
     }
 
-    /// Whether something came that waits for its turn.
+    /// Whether something came that waits for its turn, or is being received in it.
     pub fn awaits_turn(&self) -> bool {
-        self.0.state.borrow().receiving == Receiving::Ready
+        let state = self.0.state.borrow();
+        let in_its_turn = matches!(state.receiving, Receiving::Shared(_) | Receiving::Starved);
+        state.receiving == Receiving::Ready || state.is_patient && in_its_turn
     }
 
     /// Whether nothing is under way and nothing has come.
