@@ -463,7 +463,7 @@ impl Ring {
             if !is_due || self.submit().is_err() {
                 break;
             }
-            let heard = self.dispatch();
+            let heard = self.dispatch() + self.end_quick_sends();
             if heard == 0 {
                 break;
             }
