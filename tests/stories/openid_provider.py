@@ -31,4 +31,5 @@ users = []
 for text in sys.argv[2:]:
     claims = json.loads(text)
     users.append(oidc_provider_mock.User(sub=claims.pop("sub"), claims=claims))
-oidc_provider_mock.app(user_claims=users).run(host="127.0.0.1", port=int(sys.argv[1]))
+# No reloader: it would serve in a process of its own, which outlives this one.
+oidc_provider_mock.app(user_claims=users).run(host="127.0.0.1", port=int(sys.argv[1]), use_reloader=False)
