@@ -431,7 +431,8 @@ impl Socket {
 
     /// Whether what comes on this socket may wait for what comes on others: it waits until there are bytes,
     /// which tells the ring little and costs it no buffer, and receives them when the ring gives it a turn
-    /// ([`Ring::take_turns`]), as many in each as a shared buffer takes. Thousands of notifications that come at once pass so by the side of requests.
+    /// ([`Ring::take_turns`]), as many in each as a shared buffer takes. So thousands of notifications that come
+    /// at once do not stand before requests.
     pub fn set_patient(&self, is_patient: bool) {
         let mut state = self.0.state.borrow_mut();
         if std::mem::replace(&mut state.is_patient, is_patient) == is_patient {
