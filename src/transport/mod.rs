@@ -1,5 +1,6 @@
 //! Listeners, TLS over the ring, and the link that drives a channel. Roles stand above.
 
+mod cipher;
 mod cross;
 mod key_exchange;
 mod link;

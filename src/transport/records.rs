@@ -1,4 +1,4 @@
-//! Records of TLS 1.3 after the handshake, protected by ring where they lie.
+//! Records of TLS 1.3 after the handshake, protected where they lie (`cipher.rs`).
 //!
 //! rustls makes every handshake and every key. Its record layer, though, copies a received record into
 //! a vector of its own and a sent one twice; in a transfer that is most of what TLS costs. So a
@@ -9,7 +9,6 @@
 
 use std::ops::Range;
 
-use ring::aead::{self, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
@@ -18,6 +17,7 @@ use rustls::{
     PeerMisbehaved, SupportedCipherSuite,
 };
 
+use super::cipher::{Cipher, NONCE, TAG};
 use crate::limits::FRAME_HEADER_SIZE;
 
 /// What goes on deriving keys.
@@ -28,8 +28,8 @@ enum Kernel {
 
 /// One direction: its key, and how many records were protected with it.
 pub(super) struct Half {
-    key: LessSafeKey,
-    iv: [u8; NONCE_LEN],
+    cipher: Cipher,
+    iv: [u8; NONCE],
     sequence: u64,
 }
 
@@ -350,7 +350,7 @@ impl Records {
         out.extend_from_slice(content);
         out.push(kind);
         match self.sending.seal(header, &mut out[start..]) {
-            Ok(tag) => out.extend_from_slice(tag.as_ref()),
+            Ok(tag) => out.extend_from_slice(&tag),
             Err(error) => {
                 // What is not protected must not stay where it would be sent.
                 out.truncate(start - HEADER);
@@ -377,7 +377,7 @@ impl Records {
         bytes[at..start].copy_from_slice(&header);
         bytes[end] = APPLICATION_DATA;
         let tag = self.sending.seal(header, &mut bytes[start..=end])?;
-        bytes[end + 1..end + FOOTER].copy_from_slice(tag.as_ref());
+        bytes[end + 1..end + FOOTER].copy_from_slice(&tag);
         Ok(end + FOOTER)
     }
 
@@ -389,25 +389,18 @@ impl Records {
 
 impl Half {
     fn new((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Half, Error> {
-        let (algorithm, key, iv) = match &secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&aead::AES_128_GCM, key, iv),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&aead::AES_256_GCM, key, iv),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&aead::CHACHA20_POLY1305, key, iv),
-            _ => return Err(Error::General("a cipher this code does not know".into())),
-        };
-        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| Error::EncryptError)?;
-        let iv = iv.as_ref().try_into().map_err(|_| Error::EncryptError)?;
-        Ok(Half { key: LessSafeKey::new(key), iv, sequence })
+        let (cipher, iv) = Cipher::new(&secrets)?;
+        Ok(Half { cipher, iv, sequence })
     }
 
     /// The nonce of the next record (RFC 8446 5.3); none is ever used twice.
-    fn nonce(&mut self) -> Option<Nonce> {
+    fn nonce(&mut self) -> Option<[u8; NONCE]> {
         let mut nonce = self.iv;
-        for (byte, of_sequence) in nonce[NONCE_LEN - 8..].iter_mut().zip(self.sequence.to_be_bytes()) {
+        for (byte, of_sequence) in nonce[NONCE - 8..].iter_mut().zip(self.sequence.to_be_bytes()) {
             *byte ^= of_sequence;
         }
         self.sequence = self.sequence.checked_add(1)?;
-        Some(Nonce::assume_unique_for_key(nonce))
+        Some(nonce)
     }
 
     /// Opens the ciphertext from `from` on; its content lies at the front of `bytes` afterwards.
@@ -419,14 +412,12 @@ impl Half {
     ) -> Result<&'b [u8], Broken> {
         let failed = || Broken::new(AlertDescription::BadRecordMac, Error::DecryptError);
         let nonce = self.nonce().ok_or_else(failed)?;
-        let opened = self.key.open_within(nonce, Aad::from(header), bytes, from..);
-        opened.map(|inner| &*inner).map_err(|_| failed())
+        self.cipher.open(nonce, header, bytes, from).ok_or_else(failed)
     }
 
-    fn seal(&mut self, header: [u8; HEADER], bytes: &mut [u8]) -> Result<aead::Tag, Error> {
+    fn seal(&mut self, header: [u8; HEADER], bytes: &mut [u8]) -> Result<[u8; TAG], Error> {
         let nonce = self.nonce().ok_or(Error::EncryptError)?;
-        let sealed = self.key.seal_in_place_separate_tag(nonce, Aad::from(header), bytes);
-        sealed.map_err(|_| Error::EncryptError)
+        self.cipher.seal(nonce, header, bytes).ok_or(Error::EncryptError)
     }
 }
 
@@ -473,7 +464,6 @@ const FATAL: u8 = 2;
 /// Type, version, length.
 pub(super) const HEADER: usize = 5;
 const MESSAGE_HEADER: usize = 4;
-const TAG: usize = 16;
 /// Between what two records carried, where it is to be sealed again: the first one's footer and the next
 /// one's header have room in it, with the header of the frame that the next one begins with.
 pub(super) const SPACING: usize = FOOTER + HEADER - FRAME_HEADER_SIZE;

@@ -2,6 +2,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, KeyPair};
+use rustls::crypto::cipher::{AeadKey, Iv};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, ServerConfig};
@@ -121,15 +122,15 @@ pub(in crate::transport) fn crafted(client_side: &mut Half, content: &[u8]) -> V
     let header = [APPLICATION_DATA, 3, 3, high, low];
     let mut record = content.to_vec();
     let tag = client_side.seal(header, &mut record).unwrap();
-    [&header[..], &record, tag.as_ref()].concat()
+    [&header[..], &record, &tag].concat()
 }
 
 /// Records, and the half that protects what they receive.
 pub(in crate::transport) fn crafted_pair() -> (Records, Half) {
     let (mut records, _) = pair(CipherSuite::TLS13_AES_128_GCM_SHA256);
     let half = || {
-        let key = UnboundKey::new(&aead::AES_128_GCM, &[7; 16]).unwrap();
-        Half { key: LessSafeKey::new(key), iv: [9; NONCE_LEN], sequence: 0 }
+        let (key, iv) = (AeadKey::from([7; 32]), Iv::from([9; NONCE]));
+        Half::new((0, ConnectionTrafficSecrets::Aes256Gcm { key, iv })).unwrap()
     };
     records.receiving = half();
     (records, half())
@@ -375,7 +376,7 @@ fn the_version_of_a_record_says_nothing_and_is_protected_as_it_came() {
     let header = [APPLICATION_DATA, 9, 9, 0, 2 + TAG as u8];
     let mut record = b"v\x17".to_vec();
     let tag = peer.seal(header, &mut record).unwrap();
-    let mut cipher = [&header[..], &record, tag.as_ref()].concat();
+    let mut cipher = [&header[..], &record, &tag].concat();
     assert_eq!(records.open(&mut cipher, &mut Vec::new()), Ok(Opened { used: cipher.len(), plain: 1 }));
 }
 
