@@ -251,5 +251,6 @@ def key_pair(openssl):
 
 
 def version_number(line):
-    found = re.search(r"\d+(\.\d+)+[-+\w.]*", line or "")
+    # Envoy names itself by its path, which may have another version in it.
+    found = re.search(r"\d+(\.\d+)+[-+\w.]*", re.sub(r"(^|\s)/\S*", " ", line or ""))
     return found.group() if found else "?"
