@@ -1,6 +1,6 @@
-//! What must hold for any bytes that a client begins with.
+//! What must hold for any bytes that a client, or a proxy in front of it, begins with.
 
-use super::Hello;
+use super::{Hello, Preface};
 
 /// `bytes` as the first of a client.
 ///
@@ -34,4 +34,36 @@ fn check_ticket(record: &[u8], ticket: &[u8]) {
     assert_eq!(record[at - 2..at], size);
     let (old, new) = (record[at - 4..at - 2] == [0, 35], record[at - 8..at - 6] == [0, 41]);
     assert!(old || new, "{}", record.escape_ascii());
+}
+
+/// `bytes` as the first that a proxy sends.
+///
+/// # Panics
+/// When it matters how they arrived or what lies behind the header, or when the client is not the one that
+/// stands at its place.
+pub fn preface(bytes: &[u8]) {
+    let read = Preface::read(bytes);
+    let first = (0..=bytes.len()).find(|size| Preface::read(&bytes[..*size]) != Ok(Preface::Partial));
+    match read {
+        Ok(Preface::Partial) => assert!(first.is_none() && bytes.len() < crate::limits::PREFACE_SIZE_MAX),
+        Ok(Preface::Whole { size, client }) => {
+            assert_eq!((first, Preface::read(&bytes[..size])), (Some(size), read));
+            assert!(Preface::begins(bytes));
+            let Some(client) = client else { return };
+            let port = match bytes[13] {
+                0x11 => 24,
+                _ => 48,
+            };
+            assert_eq!(bytes[port..port + 2], client.port().to_be_bytes());
+            match client.ip() {
+                std::net::IpAddr::V6(ip) => assert_eq!(bytes[16..32], ip.octets()),
+                std::net::IpAddr::V4(ip) if port == 24 => assert_eq!(bytes[16..20], ip.octets()),
+                std::net::IpAddr::V4(ip) => assert_eq!(bytes[16..32], ip.to_ipv6_mapped().octets()),
+            }
+        }
+        Err(error) => {
+            let first = first.expect("the whole is one of the parts");
+            assert_eq!(Preface::read(&bytes[..first]), Err(error), "nothing behind it changes that");
+        }
+    }
 }

@@ -2,11 +2,13 @@
 //! which client's handshake.
 //!
 //! Pure. `roster` knows attached connection points and their links, `waiting` the requests that wait
-//! for one, `handshakes` the clients that came all at once. The gateway drives all of them.
+//! for one, `handshakes` the clients that came all at once, and `preface` what a proxy in front says of one.
+//! The gateway drives all of them.
 
 mod client_hello;
 pub mod fuzz;
 mod handshakes;
+mod preface;
 mod roster;
 #[cfg(test)]
 mod tests;
@@ -16,5 +18,6 @@ mod waiting_tests;
 
 pub use client_hello::Hello;
 pub use handshakes::{HandshakeBounds, HandshakeTicket, Handshakes, Lease, Neighbourhood, Step};
+pub use preface::{Preface, PrefaceError};
 pub use roster::Roster;
 pub use waiting::{ClientKey, Outcome, Standing, Ticket, Waiting, WaitingBounds};

@@ -20,7 +20,7 @@ use super::verdict;
 use super::wait;
 use crate::auth::token::TokenKind;
 use crate::channel::{ResetCode, message};
-use crate::dispatch as waiting;
+use crate::dispatch::{self as waiting, Preface};
 use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
 use crate::refusal::{Refusal, Refused};
@@ -91,7 +91,8 @@ impl Connection {
     }
 
     async fn live(&mut self) {
-        if !self.handshake().await {
+        let from = self.peer.ip();
+        if self.gate.is_proxy(from) && !self.hear_proxy().await || !self.handshake().await {
             return;
         }
         if self.wire.tls().is_some_and(Tls::is_resumed) {
@@ -114,10 +115,54 @@ impl Connection {
         self.deadline.set(self.gate.shard.now(), wait);
     }
 
+    /// Hears from the proxy in front for whom it connected, or that it did so for itself. False: it said
+    /// nothing that is taken.
+    async fn hear_proxy(&mut self) -> bool {
+        self.within(self.limits().handshake);
+        let Connection { gate, wire, deadline, .. } = &mut *self;
+        let heard = std::future::poll_fn(|context| {
+            loop {
+                match Preface::read(wire.heard()) {
+                    Ok(Preface::Whole { size, client }) => {
+                        wire.skip_heard(size);
+                        return Poll::Ready(Ok(client));
+                    }
+                    Ok(Preface::Partial) => {}
+                    Err(error) => return Poll::Ready(Err(error.to_string())),
+                }
+                if deadline.poll(context) {
+                    return Poll::Ready(Err("no whole PROXY header came in time".into()));
+                }
+                match std::task::ready!(wire.poll_hear(context)) {
+                    Ok(true) => {}
+                    Ok(false) => return Poll::Ready(Err("it left before its PROXY header was whole".into())),
+                    Err(error) => return Poll::Ready(Err(error.to_string())),
+                }
+            }
+        })
+        .await;
+        match heard {
+            Ok(client) => {
+                if let Some(client) = client {
+                    self.peer = client;
+                    self.client.peer = client.ip();
+                }
+                true
+            }
+            Err(cause) => {
+                gate::add(&gate.counters().preface_failures, 1);
+                if gate.records.prefaces.admits(&gate.shard) {
+                    tracing::warn!(peer = %self.peer, cause, "a proxy in front is not heard");
+                }
+                false
+            }
+        }
+    }
+
     async fn handshake(&mut self) -> bool {
         self.within(self.limits().handshake);
         let Connection { gate, wire, deadline, client, .. } = &mut *self;
-        let mut passage = Passage::new(gate, client.peer);
+        let mut passage = Passage::new(gate, client.peer, !wire.heard().is_empty());
         let done = std::future::poll_fn(|context| {
             if deadline.poll(context) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -136,6 +181,13 @@ impl Connection {
         }
         let counters = self.gate.counters();
         gate::add(if done.is_ok() { &counters.handshakes } else { &counters.handshake_failures }, 1);
+        if done.is_err() && Preface::begins(self.wire.heard()) {
+            gate::add(&counters.preface_failures, 1);
+            if self.gate.records.prefaces.admits(&self.gate.shard) {
+                let cause = "it sends a PROXY header and is not listed in gateway.proxy_protocol_from";
+                tracing::warn!(peer = %self.peer, cause, "a client is refused");
+            }
+        }
         if let Err(error) = &done
             && tracing::enabled!(tracing::Level::DEBUG)
             && self.gate.records.handshakes.admits(&self.gate.shard)

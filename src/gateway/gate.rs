@@ -112,6 +112,8 @@ pub struct Counters {
     pub clients: AtomicU64,
     /// Direct descriptors in use.
     pub slots: AtomicU64,
+    /// Connections that ended because their PROXY header was wrong, missing, or sent by somebody who may not.
+    pub preface_failures: AtomicU64,
     /// TLS handshakes done.
     pub handshakes: AtomicU64,
     /// Those of them that took up an earlier session.
@@ -335,6 +337,16 @@ impl Gate {
         id[..8].copy_from_slice(&self.request_seed);
         id[8..].copy_from_slice(&number.to_be_bytes());
         RequestId(id)
+    }
+
+    /// Whether a proxy in front connects from there, which says for whom.
+    pub fn is_proxy(&self, from: IpAddr) -> bool {
+        let proxies = &self.common.settings.proxies;
+        // Most gateways have none.
+        !proxies.is_empty() && {
+            let from = from.to_canonical();
+            proxies.iter().any(|network| network.contains(&from))
+        }
     }
 
     /// Whether the gateway is on its way out.

@@ -86,9 +86,9 @@ pub struct Passage<'g> {
 }
 
 impl<'g> Passage<'g> {
-    /// The handshake of a client from there, which has said nothing.
-    pub fn new(gate: &'g Rc<Gate>, from: IpAddr) -> Passage<'g> {
-        Passage { gate, from, place: None, lease: None, is_news: false }
+    /// The handshake of a client from there; `is_news`: its first bytes were heard already.
+    pub fn new(gate: &'g Rc<Gate>, from: IpAddr, is_news: bool) -> Passage<'g> {
+        Passage { gate, from, place: None, lease: None, is_news }
     }
 
     /// Carries the handshake through. What answers the last flight is held back for what is written next

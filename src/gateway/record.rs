@@ -174,6 +174,8 @@ impl Record<'_> {
 pub struct Records {
     /// Requests turned away or cut.
     refusals: Rc<Limited>,
+    /// Proxies whose header was not taken, and clients that sent one.
+    pub prefaces: Rc<Limited>,
     /// Clients whose TLS handshake failed.
     pub handshakes: Rc<Limited>,
     /// Whoever came to the channel listener and was not taken in.
@@ -186,6 +188,7 @@ impl Records {
     pub fn new(common: &Common, shard: usize) -> Records {
         Records {
             refusals: Limited::new("requests refused, not logged"),
+            prefaces: Limited::new("PROXY headers refused, not logged"),
             handshakes: Limited::new("handshakes failed, not logged"),
             strangers: Limited::new("channels refused, not logged"),
             access: common.access_log.as_ref().map(|log| log.queue(shard)),

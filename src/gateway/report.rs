@@ -130,7 +130,7 @@ const GAUGES: [Shown; 7] = [
     ("links", "channels", "Channels that take requests.", |counters| &counters.links),
 ];
 
-const COUNTERS: [Shown; 17] = [
+const COUNTERS: [Shown; 18] = [
     ("handshakes", "", "", |counters| &counters.handshakes),
     ("handshakes_resumed", "", "", |counters| &counters.handshakes_resumed),
     ("verdicts_known", "", "", |counters| &counters.verdicts_known),
@@ -146,6 +146,12 @@ const COUNTERS: [Shown; 17] = [
         "clients_shut_out",
         "Connections and exchanges cut because their client was blocked or revoked meanwhile.",
         |counters| &counters.shut_out,
+    ),
+    (
+        "preface_failures",
+        "proxy_header_failures",
+        "Connections ended for a PROXY header that was wrong, missing, or not theirs to send.",
+        |counters| &counters.preface_failures,
     ),
     ("handshake_failures", "handshake_failures", "TLS handshakes with clients that failed.", |counters| {
         &counters.handshake_failures

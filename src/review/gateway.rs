@@ -86,6 +86,7 @@ impl GatewayReview {
         self.servers = server_certificates(&mut desk, &settings);
         self.ticket_secret =
             settings.ticket_keys.as_ref().and_then(|file| desk.secret("gateway.ticket_keys", file));
+        proxies(&mut desk, &settings);
         desk.state("gateway.state_dir", &settings.state_dir);
         (self.internal_ca, self.internal) = internal(&mut desk, &settings);
         desk.log(&settings.log);
@@ -265,5 +266,16 @@ impl Desk<'_> {
             }
         }
         ca
+    }
+}
+
+/// Whoever is taken for a proxy names any client it likes.
+fn proxies(desk: &mut Desk<'_>, settings: &GatewaySettings) {
+    for (index, network) in settings.proxies.iter().enumerate() {
+        if network.prefix_len() == 0 {
+            let key = format!("gateway.proxy_protocol_from[{}]", index + 1);
+            let expected = "the proxies' own addresses: whoever is listed says who its client is";
+            desk.warn(&key, network.to_string(), expected);
+        }
     }
 }

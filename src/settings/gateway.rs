@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::document::{Section, read_document};
 use super::report::{Report, SettingsErrors};
 use super::shared::{AdminSettings, InternalFiles, KeyPair, LogSettings, admin, internal, log, shards};
@@ -91,6 +93,8 @@ pub struct GatewaySettings {
     pub clients_max: u32,
     /// The least version that clients may speak.
     pub tls_min: TlsVersion,
+    /// Proxies in front: they say by the PROXY protocol, version 2, for whom they connect, and nobody else may.
+    pub proxies: Vec<IpNet>,
     /// Folder for what must outlive the process.
     pub state_dir: PathBuf,
     /// File with the keys of session tickets; `None`: made at start, for this process alone.
@@ -130,6 +134,12 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<GatewaySe
     let shards = shards(&mut gateway, report);
     let tls_min = gateway.optional(report, "tls_min", value::tls_version).unwrap_or_default();
     let clients_max = gateway.optional(report, "clients_max", value::number(1..=CLIENTS_MAX));
+    let proxies = gateway.list(report, "proxy_protocol_from", value::network);
+    if proxies.len() > limits::PROXIES_COUNT_MAX {
+        let (found, most) = (proxies.len(), limits::PROXIES_COUNT_MAX);
+        let (key, place) = (gateway.key("proxy_protocol_from"), gateway.place("proxy_protocol_from"));
+        report.add(key, place, format!("{found} addresses and networks"), format!("{most} at most"));
+    }
     let state_dir = gateway.optional(report, "state_dir", value::folder).unwrap_or_else(|| "state".into());
     let ticket_keys = gateway.optional(report, "ticket_keys", value::path);
     gateway.finish(report);
@@ -151,6 +161,7 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<GatewaySe
         shards,
         clients_max: clients_max.and_then(|clients| clients.try_into().ok()).unwrap_or(CLIENTS_MAX_DEFAULT),
         tls_min,
+        proxies,
         state_dir,
         ticket_keys,
         listeners,

@@ -109,7 +109,8 @@ fn a_gateway_file_yields_its_settings() {
 fn what_a_gateway_file_may_say_besides_is_taken() {
     let text = gateway_text().replace(
         "instance = \"gw1\"\n",
-        "instance = \"gw1\"\nshards = 2\nclients_max = 19_500\nstate_dir = \"/s\"\nticket_keys = \"t\"\n",
+        "instance = \"gw1\"\nshards = 2\nclients_max = 19_500\nstate_dir = \"/s\"\nticket_keys = \"t\"\n\
+         proxy_protocol_from = [\"10.0.0.5\", \"10.1.0.0/16\", \"fd00::/64\", \"::ffff:10.0.0.6\"]\n",
     ) + "[limits]\nidle_secs = 60\n[log]\nlevel = \"debug\"\naccess_log = \"a.log\"\n[admin]\naddress = \"[::1]:1\"\n";
     let settings = GatewaySettings::parse(&text, "g").unwrap();
     assert_eq!((settings.shards, settings.clients_max), (Some(2), 19_500));
@@ -126,6 +127,8 @@ fn what_a_gateway_file_may_say_besides_is_taken() {
         }
     );
     assert_eq!(settings.ticket_keys.as_deref().and_then(|path| path.to_str()), Some("t"));
+    let proxies: Vec<_> = settings.proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(proxies, ["10.0.0.5/32", "10.1.0.0/16", "fd00::/64", "10.0.0.6/32"]);
 }
 
 #[test]
@@ -153,6 +156,16 @@ fn every_mistake_of_a_gateway_file_is_told_at_its_place() {
             "f:5:10: gateway.shards: found 0, expected a whole number from 1 to 256",
         ),
         ("instance = \"gw1\"", "instance = 'g/1'", "f:4:12: gateway.instance: found 'g/1', expected a name"),
+        (
+            "instance = \"gw1\"",
+            "instance = \"gw1\"\nproxy_protocol_from = [\"10.0.0.1\", \"10.0.0.5/24\"]",
+            "f:5:36: gateway.proxy_protocol_from[2]: found \"10.0.0.5/24\", expected an address or a network",
+        ),
+        (
+            "instance = \"gw1\"",
+            "instance = \"gw1\"\nproxy_protocol_from = \"10.0.0.1\"",
+            "f:5:23: gateway.proxy_protocol_from: found \"10.0.0.1\", expected a list [..] with each item an address",
+        ),
         ("instance = \"gw1\"", "", "f:2:1: gateway.instance: found nothing, expected a name"),
         (
             "name = \"CMG.example.org\"",

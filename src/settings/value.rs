@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::document::Expected;
@@ -188,6 +189,16 @@ pub(super) fn site_code(value: &DeValue<'_>) -> Read<String> {
 pub(super) fn listen_address(value: &DeValue<'_>) -> Read<SocketAddr> {
     let expected = "an address and port like \"0.0.0.0:443\" or \"[::]:443\"";
     parsed(value, expected, |text| text.parse().ok())
+}
+
+/// An address or a network.
+pub(super) fn network(value: &DeValue<'_>) -> Read<IpNet> {
+    let expected = "an address or a network like \"10.0.0.5\", \"10.0.0.0/24\" or \"fd00::/64\", with no bit set \
+                    behind its prefix";
+    parsed(value, expected, |text| match text.parse::<IpAddr>() {
+        Ok(ip) => Some(ip.to_canonical().into()),
+        Err(_) => text.parse().ok().filter(|network: &IpNet| network.trunc() == *network),
+    })
 }
 
 /// An address of this machine to dial from.

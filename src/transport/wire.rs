@@ -844,6 +844,14 @@ impl Wire {
         &self.cipher
     }
 
+    /// Drops the first `size` bytes of what was heard: they are not TLS's.
+    pub fn skip_heard(&mut self, size: usize) {
+        self.cipher.drain(..size);
+        if self.cipher.is_empty() {
+            self.socket.ring().pool.borrow_mut().give_back(std::mem::take(&mut self.cipher));
+        }
+    }
+
     /// Reads what was heard, with the arithmetic that it asks for, and starts to send what answers it. The
     /// answer to the last flight is held back as in [`Wire::handshake_unflushed`].
     ///

@@ -91,7 +91,12 @@ fn mistakes_of_all_files_come_in_one_go() {
 fn what_is_no_mistake_yet_is_a_warning_and_no_reason_to_end() {
     // What is done; key and words of the warning.
     type Row = (fn(&Files), &'static str, &'static str);
-    let rows: [Row; 5] = [
+    let rows: [Row; 6] = [
+        (
+            |f| f.edit(GATEWAY, "[gateway]\n", "[gateway]\nproxy_protocol_from = [\"0.0.0.0/0\"]\n"),
+            "gateway.proxy_protocol_from[1]",
+            "the proxies' own addresses",
+        ),
         (|f| set_mode(&f.path("pki/server/cmg.test.key"), 0o644), "server_certificate[1].key", "mode 0644"),
         (
             |f| {

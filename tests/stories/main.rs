@@ -20,6 +20,7 @@ mod metrics;
 mod pipelining;
 mod port_wall;
 mod pressure;
+mod proxies;
 mod refusals;
 mod settings;
 mod shards;
