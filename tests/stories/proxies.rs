@@ -12,6 +12,7 @@ use crate::harness::{
     MANAGEMENT_POINT, PATIENCE, Process, SERVICE, SampleOrigin, Setup, Stack, eventually, free_port, program,
     run, text,
 };
+use crate::needs;
 
 /// Where the proxy connects from; stories' own clients come from 127.0.0.1.
 const PROXY: [u8; 4] = [127, 0, 0, 2];
@@ -144,7 +145,8 @@ fn who_is_listed_must_say_it_and_nobody_else_may() {
     // From one who is not listed it is no header.
     ends("a client's", connect_from([127, 0, 0, 1], &stack), &header());
     let log = stack.gateway().log();
-    for line in ["no header of the PROXY protocol", "no whole PROXY header came in time", "is not listed in"] {
+    for line in ["no header of the PROXY protocol", "no whole PROXY header came in time", "is not listed in"]
+    {
         assert!(log.contains(line), "{line}: {log}");
     }
     // Clients that come without a proxy are served as ever.

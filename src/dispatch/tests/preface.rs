@@ -24,7 +24,11 @@ fn whole(bytes: &[u8], client: Option<&str>) {
     let size = bytes.len();
     assert_eq!(Preface::read(bytes), Ok(Preface::Whole { size, client }), "{}", bytes.escape_ascii());
     let more = [bytes, b"\x16\x03\x01"].concat();
-    assert_eq!(Preface::read(&more), Ok(Preface::Whole { size, client }), "what comes behind does not matter");
+    assert_eq!(
+        Preface::read(&more),
+        Ok(Preface::Whole { size, client }),
+        "what comes behind does not matter"
+    );
     for part in 0..size {
         assert_eq!(Preface::read(&bytes[..part]), Ok(Preface::Partial), "{part}");
     }
@@ -38,7 +42,10 @@ fn a_header_names_the_client_and_ends_where_it_says() {
     // One client has one address.
     whole(&header(0x21, 0x21, &[&six("::ffff:192.0.2.7")]), Some("192.0.2.7:8080"));
     // Padding, an application protocol, and a value of nobody's.
-    whole(&header(0x21, 0x11, &[FOUR, b"\x04\0\x02ab", b"\x01\0\x02h2", b"\xe0\0\0"]), Some("192.0.2.7:8080"));
+    whole(
+        &header(0x21, 0x11, &[FOUR, b"\x04\0\x02ab", b"\x01\0\x02h2", b"\xe0\0\0"]),
+        Some("192.0.2.7:8080"),
+    );
 }
 
 #[test]
