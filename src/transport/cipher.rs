@@ -17,20 +17,21 @@ use zeroize::Zeroizing;
 use super::records::HEADER;
 
 /// One direction's cipher with its key.
-pub(super) struct Cipher {
-    keyed: Keyed,
-    /// What it becomes with its first large record.
-    wide: Option<Wide>,
-}
-
-/// Both kinds lie on the heap: most connections are at rest.
-enum Keyed {
-    Ring(Box<ring::LessSafeKey>),
+#[expect(
+    clippy::large_enum_variant,
+    reason = "on the heap the larger one took a quarter more, at every client"
+)]
+pub(super) enum Cipher {
+    Ring {
+        key: ring::LessSafeKey,
+        /// What it becomes with its first large record.
+        wide: Option<Box<Wide>>,
+    },
     AwsLc(aws_lc::LessSafeKey),
 }
 
 /// A key that AWS-LC was not given yet; its unused end is zeros.
-struct Wide {
+pub(super) struct Wide {
     algorithm: &'static aws_lc::Algorithm,
     key: Zeroizing<[u8; KEY_MAX]>,
 }
@@ -59,28 +60,30 @@ impl Cipher {
             Some(algorithm) => {
                 let mut kept = Zeroizing::new([0; KEY_MAX]);
                 kept.get_mut(..key.len())?.copy_from_slice(key);
-                Some(Wide { algorithm, key: kept })
+                Some(Box::new(Wide { algorithm, key: kept }))
             }
         };
         let key = ring::UnboundKey::new(of_ring, key).ok()?;
-        Some(Cipher { keyed: Keyed::Ring(Box::new(ring::LessSafeKey::new(key))), wide })
+        Some(Cipher::Ring { key: ring::LessSafeKey::new(key), wide })
     }
 
     /// Takes the quicker cipher for a record of `size` bytes and those behind it.
     #[inline]
     fn choose(&mut self, size: usize) {
-        if size >= LARGE && self.wide.is_some() {
-            self.widen();
+        if size >= LARGE
+            && let Cipher::Ring { wide, .. } = self
+            && let Some(wide) = wide.take()
+        {
+            self.widen(&wide);
         }
     }
 
     #[cold]
-    fn widen(&mut self) {
-        let Some(Wide { algorithm, key }) = self.wide.take() else { return };
+    fn widen(&mut self, Wide { algorithm, key }: &Wide) {
         let key = key.get(..algorithm.key_len()).unwrap_or_default();
         // Without it, ring goes on.
         if let Ok(key) = aws_lc::UnboundKey::new(algorithm, key) {
-            self.keyed = Keyed::AwsLc(aws_lc::LessSafeKey::new(key));
+            *self = Cipher::AwsLc(aws_lc::LessSafeKey::new(key));
         }
     }
 
@@ -94,12 +97,12 @@ impl Cipher {
         from: usize,
     ) -> Option<&'b [u8]> {
         self.choose(bytes.len().saturating_sub(from));
-        let opened = match &self.keyed {
-            Keyed::Ring(key) => {
+        let opened = match self {
+            Cipher::Ring { key, .. } => {
                 let nonce = ring::Nonce::assume_unique_for_key(nonce);
                 key.open_within(nonce, ring::Aad::from(header), bytes, from..).ok()
             }
-            Keyed::AwsLc(key) => {
+            Cipher::AwsLc(key) => {
                 let nonce = aws_lc::Nonce::assume_unique_for_key(nonce);
                 key.open_within(nonce, aws_lc::Aad::from(header), bytes, from..).ok()
             }
@@ -110,13 +113,13 @@ impl Cipher {
     /// Seals `bytes` where they lie, and gives the tag. `None`: there are more than a key may seal.
     pub fn seal(&mut self, nonce: [u8; NONCE], header: [u8; HEADER], bytes: &mut [u8]) -> Option<[u8; TAG]> {
         self.choose(bytes.len());
-        match &self.keyed {
-            Keyed::Ring(key) => {
+        match self {
+            Cipher::Ring { key, .. } => {
                 let nonce = ring::Nonce::assume_unique_for_key(nonce);
                 let tag = key.seal_in_place_separate_tag(nonce, ring::Aad::from(header), bytes);
                 tag.ok()?.as_ref().try_into().ok()
             }
-            Keyed::AwsLc(key) => {
+            Cipher::AwsLc(key) => {
                 let nonce = aws_lc::Nonce::assume_unique_for_key(nonce);
                 let tag = key.seal_in_place_separate_tag(nonce, aws_lc::Aad::from(header), bytes);
                 tag.ok()?.as_ref().try_into().ok()
@@ -223,7 +226,7 @@ mod tests {
                 cipher.seal([0; NONCE], [0; HEADER], &mut vec![0; size]).unwrap();
                 // What was large once stays so.
                 cipher.seal([1; NONCE], [0; HEADER], &mut [0]).unwrap();
-                matches!(cipher.keyed, Keyed::AwsLc(_))
+                matches!(cipher, Cipher::AwsLc(_))
             })
         };
         assert_eq!(kinds(true, LARGE), [true, true, false]);

@@ -458,3 +458,9 @@ fn seeded_records_are_opened_alike_however_they_arrive() {
     crate::seeded::keep("records", &seeds);
     crate::seeded::run("records", 300, fuzz);
 }
+
+#[test]
+fn a_connection_at_rest_holds_little_more_than_two_keys() {
+    // The allocator's next size is 2,048, for which every client would pay.
+    assert!(size_of::<Records>() <= 1_792, "{}", size_of::<Records>());
+}
