@@ -252,8 +252,9 @@ pub const HANDSHAKE_LEASE: Duration = Duration::from_secs(1);
 /// RSA 2048, the slow ones, a full handshake is about 1 ms: 4.1 s for all of them, twice that on a core that
 /// is half busy otherwise, and that is still within [`HANDSHAKE_WITHIN`]. Each holds about 6 KB: 25 MB.
 pub const HANDSHAKES_WAITING_MAX: usize = 4_096;
-/// Bytes of a PROXY header with its values: addresses of IPv6 take 52, and the longest values that are known, a
-/// client's certificate names and a unique id, some hundreds. Within what one receive brings.
+/// Bytes of a PROXY header with its values: addresses of IPv6 take 52, and what a proxy that passes TCP on can
+/// say besides (the name asked for, a unique id, a network namespace) some hundreds. Within what one receive
+/// brings.
 pub const PREFACE_SIZE_MAX: usize = 1_024;
 /// Addresses and networks of proxies in front that a gateway may list: each new connection is compared with all.
 pub const PROXIES_COUNT_MAX: usize = 64;

@@ -52,7 +52,7 @@ impl Preface {
     /// Reads what came first. Bytes behind the header do not matter.
     ///
     /// # Errors
-    /// As soon as no more bytes can make it a header that is taken.
+    /// It is none that is taken: what its first 16 bytes forbid is said without waiting for the rest.
     pub fn read(bytes: &[u8]) -> Result<Preface, PrefaceError> {
         let size = bytes.len().min(SIGNATURE.len());
         if bytes[..size] != SIGNATURE[..size] {
@@ -73,6 +73,7 @@ impl Preface {
         }
         let Some(header) = bytes.get(..size) else { return Ok(Preface::Partial) };
         if command == LOCAL {
+            // The specification has its block ignored, whatever is in it.
             return Ok(Preface::Whole { size, client: None });
         }
         let (client, values) = client(family, &header[FIXED..]).ok_or(PrefaceError::Addresses)?;

@@ -52,6 +52,19 @@ struct Judged {
     subject: Option<Rc<str>>,
 }
 
+/// Who opened a connection.
+#[derive(Clone, Copy)]
+enum Opener {
+    /// The client.
+    Itself,
+    /// A proxy in front, for a client that it named.
+    Proxy,
+    /// A proxy in front, to see whether the gateway is there.
+    Check,
+    /// A proxy in front that said nothing which is taken.
+    Nobody,
+}
+
 /// What comes after an answer.
 enum Next {
     /// Another request.
@@ -91,8 +104,10 @@ impl Connection {
     }
 
     async fn live(&mut self) {
-        let from = self.peer.ip();
-        if self.gate.is_proxy(from) && !self.hear_proxy().await || !self.handshake().await {
+        self.within(self.limits().handshake);
+        let is_proxy = self.gate.is_proxy(self.peer.ip());
+        let opener = if is_proxy { self.hear_proxy().await } else { Opener::Itself };
+        if matches!(opener, Opener::Nobody) || !self.handshake(opener).await {
             return;
         }
         if self.wire.tls().is_some_and(Tls::is_resumed) {
@@ -115,10 +130,8 @@ impl Connection {
         self.deadline.set(self.gate.shard.now(), wait);
     }
 
-    /// Hears from the proxy in front for whom it connected, or that it did so for itself. False: it said
-    /// nothing that is taken.
-    async fn hear_proxy(&mut self) -> bool {
-        self.within(self.limits().handshake);
+    /// Hears from the proxy in front for whom it connected.
+    async fn hear_proxy(&mut self) -> Opener {
         let Connection { gate, wire, deadline, .. } = &mut *self;
         let heard = std::future::poll_fn(|context| {
             loop {
@@ -128,39 +141,42 @@ impl Connection {
                         return Poll::Ready(Ok(client));
                     }
                     Ok(Preface::Partial) => {}
-                    Err(error) => return Poll::Ready(Err(error.to_string())),
+                    Err(error) => return Poll::Ready(Err(Some(error.to_string()))),
                 }
                 if deadline.poll(context) {
-                    return Poll::Ready(Err("no whole PROXY header came in time".into()));
+                    return Poll::Ready(Err(Some("no whole PROXY header came in time".into())));
                 }
                 match std::task::ready!(wire.poll_hear(context)) {
                     Ok(true) => {}
-                    Ok(false) => return Poll::Ready(Err("it left before its PROXY header was whole".into())),
-                    Err(error) => return Poll::Ready(Err(error.to_string())),
+                    // It looked whether somebody listens.
+                    Ok(false) | Err(_) if wire.heard().is_empty() => return Poll::Ready(Err(None)),
+                    Ok(false) => {
+                        return Poll::Ready(Err(Some("it left before its PROXY header was whole".into())));
+                    }
+                    Err(error) => return Poll::Ready(Err(Some(error.to_string()))),
                 }
             }
         })
         .await;
         match heard {
-            Ok(client) => {
-                if let Some(client) = client {
-                    self.peer = client;
-                    self.client.peer = client.ip();
-                }
-                true
+            Ok(Some(client)) => {
+                self.peer = client;
+                self.client.peer = client.ip();
+                Opener::Proxy
             }
-            Err(cause) => {
+            Ok(None) => Opener::Check,
+            Err(None) => Opener::Nobody,
+            Err(Some(cause)) => {
                 gate::add(&gate.counters().preface_failures, 1);
                 if gate.records.prefaces.admits(&gate.shard) {
                     tracing::warn!(peer = %self.peer, cause, "a proxy in front is not heard");
                 }
-                false
+                Opener::Nobody
             }
         }
     }
 
-    async fn handshake(&mut self) -> bool {
-        self.within(self.limits().handshake);
+    async fn handshake(&mut self, opener: Opener) -> bool {
         let Connection { gate, wire, deadline, client, .. } = &mut *self;
         let mut passage = Passage::new(gate, client.peer, !wire.heard().is_empty());
         let done = std::future::poll_fn(|context| {
@@ -170,7 +186,11 @@ impl Connection {
             passage.poll(wire, context)
         })
         .await;
+        let has_begun = passage.has_begun();
         drop(passage);
+        if matches!((&done, opener), (Err(_), Opener::Check)) && !has_begun && wire.heard().is_empty() {
+            return false;
+        }
         if done.is_err() {
             // The alert that says why.
             std::future::poll_fn(|context| match wire.poll_flush(context) {
@@ -183,8 +203,15 @@ impl Connection {
         gate::add(if done.is_ok() { &counters.handshakes } else { &counters.handshake_failures }, 1);
         if done.is_err() && Preface::begins(self.wire.heard()) {
             gate::add(&counters.preface_failures, 1);
-            if self.gate.records.prefaces.admits(&self.gate.shard) {
-                let cause = "it sends a PROXY header and is not listed in gateway.proxy_protocol_from";
+            if self.gate.records.foreign_prefaces.admits(&self.gate.shard) {
+                let cause = match opener {
+                    Opener::Proxy | Opener::Check => {
+                        "a second PROXY header came behind that of the proxy in front"
+                    }
+                    Opener::Itself | Opener::Nobody => {
+                        "it sends a PROXY header and is not listed in gateway.proxy_protocol_from"
+                    }
+                };
                 tracing::warn!(peer = %self.peer, cause, "a client is refused");
             }
         }

@@ -91,6 +91,11 @@ impl<'g> Passage<'g> {
         Passage { gate, from, place: None, lease: None, is_news }
     }
 
+    /// Whether a step was taken.
+    pub fn has_begun(&self) -> bool {
+        self.lease.is_some()
+    }
+
     /// Carries the handshake through. What answers the last flight is held back for what is written next
     /// if the client has said something behind it.
     ///

@@ -174,8 +174,10 @@ impl Record<'_> {
 pub struct Records {
     /// Requests turned away or cut.
     refusals: Rc<Limited>,
-    /// Proxies whose header was not taken, and clients that sent one.
+    /// Proxies whose header was not taken.
     pub prefaces: Rc<Limited>,
+    /// Others that sent one.
+    pub foreign_prefaces: Rc<Limited>,
     /// Clients whose TLS handshake failed.
     pub handshakes: Rc<Limited>,
     /// Whoever came to the channel listener and was not taken in.
@@ -188,7 +190,8 @@ impl Records {
     pub fn new(common: &Common, shard: usize) -> Records {
         Records {
             refusals: Limited::new("requests refused, not logged"),
-            prefaces: Limited::new("PROXY headers refused, not logged"),
+            prefaces: Limited::new("PROXY headers of proxies refused, not logged"),
+            foreign_prefaces: Limited::new("PROXY headers of clients refused, not logged"),
             handshakes: Limited::new("handshakes failed, not logged"),
             strangers: Limited::new("channels refused, not logged"),
             access: common.access_log.as_ref().map(|log| log.queue(shard)),

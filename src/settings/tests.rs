@@ -110,7 +110,7 @@ fn what_a_gateway_file_may_say_besides_is_taken() {
     let text = gateway_text().replace(
         "instance = \"gw1\"\n",
         "instance = \"gw1\"\nshards = 2\nclients_max = 19_500\nstate_dir = \"/s\"\nticket_keys = \"t\"\n\
-         proxy_protocol_from = [\"10.0.0.5\", \"10.1.0.0/16\", \"fd00::/64\", \"::ffff:10.0.0.6\"]\n",
+         proxy_protocol_from = [\"10.0.0.5\", \"10.1.0.0/16\", \"fd00::/64\", \"::ffff:10.0.0.6\", \"::ffff:10.2.0.0/112\", \"::/0\"]\n",
     ) + "[limits]\nidle_secs = 60\n[log]\nlevel = \"debug\"\naccess_log = \"a.log\"\n[admin]\naddress = \"[::1]:1\"\n";
     let settings = GatewaySettings::parse(&text, "g").unwrap();
     assert_eq!((settings.shards, settings.clients_max), (Some(2), 19_500));
@@ -128,7 +128,7 @@ fn what_a_gateway_file_may_say_besides_is_taken() {
     );
     assert_eq!(settings.ticket_keys.as_deref().and_then(|path| path.to_str()), Some("t"));
     let proxies: Vec<_> = settings.proxies.iter().map(ToString::to_string).collect();
-    assert_eq!(proxies, ["10.0.0.5/32", "10.1.0.0/16", "fd00::/64", "10.0.0.6/32"]);
+    assert_eq!(proxies, ["10.0.0.5/32", "10.1.0.0/16", "fd00::/64", "10.0.0.6/32", "10.2.0.0/16", "::/0"]);
 }
 
 #[test]
@@ -197,6 +197,13 @@ fn every_mistake_of_a_gateway_file_is_told_at_its_place() {
         let errors = GatewaySettings::parse(&text.replacen(right, wrong, 1), "f").unwrap_err();
         assert!(errors.0.iter().any(|error| error.to_string().contains(expected)), "{wrong}: {errors}");
     }
+    let addresses: Vec<_> = (0..65).map(|last| format!("\"10.0.0.{last}\"")).collect();
+    let many = format!("instance = \"gw1\"\nproxy_protocol_from = [{}]", addresses.join(", "));
+    let text = gateway_text().replacen("instance = \"gw1\"", &many, 1);
+    let error = only(GatewaySettings::parse(&text, "f").unwrap_err());
+    let expected =
+        "f:5:23: gateway.proxy_protocol_from: found 65 addresses and networks, expected 64 at most";
+    assert_eq!(error, expected);
     let text =
         format!("{}[admin]\naddress = \"0.0.0.0:9140\"\n[limits]\nidle_secs = \"a\"\n", gateway_text());
     let errors = GatewaySettings::parse(&text, "f").unwrap_err();

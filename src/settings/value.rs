@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use toml::de::DeValue;
 
 use super::document::Expected;
@@ -191,14 +191,21 @@ pub(super) fn listen_address(value: &DeValue<'_>) -> Read<SocketAddr> {
     parsed(value, expected, |text| text.parse().ok())
 }
 
-/// An address or a network.
+/// An address or a network; of IPv4 where it is one mapped into IPv6, as addresses of peers are.
 pub(super) fn network(value: &DeValue<'_>) -> Read<IpNet> {
     let expected = "an address or a network like \"10.0.0.5\", \"10.0.0.0/24\" or \"fd00::/64\", with no bit set \
                     behind its prefix";
     parsed(value, expected, |text| match text.parse::<IpAddr>() {
         Ok(ip) => Some(ip.to_canonical().into()),
-        Err(_) => text.parse().ok().filter(|network: &IpNet| network.trunc() == *network),
+        Err(_) => text.parse().ok().filter(|network: &IpNet| network.trunc() == *network).map(unmapped),
     })
+}
+
+fn unmapped(network: IpNet) -> IpNet {
+    let IpNet::V6(six) = network else { return network };
+    let four = six.addr().to_ipv4_mapped().zip(six.prefix_len().checked_sub(96));
+    let four = four.and_then(|(ip, prefix)| Ipv4Net::new(ip, prefix).ok());
+    four.map_or(network, IpNet::V4)
 }
 
 /// An address of this machine to dial from.

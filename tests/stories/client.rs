@@ -82,12 +82,27 @@ impl Client {
 
     /// The same over a connection of the caller's.
     pub fn over(socket: TcpStream, config: Arc<ClientConfig>, patience: Duration) -> io::Result<Client> {
+        Client::behind(&[], socket, config, patience)
+    }
+
+    /// The same with other bytes before the client's first, in one write with them.
+    pub fn behind(
+        first: &[u8],
+        socket: TcpStream,
+        config: Arc<ClientConfig>,
+        patience: Duration,
+    ) -> io::Result<Client> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(patience))?;
         socket.set_write_timeout(Some(patience))?;
         let name = ServerName::try_from(SERVICE).unwrap();
         let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
         let mut stream = StreamOwned::new(connection, socket);
+        let mut first = first.to_vec();
+        while stream.conn.wants_write() {
+            stream.conn.write_tls(&mut first)?;
+        }
+        stream.sock.write_all(&first)?;
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
         }

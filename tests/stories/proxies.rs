@@ -4,13 +4,14 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
 use crate::client::{Client, config};
 use crate::harness::{
-    MANAGEMENT_POINT, PATIENCE, Process, SERVICE, SampleOrigin, Setup, Stack, eventually, free_port, program,
-    run, text,
+    HandOrigin, MANAGEMENT_POINT, PATIENCE, Process, SERVICE, Setup, Stack, eventually, free_port, program,
+    read_head, run, text,
 };
 use crate::needs;
 
@@ -18,10 +19,21 @@ use crate::needs;
 const PROXY: [u8; 4] = [127, 0, 0, 2];
 const CLIENT: &str = "127.0.0.9";
 
-fn start(origin: &str) -> Stack {
-    let gateway = "proxy_protocol_from = [\"127.0.0.2\", \"192.0.2.0/24\"]".into();
+/// Behind it an origin that answers with the head it was sent.
+fn start() -> Stack {
+    let origin = HandOrigin::start(|mut stream| {
+        loop {
+            let head = read_head(&mut stream);
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{head}", head.len());
+            if head.is_empty() || stream.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    let gateway = "proxy_protocol_from = [\"127.0.0.2\", \"127.0.1.0/24\"]".into();
     let gateway_limits = "handshake_secs = 2\n[log]\naccess_log = \"access.log\"\n".into();
-    Setup { gateway, gateway_limits, ..Setup::new(origin) }.start()
+    let site = "forward_identity = true\n".into();
+    Setup { gateway, gateway_limits, site, ..Setup::new(origin.url()) }.start()
 }
 
 fn target() -> String {
@@ -40,9 +52,19 @@ fn connect_from(ip: [u8; 4], stack: &Stack) -> TcpStream {
     socket.into()
 }
 
-fn over(stack: &Stack, socket: TcpStream) -> std::io::Result<Client> {
+/// A client that sends this before its hello, in one write with it.
+fn behind(first: &[u8], socket: TcpStream, stack: &Stack) -> std::io::Result<Client> {
     let (certificate, key) = stack.client_pair();
-    Client::over(socket, config(&stack.path("pki/ca.pem"), Some((&certificate, &key))), PATIENCE)
+    let config = config(&stack.path("pki/ca.pem"), Some((&certificate, &key)));
+    Client::behind(first, socket, config, PATIENCE)
+}
+
+/// Whom the origin and the access log take the client for.
+fn is_known_as(node: &str, client: &mut Client, stack: &Stack) {
+    let answer = client.ask("GET", &target()).unwrap();
+    assert_eq!(answer.status, 200);
+    assert!(answer.text().contains(&format!("Forwarded: for={node}")), "{}", answer.text());
+    eventually("the log says so, too", || access_log(stack).contains(&format!("{node}:")));
 }
 
 /// The header that names 198.51.100.7, port 4711.
@@ -50,6 +72,9 @@ fn header() -> Vec<u8> {
     let block = [198, 51, 100, 7, 127, 0, 0, 1, 0x12, 0x67, 1, 0xbb];
     [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", &block[..]].concat()
 }
+
+/// The header of a proxy that connects for itself.
+const CHECK: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 /// A HAProxy that passes bytes on and says for whom; it also looks whether the gateway is there.
 fn start_haproxy(stack: &Stack) -> (Process, u16) {
@@ -71,8 +96,7 @@ fn start_haproxy(stack: &Stack) -> (Process, u16) {
 #[test]
 fn a_real_haproxy_names_its_clients() {
     needs!("curl", "haproxy");
-    let origin = SampleOrigin::start();
-    let stack = start(&origin.url());
+    let stack = start();
     let (mut haproxy, port) = start_haproxy(&stack);
     let url = format!("https://{SERVICE}:{port}{}", target());
     for _ in 0..3 {
@@ -87,46 +111,50 @@ fn a_real_haproxy_names_its_clients() {
             .arg("--key")
             .arg(key)
             .arg(&url));
-        assert!(text(&answer).starts_with("HTTP/1.1 200"), "{}", text(&answer));
+        let answer = text(&answer);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains(&format!("Forwarded: for={CLIENT}")), "{answer}");
     }
     eventually("the log names the client", || access_log(&stack).matches(&format!("{CLIENT}:")).count() == 3);
     assert!(!access_log(&stack).contains("127.0.0.2"), "{}", access_log(&stack));
-    assert_eq!(stack.count("preface_failures"), 0, "its own checks say that they are none's");
-    assert!(haproxy.is_running());
+    // Who looked whether it listens left without a hello, and nobody else: its checks, ten a second, are none's.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!((stack.count("preface_failures"), stack.count("handshake_failures")), (0, 1));
+    assert!(haproxy.is_running() && !haproxy.log().contains("DOWN"), "{}", haproxy.log());
 }
 
 #[test]
-fn a_header_may_come_octet_by_octet_and_the_hello_with_it() {
-    let origin = SampleOrigin::start();
-    let stack = start(&origin.url());
+fn a_header_may_come_octet_by_octet_or_with_the_hello() {
+    let stack = start();
     let mut slow = connect_from(PROXY, &stack);
     slow.set_nodelay(true).unwrap();
     for octet in header() {
         slow.write_all(&[octet]).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(over(&stack, slow).unwrap().ask("GET", &target()).unwrap().status, 200);
-    // The kernel keeps it back for what comes next: both arrive at once.
-    let at_once = connect_from(PROXY, &stack);
-    let socket = Socket::from(at_once);
-    socket.set_tcp_cork(true).unwrap();
-    socket.send(&header()).unwrap();
-    let corked = socket.try_clone().unwrap();
-    let uncork = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        corked.set_tcp_cork(false).unwrap();
-    });
-    assert_eq!(over(&stack, socket.into()).unwrap().ask("GET", &target()).unwrap().status, 200);
-    uncork.join().unwrap();
-    eventually("both are the header's client", || {
-        access_log(&stack).matches("198.51.100.7:4711").count() == 2
-    });
+    is_known_as("198.51.100.7", &mut behind(b"", slow, &stack).unwrap(), &stack);
+    let at_once = connect_from([127, 0, 1, 9], &stack);
+    is_known_as("198.51.100.7", &mut behind(&header(), at_once, &stack).unwrap(), &stack);
+    eventually("both have their lines", || access_log(&stack).matches("198.51.100.7:4711").count() == 2);
+}
+
+#[test]
+fn a_proxy_that_connects_for_itself_is_itself_and_may_leave() {
+    let stack = start();
+    is_known_as("127.0.0.2", &mut behind(CHECK, connect_from(PROXY, &stack), &stack).unwrap(), &stack);
+    // To look whether somebody listens, with the header and without.
+    for first in [CHECK, b""] {
+        let mut socket = connect_from(PROXY, &stack);
+        socket.write_all(first).unwrap();
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(socket.read(&mut [0]).unwrap(), 0, "it heard us out");
+    }
+    assert_eq!((stack.count("preface_failures"), stack.count("handshake_failures")), (0, 0));
 }
 
 #[test]
 fn who_is_listed_must_say_it_and_nobody_else_may() {
-    let origin = SampleOrigin::start();
-    let stack = start(&origin.url());
+    let stack = start();
     let mut failures = 0;
     let mut ends = |what: &str, socket: TcpStream, bytes: &[u8]| {
         let mut socket = socket;
@@ -144,13 +172,20 @@ fn who_is_listed_must_say_it_and_nobody_else_may() {
     ends("a datagram's", connect_from(PROXY, &stack), b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c");
     // From one who is not listed it is no header.
     ends("a client's", connect_from([127, 0, 0, 1], &stack), &header());
+    let twice = behind(&[header(), header()].concat(), connect_from(PROXY, &stack), &stack);
+    assert!(twice.is_err(), "one header is the proxy's, the other the client's");
+    failures += 1;
+    eventually("a second one", || stack.count("preface_failures") == failures);
     let log = stack.gateway().log();
-    for line in ["no header of the PROXY protocol", "no whole PROXY header came in time", "is not listed in"]
-    {
+    for line in [
+        "a second PROXY header",
+        "no header of the PROXY protocol",
+        "no whole PROXY header came in time",
+        "is not listed in",
+    ] {
         assert!(log.contains(line), "{line}: {log}");
     }
     // Clients that come without a proxy are served as ever.
-    assert_eq!(stack.client().unwrap().ask("GET", &target()).unwrap().status, 200);
-    eventually("it is the peer", || access_log(&stack).contains("127.0.0.1:"));
+    is_known_as("127.0.0.1", &mut stack.client().unwrap(), &stack);
     assert_eq!((stack.count("preface_failures"), stack.count("panics")), (failures, 0));
 }
