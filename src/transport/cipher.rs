@@ -89,6 +89,7 @@ impl Cipher {
 
     /// Opens ciphertext and tag, which lie from `from` on; the content lies at the front of `bytes`
     /// afterwards. `None`: somebody else sealed it, or something else.
+    #[inline]
     pub fn open<'b>(
         &mut self,
         nonce: [u8; NONCE],
@@ -102,15 +103,13 @@ impl Cipher {
                 let nonce = ring::Nonce::assume_unique_for_key(nonce);
                 key.open_within(nonce, ring::Aad::from(header), bytes, from..).ok()
             }
-            Cipher::AwsLc(key) => {
-                let nonce = aws_lc::Nonce::assume_unique_for_key(nonce);
-                key.open_within(nonce, aws_lc::Aad::from(header), bytes, from..).ok()
-            }
+            Cipher::AwsLc(key) => open_wide(key, nonce, header, bytes, from),
         };
         opened.map(|content| &*content)
     }
 
     /// Seals `bytes` where they lie, and gives the tag. `None`: there are more than a key may seal.
+    #[inline]
     pub fn seal(&mut self, nonce: [u8; NONCE], header: [u8; HEADER], bytes: &mut [u8]) -> Option<[u8; TAG]> {
         self.choose(bytes.len());
         match self {
@@ -119,13 +118,34 @@ impl Cipher {
                 let tag = key.seal_in_place_separate_tag(nonce, ring::Aad::from(header), bytes);
                 tag.ok()?.as_ref().try_into().ok()
             }
-            Cipher::AwsLc(key) => {
-                let nonce = aws_lc::Nonce::assume_unique_for_key(nonce);
-                let tag = key.seal_in_place_separate_tag(nonce, aws_lc::Aad::from(header), bytes);
-                tag.ok()?.as_ref().try_into().ok()
-            }
+            Cipher::AwsLc(key) => seal_wide(key, nonce, header, bytes),
         }
     }
+}
+
+// Out of line: what all records pass through stays small.
+#[inline(never)]
+fn open_wide<'b>(
+    key: &aws_lc::LessSafeKey,
+    nonce: [u8; NONCE],
+    header: [u8; HEADER],
+    bytes: &'b mut [u8],
+    from: usize,
+) -> Option<&'b mut [u8]> {
+    let nonce = aws_lc::Nonce::assume_unique_for_key(nonce);
+    key.open_within(nonce, aws_lc::Aad::from(header), bytes, from..).ok()
+}
+
+#[inline(never)]
+fn seal_wide(
+    key: &aws_lc::LessSafeKey,
+    nonce: [u8; NONCE],
+    header: [u8; HEADER],
+    bytes: &mut [u8],
+) -> Option<[u8; TAG]> {
+    let nonce = aws_lc::Nonce::assume_unique_for_key(nonce);
+    let tag = key.seal_in_place_separate_tag(nonce, aws_lc::Aad::from(header), bytes);
+    tag.ok()?.as_ref().try_into().ok()
 }
 
 /// One cipher in ring, and in AWS-LC if that may be the quicker one.
