@@ -34,10 +34,10 @@ pub enum PrefaceError {
     /// The octet of family and transport.
     #[error("a PROXY header for family and transport 0x{0:02x} where 0x11 and 0x21 are known")]
     Family(u8),
-    /// It says so itself.
+    /// Its bytes, as it says itself.
     #[error("a PROXY header of {0} bytes where {PREFACE_SIZE_MAX} are the most")]
     TooLong(usize),
-    /// Of its family it has that many.
+    /// It is shorter than two addresses and two ports of its family.
     #[error("a PROXY header whose addresses end behind it")]
     Addresses,
     /// Type and length of what comes behind the addresses.
