@@ -17,6 +17,7 @@ mod random;
 mod report;
 mod ring;
 mod syscalls;
+mod tokens;
 mod wire;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -45,6 +46,7 @@ Examples:
   loadgen clients --target 127.0.0.1:443 --name proxy.test --ca ca.pem --clients-dir clients -c 64 -d 10 --pids nginx=12+13
   loadgen clients --plain --target 127.0.0.1:8080 -c 10 -m 10 --body 100000 --chunked --answer 100000
   loadgen clients --up cmg-up/up.json -c 10 --feature policy,inventory
+  loadgen clients --up cmg-up/up.json -c 10 --feature client-install --tokens load-tokens
   loadgen clients --up cmg-up/up.json -c 2000 --profile population --speed 60 -d 120 --burst after-outage";
 
 const NOTIFY_EXAMPLES: &str = "\
@@ -54,6 +56,12 @@ Examples:
   loadgen notify --up cmg-up/up.json --clients 32000 --source 127.0.0.2,127.0.0.3 --origin-control 127.0.0.1:8082 --hold 600 --pushes 3
   loadgen notify --up cmg-up/up.json --clients 16000 --resume --hold 5 --storm 60 --ordinary 500 --json run.json";
 
+const TOKENS_EXAMPLES: &str = "\
+Examples:
+  loadgen tokens load-tokens >> cmg-up/site.toml
+  loadgen origin --listen 127.0.0.1:8081 --tokens load-tokens
+  loadgen clients --up cmg-up/up.json -c 10 --feature client-install --tokens load-tokens";
+
 const ORIGIN_EXAMPLES: &str = "\
 Examples:
   loadgen origin --listen 127.0.0.1:8081 --shards 2
@@ -61,6 +69,7 @@ Examples:
   loadgen origin --fault reset=0.01,stall=0.001,cut=0.01,garbage=0.005 --seed 7
   curl -X PROPFIND http://127.0.0.1:8080/CCM_Client/package/
   curl 'http://127.0.0.1:8080/x?bytes=1000&fault=cut'
+  loadgen origin --tokens load-tokens
   loadgen origin --shards 2 --control 127.0.0.1:8082
   curl -X POST 'http://127.0.0.1:8082/push?rate=1000'";
 
@@ -94,6 +103,13 @@ enum Command {
     /// The id is then taken from X-Load-Id, and what else a query could ask for from X-Load.
     #[command(after_help = ORIGIN_EXAMPLES)]
     Origin(origin::Options),
+    /// Make a key that signs tokens, and print what `site.toml` needs for them to be taken
+    ///
+    /// Whoever reads its signing.pem can make tokens that the site takes: for sites that are measured, never for one in use.
+    ///
+    /// Exit code: 0 made, 1 a file could not be read or written, 2 wrong usage.
+    #[command(after_help = TOKENS_EXAMPLES)]
+    Tokens(tokens::Options),
     /// Show two runs side by side
     ///
     /// Exit code: 0 compared, 1 the comparison could not be written, 2 wrong usage or a file that is no report.
@@ -133,11 +149,17 @@ fn main() -> ExitCode {
             Err(error @ RunError::Usage(_)) => failed(&error, 2),
             Err(error @ RunError::System(_)) => failed(&error, 1),
         },
-        Command::Origin(options) => match options.rules() {
-            Ok(rules) => {
-                origin::run(&options, rules).map_or_else(|error| failed(&error, 1), |()| ExitCode::SUCCESS)
-            }
+        Command::Origin(options) => match options.rules().and_then(|rules| Ok((rules, options.signer()?))) {
+            Ok((rules, signer)) => origin::run(&options, rules, signer)
+                .map_or_else(|error| failed(&error, 1), |()| ExitCode::SUCCESS),
             Err(error) => failed(&error, 2),
+        },
+        Command::Tokens(options) => match tokens::make(&options) {
+            Ok(lines) => {
+                print!("{lines}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed(&error, 1),
         },
         Command::Compare(options) => match compare::run(&options) {
             Ok(()) => ExitCode::SUCCESS,

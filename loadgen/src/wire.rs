@@ -55,6 +55,8 @@ pub struct Signs<'b> {
     pub content_range: Option<&'b [u8]>,
     /// `SOAPAction`.
     pub soap_action: Option<&'b [u8]>,
+    /// `Authorization`.
+    pub authorization: Option<&'b [u8]>,
     /// `X-Load-Id`: the id, where the target has no room for it.
     pub load_id: Option<&'b [u8]>,
     /// `X-Load`: what else would stand in the query.
@@ -124,6 +126,7 @@ impl<'b> Fields<'b> {
                     self.keeps |= token.trim_ascii().eq_ignore_ascii_case(b"keep-alive");
                 }
             }
+            13 if is("authorization") => self.signs.authorization = Some(value),
             13 if is("content-range") => self.signs.content_range = Some(value),
             15 if is("bits-session-id") => self.signs.bits_session = Some(value),
             16 if is("bits-packet-type") => self.signs.bits_packet = Some(value),

@@ -20,6 +20,27 @@ fn every_feature_passes_against_the_origin() {
     assert_eq!(outcome.report["failures"]["wrong_body"], 0, "{}", outcome.text);
 }
 
+#[test]
+fn a_client_is_installed_with_tokens_that_are_signed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let tokens = folder.path().join("tokens");
+    let made = Command::new(env!("CARGO_BIN_EXE_loadgen")).arg("tokens").arg(&tokens).output().expect("runs");
+    assert!(made.status.success() && String::from_utf8_lossy(&made.stdout).contains("[[token_issuer]]"));
+    let tokens = tokens.to_str().expect("text");
+    let flags = format!("-c 3 --feature client-install --tokens {tokens}");
+    let origin = Origin::start(&["--tokens", tokens]);
+    let outcome = clients(&format!("--plain --target {} {flags}", origin.address));
+    assert_eq!(outcome.code, 0, "{}", outcome.text);
+    // An origin that gives none is found, whatever else it answers.
+    let origin = Origin::start(&[]);
+    let outcome = clients(&format!("--plain --target {} {flags}", origin.address));
+    assert_eq!(outcome.code, 1, "{}", outcome.text);
+    assert!(outcome.text.contains("found 200, no X-Load-Token"), "{}", outcome.text);
+    let nowhere = clients("--plain --target 127.0.0.1:1 -c 1 --feature client-install --tokens /nowhere");
+    assert_eq!(nowhere.code, 2, "{}", nowhere.text);
+    assert!(nowhere.text.contains("`loadgen tokens /nowhere` makes it"), "{}", nowhere.text);
+}
+
 /// Changes what follows the first `mark`.
 fn replace(bytes: &mut [u8], mark: &[u8], change: impl Fn(&mut [u8])) {
     if let Some(at) = bytes.windows(mark.len()).position(|window| window == mark) {

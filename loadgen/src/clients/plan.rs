@@ -169,8 +169,9 @@ impl Options {
                 up.software_update_point,
                 (self.connections, seed),
             );
-            Arc::new(people) as Arc<dyn Population>
+            people.map(|people| Arc::new(people) as Arc<dyn Population>)
         });
+        let population = population.transpose()?;
         Ok(Plan {
             target: address.ok_or_else(|| format!("--target {target}: no address"))?,
             name,

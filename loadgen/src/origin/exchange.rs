@@ -10,6 +10,7 @@ use super::rules::{Fault, Rules};
 use crate::content::{self, Account, Pattern};
 use crate::notification::Push;
 use crate::random::Random;
+use crate::tokens::Signer;
 use crate::wire::{self, Body, Framing, Malformed};
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,6 +70,8 @@ struct Answer {
 pub struct Common {
     /// What the flags say.
     pub rules: Rules,
+    /// Who signs tokens.
+    pub signer: Option<Signer>,
     /// Uploads under way.
     pub sessions: Mutex<Sessions>,
     /// The last push, as one word.
@@ -237,7 +240,7 @@ impl Exchange {
         match self.request.named.take() {
             None => self.begin_plain(staged),
             Some(named) => {
-                let said = named::say(&named, &self.request, &self.common.sessions);
+                let said = named::say(&named, &self.request, &self.common);
                 self.begin_named(&said, staged);
                 self.request.named = Some(named);
             }

@@ -10,6 +10,7 @@ mod request;
 pub mod rules;
 
 use crate::ring::{self, Buffers, Completion, Flight, GENERATION_MASK, Operation, Ring, Tag};
+use crate::tokens::Signer;
 use control::{Letters, Order, letterbox};
 use exchange::{Common, Exchange, HELD_SIZE_MAX, Next};
 use rules::{Likely, Rules, Span};
@@ -19,6 +20,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -60,6 +62,9 @@ pub struct Options {
     /// Where the chance of delays and faults begins: the same seed and connections, the same faults
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
+    /// Give a token of its own at CCM_STS to whoever shows one that was signed with this folder's key (`loadgen tokens`)
+    #[arg(long, value_name = "FOLDER")]
+    pub tokens: Option<PathBuf>,
 }
 
 impl Options {
@@ -68,10 +73,15 @@ impl Options {
         let rules = Rules { delay: self.delay, hold: self.hold, faults: self.fault.clone(), seed: self.seed };
         rules.check().map(|()| rules)
     }
+
+    /// Who signs tokens. Errors: a text for the user.
+    pub fn signer(&self) -> Result<Option<Signer>, String> {
+        self.tokens.as_deref().map(Signer::read).transpose()
+    }
 }
 
 /// Serves until the process ends.
-pub fn run(options: &Options, rules: Rules) -> io::Result<()> {
+pub fn run(options: &Options, rules: Rules, signer: Option<Signer>) -> io::Result<()> {
     let slots = ring::slots_max()?;
     let first = listen(options.listen)?;
     let address = first.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
@@ -84,7 +94,7 @@ pub fn run(options: &Options, rules: Rules) -> io::Result<()> {
     if let Some(control) = &control {
         println!("control on http://{}", control.local_addr()?);
     }
-    let common = Arc::new(Common { rules, ..Common::default() });
+    let common = Arc::new(Common { rules, signer, ..Common::default() });
     let boxes: Vec<_> = listeners.iter().map(|_| letterbox()).collect::<io::Result<_>>()?;
     let (boxes, letters): (Vec<_>, Vec<_>) = boxes.into_iter().unzip();
     std::thread::scope(|scope| {

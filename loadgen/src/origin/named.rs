@@ -1,10 +1,12 @@
 //! What a named endpoint says to a request that was read to its end.
 
 use super::bits::{Packet, Sessions};
+use super::exchange::Common;
 use super::request::{Named, Request};
 use crate::content::{Shape, write_receipt};
 use crate::notification::{CLIENT_FIELD, PUSH_FIELD};
 use crate::population::catalogue::{self, Reply, Row, Service};
+use crate::tokens::TOKEN_FIELD;
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
@@ -25,7 +27,7 @@ pub struct Said {
 }
 
 /// The answer to `request`.
-pub fn say(named: &Named, request: &Request, sessions: &Mutex<Sessions>) -> Said {
+pub fn say(named: &Named, request: &Request, common: &Common) -> Said {
     let mut fields = b"X-Load-Account: ".to_vec();
     write_receipt(request.hash.size(), request.hash.finish(), &mut fields);
     fields.extend_from_slice(b"\r\n");
@@ -34,7 +36,7 @@ pub fn say(named: &Named, request: &Request, sessions: &Mutex<Sessions>) -> Said
         return Said { status: 405, kind: "text/plain", shape: EMPTY, fields };
     }
     let (status, row) = match named.service {
-        Service::Uploads => (upload(named, request, sessions, &mut fields), Reply::Ack.row()),
+        Service::Uploads => (upload(named, request, &common.sessions, &mut fields), Reply::Ack.row()),
         service => match reply(service, named, request) {
             Ok(reply) => (reply.row().status, reply.row()),
             Err(status) => (status, Row { shape: EMPTY, ..Reply::Taken.row() }),
@@ -45,6 +47,11 @@ pub fn say(named: &Named, request: &Request, sessions: &Mutex<Sessions>) -> Said
     }
     if let (Some(client), Service::Notification(_)) = (request.wish.client, named.service) {
         let _ = write!(fields, "{CLIENT_FIELD}: {client}\r\n");
+    }
+    if let (Some(signer), Some(shown)) = (&common.signer, &named.token)
+        && let Some(given) = signer.exchange(shown)
+    {
+        let _ = write!(fields, "{TOKEN_FIELD}: {given}\r\n");
     }
     if let Some(file) = row.shape.file {
         let _ = write!(fields, "ETag: \"{file}-{}\"\r\nAccept-Ranges: bytes\r\n", row.shape.size);

@@ -2,7 +2,8 @@
 
 use super::rules::Fault;
 use crate::content::{self, ANSWER_SIZE, Hash64, ID_SIZE_MAX};
-use crate::population::catalogue::{self, Service};
+use crate::population::catalogue::{self, Reply, Service};
+use crate::tokens;
 use crate::wire::{Framing, RequestHead};
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use std::time::Duration;
 const MESSAGE_START_SIZE: usize = 4 * 1024;
 /// Fields longer than this are cut; those that are looked at have less than 100 bytes.
 const FIELD_SIZE_MAX: usize = 256;
+/// A longer token is none that was signed here.
+const TOKEN_SIZE_MAX: usize = 2 * 1024;
 /// Wishes that a query may have; with one of them a path names no endpoint.
 const WISHES: [&str; 8] = ["id", "bytes", "status", "delay_ms", "framing", "cut", "stall", "fault"];
 
@@ -55,6 +58,8 @@ pub struct Named {
     pub content_range: Option<Vec<u8>>,
     /// `SOAPAction`.
     pub action: Option<Vec<u8>>,
+    /// The token shown to a service that gives another for it.
+    pub token: Option<Vec<u8>>,
 }
 
 impl Named {
@@ -64,8 +69,11 @@ impl Named {
             return None;
         }
         let kept = |value: &[u8]| value[..value.len().min(FIELD_SIZE_MAX)].to_vec();
+        let gives_tokens = service == Service::Plain(Reply::Token);
+        let token = head.signs.authorization.filter(|_| gives_tokens).and_then(tokens::bearer);
         Some(Box::new(Self {
             service,
+            token: token.filter(|token| token.len() <= TOKEN_SIZE_MAX).map(<[u8]>::to_vec),
             takes_method: service.methods().iter().any(|method| method.as_bytes() == head.method),
             packet: head.signs.bits_packet.map(kept).unwrap_or_default(),
             session: head.signs.bits_session.map(kept),

@@ -8,7 +8,7 @@ fn habits(schedule: Schedule, burst: Option<Burst>) -> Habits {
 
 /// What one connection asks within `time`: kind of each step, and when. Answers come at once, held ones after their hold.
 fn live(habits: &Habits, index: u32, start: Instant, time: Duration) -> Vec<(Kind, Duration)> {
-    let site = Site { host: "h".into(), management_point: 1, update_point: 2 };
+    let site = Site { host: "h".into(), management_point: 1, update_point: 2, signer: None };
     let (mut life, mut now, mut asked) = (Life::new(habits, index, start), start, Vec::new());
     while now - start < time {
         match life.next(habits, now) {

@@ -4,7 +4,10 @@ use super::features::{self, FEATURES};
 use super::life::{Burst, Habits, Schedule};
 use super::request::Site;
 use super::{People, Purpose};
+use crate::tokens::Signer;
 use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 /// A role id that sites really have; for an origin asked directly any will do.
@@ -55,6 +58,10 @@ pub struct Options {
     /// Role id of the software update point [default: that of up.json, else the one behind the management point]
     #[arg(long, value_name = "ID")]
     pub software_update_point: Option<u64>,
+    /// Show tokens of a directory that are signed with this folder's key (`loadgen tokens`), and those that CCM_STS gives for
+    /// them, instead of letters that no site takes
+    #[arg(long, value_name = "FOLDER")]
+    pub tokens: Option<PathBuf>,
 }
 
 /// One feature, or all.
@@ -78,22 +85,25 @@ impl Options {
     }
 
     /// The population, of so many connections, whose chance begins with `seed`. `url` and `update_point` are those of `up.json`.
+    /// Errors: a text for the user.
     pub fn people(
         &self,
         host: &str,
         url: Option<&str>,
         update_point: Option<u64>,
         (connections, seed): (u32, u64),
-    ) -> People {
+    ) -> Result<People, String> {
+        let signer = self.tokens.as_deref().map(Signer::read).transpose()?.map(Arc::new);
         let management_point = self.management_point.or(url.and_then(role_id)).unwrap_or(MANAGEMENT_POINT);
         let update_point = self.software_update_point.or(update_point);
         let site = Site {
             host: host.to_owned(),
             management_point,
             update_point: update_point.unwrap_or(management_point.wrapping_add(1)),
+            signer,
         };
         let utc = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        People::new(site, self.purpose(seed), utc, Instant::now(), u64::from(connections))
+        Ok(People::new(site, self.purpose(seed), utc, Instant::now(), u64::from(connections)))
     }
 
     fn purpose(&self, seed: u64) -> Purpose {

@@ -1,7 +1,7 @@
 //! A step as bytes: request line, fields and body as a real client sends them.
 //!
-//! Signatures and tokens have the form and the length of real ones and prove nothing: nobody here can check them but a
-//! site, and a gateway that checks tokens must refuse ours. What is compressed in a real message is letters here.
+//! Signatures have the form and the length of real ones and prove nothing: nobody here can check them but a site. So have
+//! tokens, unless there is a key that a site knows (`tokens.rs`). What is compressed in a real message is letters here.
 
 use super::catalogue::{BITS_PROTOCOL, Reply, part_head, utf16};
 use super::features::Feature;
@@ -10,6 +10,7 @@ use crate::clients::options::Check;
 use crate::clients::work::{Expect, Request, RequestBody, Statuses};
 use crate::content::{self, Hash64, Pattern};
 use crate::random::Random;
+use crate::tokens::Signer;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub struct Site {
     pub management_point: u64,
     /// Role id of the software update point.
     pub update_point: u64,
+    /// Who signs tokens; without one they are letters.
+    pub signer: Option<Arc<Signer>>,
 }
 
 /// Who asks, when, and what it learnt from answers so far.
@@ -45,6 +48,8 @@ pub struct Client {
     pub session: Option<String>,
     /// `ETag` of the file being fetched, with its name.
     pub tag: Option<(&'static str, String)>,
+    /// What the token service gave.
+    pub token: Option<String>,
 }
 
 /// A request, and what the origin must say it received.
@@ -122,7 +127,7 @@ fn write_head(head: &mut String, site: &Site, client: &Client, step: &Step, body
     }
     match step.proof {
         Proof::None => {}
-        Proof::Token => line(format_args!("Authorization: Bearer {}", token(id))),
+        Proof::Token => line(format_args!("Authorization: Bearer {}", token(site, client, id))),
         Proof::Signed => {
             line(format_args!("CCMClientID: {}", client_id(client.number)));
             line(format_args!("CCMClientIDSignature: {}", signature(id)));
@@ -265,8 +270,17 @@ fn signature(seed: u64) -> String {
     text
 }
 
+/// What the token service gave, what the directory gives before, or what only looks like that.
+fn token(site: &Site, client: &Client, seed: u64) -> String {
+    match (&client.token, &site.signer) {
+        (Some(token), _) => token.clone(),
+        (None, Some(signer)) => signer.of_directory(&client_id(client.number)),
+        (None, None) => unsigned_token(seed),
+    }
+}
+
 /// Three parts of letters, as a token has them.
-fn token(seed: u64) -> String {
+fn unsigned_token(seed: u64) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut random = Random::new(seed, 3);
     let mut text = String::from("eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJsb2FkZ2VuIn0");
@@ -301,7 +315,12 @@ mod tests {
     use crate::wire;
 
     fn site() -> Site {
-        Site { host: "cmg.example".into(), management_point: 72_057_594_037_927_941, update_point: 42 }
+        Site {
+            host: "cmg.example".into(),
+            management_point: 72_057_594_037_927_941,
+            update_point: 42,
+            signer: None,
+        }
     }
 
     fn made(feature: &str, index: usize) -> (String, Vec<u8>, Made) {
@@ -311,6 +330,7 @@ mod tests {
             hold: Duration::from_millis(500),
             session: Some("{S}".into()),
             tag: None,
+            token: None,
         };
         let made = make(&site(), &client, &FEATURES[find(feature).expect("known")], index, 3, 0xab);
         let body = match &made.request.body {
@@ -416,7 +436,9 @@ mod tests {
             }
         }
         let (head, ..) = made("client-install", 0);
-        assert!(head.starts_with("GET /CCM_Proxy_ServerAuth/AADAuthInfo?TenantID="), "{head}");
+        let tenant = crate::tokens::TENANT;
+        let line = format!("GET /CCM_Proxy_ServerAuth/AADAuthInfo?TenantID={tenant} HTTP/1.1\r\n");
+        assert!(head.starts_with(&line), "{head}");
         assert!(head.contains("\r\nAuthorization: Bearer eyJ"));
         let (head, ..) = made("update-scan", 0);
         assert!(head.starts_with("POST /CCM_Proxy_MutualAuth/42/SimpleAuthWebService/"), "{head}");

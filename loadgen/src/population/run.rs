@@ -3,9 +3,10 @@
 use super::catalogue::Reply;
 use super::features::{self, FEATURES, Feature};
 use super::request::{self, Client, Site};
-use super::step::{Packet, Payload, Step};
+use super::step::{Packet, Payload, Proof, Step};
 use crate::clients::work::{Answer, Request};
 use crate::content;
+use crate::tokens::TOKEN_FIELD;
 
 /// What a step was to find, and found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Run {
     client: Client,
     id: u64,
     receipt: String,
+    /// Tokens are signed: a service that gives one must.
+    is_signed: bool,
 }
 
 /// What comes next.
@@ -44,7 +47,7 @@ impl Run {
     /// The steps `from..end` of a feature.
     pub fn new(feature: usize, from: usize, end: usize, client: Client) -> Self {
         let end = end.min(FEATURES[feature].steps.len());
-        Self { feature, at: from.min(end), end, client, id: 0, receipt: String::new() }
+        Self { feature, at: from.min(end), end, client, id: 0, receipt: String::new(), is_signed: false }
     }
 
     fn feature(&self) -> &'static Feature {
@@ -71,6 +74,7 @@ impl Run {
             return Next::Cannot(name, Wrong { expected: expected(step), found });
         }
         self.client.utc = utc;
+        self.is_signed = site.signer.is_some();
         let made = request::make(site, &self.client, self.feature(), self.at, name, id);
         (self.id, self.receipt) = (id, made.receipt);
         Next::Ask(Box::new(made.request))
@@ -103,6 +107,9 @@ impl Run {
         if step.payload == Payload::Packet(Packet::Close) {
             self.client.session = None;
         }
+        if let Some(token) = text(TOKEN_FIELD) {
+            self.client.token = Some(token);
+        }
         if let (Some(file), Some(tag)) = (step.reply.row().shape.file, text("ETag")) {
             self.client.tag = Some((file, tag));
         }
@@ -130,6 +137,10 @@ impl Run {
         }
         if let Some(place) = answer.differs_at {
             return Err(format!("{}, other content from byte {place} on", answer.status));
+        }
+        let gives_token = step.reply == Reply::Token && step.proof == Proof::Token && self.is_signed;
+        if gives_token && field(TOKEN_FIELD).is_none() {
+            return Err(format!("{}, no {TOKEN_FIELD}", answer.status));
         }
         let file = step.reply.row().shape;
         if let Some((first, last)) = step.range {
@@ -174,7 +185,7 @@ mod tests {
     use std::time::Duration;
 
     fn site() -> Site {
-        Site { host: "h".into(), management_point: 1, update_point: 2 }
+        Site { host: "h".into(), management_point: 1, update_point: 2, signer: None }
     }
 
     fn begun(feature: &str) -> Run {
