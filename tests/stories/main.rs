@@ -11,6 +11,7 @@ mod certificates;
 mod client;
 mod curl;
 mod failures;
+mod features;
 mod handshakes;
 mod harness;
 mod held;

@@ -1,0 +1,58 @@
+//! Every feature that the product supports over the internet, asked by `loadgen` as a real client asks it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::{
+    MANAGEMENT_POINT, Process, SERVICE, Setup, eventually, has_programs, outcome, run, text,
+};
+
+/// The built load tool, which lies beside the program under test in a whole build.
+fn loadgen() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_BIN_EXE_cmg")).with_file_name("loadgen");
+    let is_there = path.is_file() || has_programs(module_path!(), line!(), &["loadgen"]);
+    is_there.then_some(path)
+}
+
+/// An origin that gives tokens, and its URL.
+fn origin(loadgen: &Path, tokens: &Path) -> (Process, String) {
+    let mut command = Command::new(loadgen);
+    command.args(["origin", "--listen", "127.0.0.1:0", "--tokens"]).arg(tokens);
+    let process = Process::start(&mut command, &tokens.join("origin.log"));
+    let url = || process.log().split_whitespace().find(|word| word.starts_with("http://")).map(str::to_owned);
+    eventually("the origin listens", || url().is_some());
+    let url = url().unwrap();
+    (process, url)
+}
+
+#[test]
+fn every_feature_of_a_client_passes_through_gateway_and_connector() {
+    let Some(loadgen) = loadgen() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens");
+    let issuers = text(&run(Command::new(&loadgen).arg("tokens").arg(&tokens)));
+    let (_origin, url) = origin(&loadgen, &tokens);
+    let (point, own) = (MANAGEMENT_POINT + 1, Setup::new(url.as_str()));
+    let site = format!(
+        "[[software_update_point]]\nid = {point}\nurl = \"{url}\"\ncontent = true\nself_update = true\n{issuers}"
+    );
+    let stack = Setup { site, ..own }.start();
+    let (certificate, key) = stack.client_pair();
+    let ask = |signed: &[&str]| {
+        let mut command = Command::new(&loadgen);
+        command.args(["clients", "-c", "4", "--feature", "all", "--name", SERVICE]);
+        command.args(["--target", &stack.gateway_address().to_string()]);
+        command.arg("--ca").arg(stack.path("pki/ca.pem"));
+        command.arg("--cert").arg(&certificate).arg("--key").arg(&key).args(signed);
+        let output = outcome(&mut command);
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let (code, said) = ask(&["--tokens", tokens.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("19 of 19 feature(s) passed"), "{said}");
+    // Tokens that nobody signed open nothing: what needs them fails, and nothing else.
+    let (code, said) = ask(&[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("18 of 19 feature(s) passed"), "{said}");
+    assert!(said.contains("FAILED client-install") && said.contains("CMGService_Invalid_Token"), "{said}");
+}
