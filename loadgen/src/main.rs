@@ -58,7 +58,7 @@ Examples:
 
 const TOKENS_EXAMPLES: &str = "\
 Examples:
-  loadgen tokens load-tokens >> cmg-up/site.toml
+  loadgen tokens load-tokens > issuers.toml
   loadgen origin --listen 127.0.0.1:8081 --tokens load-tokens
   loadgen clients --up cmg-up/up.json -c 10 --feature client-install --tokens load-tokens";
 

@@ -2,7 +2,7 @@
 //!
 //! `loadgen tokens` makes a folder with one key (ES256, RFC 7518 3.4) and prints the lines of `site.toml` by which a site takes
 //! what it signs. With the folder, `loadgen clients` shows the directory's tokens, and `loadgen origin` gives its own for them
-//! at `CCM_STS`. Claims are those by which a site knows the kinds apart (docs/operations.md).
+//! at `CCM_STS`. Claims are those by which cmg knows the kinds apart (docs/with-configuration-manager.md).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BASE64URL};
@@ -24,6 +24,7 @@ pub const TOKEN_FIELD: &str = "X-Load-Token";
 pub const TENANT: &str = "6f1c2a3b-4d5e-4f60-8a7b-9c0d1e2f3a4b";
 
 const SIGNING_KEY: &str = "signing.pem";
+const HALF_A_KEY: &str = ".signing.pem.new";
 const PUBLIC_KEYS: &str = "keys.json";
 const KEY_NAME: &str = "loadgen";
 /// `iss` of a token of the directory.
@@ -35,8 +36,6 @@ const SERVICE: &str = "urn:sccm:oauth2:00000000-0000-4000-8000-00006c6f6164";
 const HIERARCHY: &str = "00000000-0000-4000-8000-00006C6F6164";
 /// Seconds: of the directory's, and of the token service's, which is that of the original.
 const LIVES: (u64, u64) = (3_600, 8 * 3_600);
-/// So much is the beginning of a life put back: clocks differ.
-const BACK: u64 = 60;
 
 /// The flags of `loadgen tokens`.
 #[derive(Debug, clap::Args)]
@@ -57,8 +56,13 @@ pub fn make(options: &Options) -> Result<String, String> {
     let path = folder.join(SIGNING_KEY);
     if !path.exists() {
         let pem = new_key().map_err(|error| fault(&path, &error))?;
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        file.and_then(|mut file| file.write_all(pem.as_bytes())).map_err(|error| fault(&path, &error))?;
+        // Whole or not at all: half a key would be in the way of another.
+        let half = folder.join(HALF_A_KEY);
+        let _ = fs::remove_file(&half);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half);
+        file.and_then(|mut file| file.write_all(pem.as_bytes()))
+            .and_then(|()| fs::rename(&half, &path))
+            .map_err(|error| fault(&path, &error))?;
     }
     let signer = Signer::read(folder)?;
     let keys = folder.join(PUBLIC_KEYS);
@@ -113,7 +117,8 @@ impl Signer {
             }
             _ => format!("{}: {error}", path.display()),
         })?;
-        let wrong = || format!("{}: no key of `loadgen tokens`", path.display());
+        let wrong =
+            || format!("{}: no key of `loadgen tokens`; move it away to have one made", path.display());
         let body: String = text.lines().filter(|line| !line.starts_with("-----")).collect();
         let der = BASE64.decode(body).map_err(|_| wrong())?;
         let random = SystemRandom::new();
@@ -138,7 +143,7 @@ impl Signer {
         let now = now();
         self.sign(&json!({
             "iss": DIRECTORY, "aud": APPLICATION, "tid": TENANT, "oid": device, "sub": device,
-            "nbf": now - BACK, "exp": now + LIVES.0,
+            "nbf": now, "exp": now + LIVES.0,
         }))
     }
 
@@ -148,7 +153,7 @@ impl Signer {
         let now = now();
         Some(self.sign(&json!({
             "iss": SERVICE, "aud": "urn:sccm:service", "SCCMTokenCategory": "SCCMSessionToken", "Type": "DA",
-            "HierarchyId": HIERARCHY, "DeviceId": device, "nbf": now - BACK, "exp": now - BACK + LIVES.1,
+            "HierarchyId": HIERARCHY, "DeviceId": device, "nbf": now, "exp": now + LIVES.1,
         })))
     }
 
@@ -246,7 +251,7 @@ mod tests {
         fs::create_dir(&options.folder).unwrap();
         fs::write(options.folder.join(SIGNING_KEY), "x\n").unwrap();
         let text = Signer::read(&options.folder).unwrap_err();
-        assert!(text.ends_with("no key of `loadgen tokens`"), "{text}");
+        assert!(text.contains("no key of `loadgen tokens`; move it away"), "{text}");
     }
 
     #[test]

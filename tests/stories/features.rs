@@ -4,14 +4,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::harness::{
-    MANAGEMENT_POINT, Process, SERVICE, Setup, eventually, has_programs, outcome, run, text,
+    MANAGEMENT_POINT, Process, SERVICE, Setup, eventually, has_programs, outcome, program, run, text,
 };
 
 /// The built load tool, which lies beside the program under test in a whole build.
 fn loadgen() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_BIN_EXE_cmg")).with_file_name("loadgen");
-    let is_there = path.is_file() || has_programs(module_path!(), line!(), &["loadgen"]);
-    is_there.then_some(path)
+    if path.is_file() {
+        return Some(path);
+    }
+    // Says so, or finds another.
+    has_programs(module_path!(), line!(), &["loadgen"]).then(|| program("loadgen"))?
 }
 
 /// An origin that gives tokens, and its URL.

@@ -60,7 +60,7 @@ pub struct Options {
     pub software_update_point: Option<u64>,
     /// Show tokens of a directory that are signed with this folder's key (`loadgen tokens`), and those that CCM_STS gives for
     /// them, instead of letters that no site takes
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", requires = "feature")]
     pub tokens: Option<PathBuf>,
 }
 

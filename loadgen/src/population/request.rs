@@ -48,7 +48,7 @@ pub struct Client {
     pub session: Option<String>,
     /// `ETag` of the file being fetched, with its name.
     pub tag: Option<(&'static str, String)>,
-    /// What the token service gave.
+    /// What the directory gave, and after that the token service.
     pub token: Option<String>,
 }
 
@@ -127,7 +127,10 @@ fn write_head(head: &mut String, site: &Site, client: &Client, step: &Step, body
     }
     match step.proof {
         Proof::None => {}
-        Proof::Token => line(format_args!("Authorization: Bearer {}", token(site, client, id))),
+        Proof::Token => {
+            let token = client.token.clone().unwrap_or_else(|| unsigned_token(id));
+            line(format_args!("Authorization: Bearer {token}"));
+        }
         Proof::Signed => {
             line(format_args!("CCMClientID: {}", client_id(client.number)));
             line(format_args!("CCMClientIDSignature: {}", signature(id)));
@@ -268,15 +271,6 @@ fn signature(seed: u64) -> String {
         let _ = write!(text, "{:016X}", random.next_u64());
     }
     text
-}
-
-/// What the token service gave, what the directory gives before, or what only looks like that.
-fn token(site: &Site, client: &Client, seed: u64) -> String {
-    match (&client.token, &site.signer) {
-        (Some(token), _) => token.clone(),
-        (None, Some(signer)) => signer.of_directory(&client_id(client.number)),
-        (None, None) => unsigned_token(seed),
-    }
 }
 
 /// Three parts of letters, as a token has them.

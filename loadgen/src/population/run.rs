@@ -75,6 +75,11 @@ impl Run {
         }
         self.client.utc = utc;
         self.is_signed = site.signer.is_some();
+        // One token for all that is asked until there is another, as a directory gives it.
+        if step.proof == Proof::Token && self.client.token.is_none() {
+            let device = request::client_id(self.client.number);
+            self.client.token = site.signer.as_ref().map(|signer| signer.of_directory(&device));
+        }
         let made = request::make(site, &self.client, self.feature(), self.at, name, id);
         (self.id, self.receipt) = (id, made.receipt);
         Next::Ask(Box::new(made.request))
