@@ -34,6 +34,8 @@ pub mod shard;
 #[cfg(feature = "shells")]
 pub mod sts;
 #[cfg(feature = "shells")]
+pub mod token_watch;
+#[cfg(feature = "shells")]
 pub mod transport;
 
 // Roles.

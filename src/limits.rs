@@ -130,6 +130,21 @@ pub const TOKEN_KEYS_FETCHED_EVERY: Duration = Duration::from_secs(5 * 60);
 pub const TOKEN_KEYS_RETRIED_AFTER: Duration = Duration::from_secs(10);
 /// How long keys are believed that cannot be fetched again: an issuer may be away for a day.
 pub const TOKEN_KEYS_KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// Names of what a token was given for, by which it is blocked too: what one token may have of its own.
+pub const TOKEN_GIVEN_FOR_MAX: usize = 8;
+/// A device's own token is given anew once it is so old: a device that comes within its life stays known, and one
+/// that asks again and again has two signatures a day, not two each time.
+pub const TOKEN_RENEWED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+/// Connections that the token service holds: each shard of a connection point keeps a few, more wait to be accepted.
+pub const STS_CONNECTIONS_MAX: usize = 1_024;
+/// For a handshake with it; who asks is inside, next door.
+pub const STS_HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// Handshakes under way at once, apart from the connections: who is no connection point keeps none of their places.
+pub const STS_HANDSHAKES_MAX: usize = 64;
+/// Between two requests on one of them, and for a head: longer than a connection point keeps one idle.
+pub const STS_HEAD_WITHIN: Duration = Duration::from_secs(150);
+/// Bytes of a head: a token, a certificate, and what a connection point adds.
+pub const STS_HEAD_SIZE_MAX: usize = 64 * 1024;
 /// Tokens that each shard remembers as accepted: about 1 MB.
 pub const TOKEN_VERDICT_COUNT_MAX: usize = 4_096;
 const _: () = assert!(TOKEN_SIZE_MAX < HEAD_SIZE_MAX);

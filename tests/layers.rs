@@ -39,6 +39,7 @@ const MODULES: &[(&str, Layer)] = &[
     ("review", Layer::Shell),
     ("shard", Layer::Shell),
     ("sts", Layer::Shell),
+    ("token_watch", Layer::Shell),
     ("transport", Layer::Shell),
     ("connector", Layer::Role),
     ("gateway", Layer::Role),

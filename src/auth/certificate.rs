@@ -390,6 +390,11 @@ pub(super) fn date(seconds: u64) -> String {
     time.map_or_else(|| format!("second {seconds}"), |time| time.to_string())
 }
 
+/// When a certificate lives, by its own dates; `None`: it cannot be read.
+pub fn life_of(leaf: &[u8]) -> Option<Validity> {
+    parse(leaf).map(|certificate| Validity::of(&certificate))
+}
+
 /// Value of the `Client-Cert` field (RFC 9440 2.2) for a leaf in DER.
 pub fn client_cert_field(leaf: &[u8]) -> String {
     format!(":{}:", BASE64.encode(leaf))

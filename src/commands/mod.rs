@@ -15,6 +15,7 @@ mod progress;
 mod running;
 mod sample_origin;
 mod status;
+mod sts;
 mod token;
 mod up;
 
@@ -58,6 +59,8 @@ enum Command {
     Pki(pki::Arguments),
     /// Issue registration tokens, list them, block them
     Token(token::Arguments),
+    /// Run a token service in the foreground, for a site whose management point has none
+    Sts(sts::Arguments),
     /// Say how running roles are
     Status(status::Arguments),
     /// Say or change how much a running role logs
@@ -116,6 +119,7 @@ impl Cli {
             Command::Check(arguments) => check::run(&arguments),
             Command::Pki(arguments) => pki::run(&arguments),
             Command::Token(arguments) => token::run(&arguments),
+            Command::Sts(arguments) => sts::run(&arguments),
             Command::Status(arguments) => status::run(&arguments),
             Command::LogLevel(arguments) => log_level::run(&arguments),
             Command::Import(arguments) => import::run(&arguments),

@@ -37,6 +37,7 @@ use crate::logs::access::AccessLog;
 use crate::metrics::{self, EndpointCounts};
 use crate::review::ConnectorStart;
 use crate::shard::{self, Mesh, Place, Port, Shard, Slots};
+use crate::token_watch::{State, Watch};
 use crate::transport::{Link, StartError};
 use board::{Board, Channel, Counts};
 use instance::Reach;
@@ -75,10 +76,10 @@ pub fn run(start: ConnectorStart) -> Result<(), StartError> {
         }
     };
     plan.lists.watch(heard).map_err(|error| start_error("a thread for lists", &error))?;
-    let (watch, tokens) = tokens::Watch::new(&plan.tokens);
+    let (watch, tokens) = Watch::new(&plan.tokens);
     let slots = shard::slots_for(open_files);
     let ended = start_shards(&plan, &board, &mesh, slots, access_log.as_ref(), &tokens)?;
-    watch.start(&mesh).map_err(|error| start_error("a thread", &error))?;
+    watch.start(tokens::Shards(Arc::downgrade(&mesh))).map_err(|error| start_error("a thread", &error))?;
 
     let stopping = signals.handle();
     let outcome = thread::Builder::new().name("ends".to_owned()).spawn(move || {
@@ -122,7 +123,7 @@ enum Control {
     /// A list has changed.
     Lists,
     /// Judge tokens by this, and tell gateways.
-    Tokens(Arc<tokens::State>),
+    Tokens(Arc<State>),
 }
 
 type Ended = mpsc::Receiver<(usize, Result<(), String>)>;
@@ -133,7 +134,7 @@ fn start_shards(
     mesh: &Arc<Mesh<Control>>,
     slots: u32,
     access_log: Option<&Arc<AccessLog>>,
-    tokens: &Arc<tokens::State>,
+    tokens: &Arc<State>,
 ) -> Result<Ended, StartError> {
     let cpus = shard::allowed_cpus();
     let (tell, ended) = mpsc::channel();
@@ -194,7 +195,7 @@ fn serve(
     board: &Arc<Board>,
     mesh: Arc<Mesh<Control>>,
     records: Records,
-    tokens: Arc<tokens::State>,
+    tokens: Arc<State>,
 ) -> (impl FnMut() -> usize + use<>, impl Future<Output = ()> + use<>) {
     let port = Port::new(mesh, shard.index, shard.ring.wake_fd());
     let here = Here::new(shard, plan, board, records, tokens);
@@ -214,7 +215,7 @@ impl Here {
         plan: &Arc<Plan>,
         board: &Arc<Board>,
         records: Records,
-        tokens: Arc<tokens::State>,
+        tokens: Arc<State>,
     ) -> Rc<Here> {
         let origins =
             (0..plan.origins.len()).map(|index| Origin::new(shard, plan, &board.sources, index)).collect();

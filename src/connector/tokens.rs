@@ -1,57 +1,23 @@
 //! Tokens at the connection point: judged once more before an origin sees a request, and what changes of
-//! them – keys that are fetched, tokens that are blocked – told to the shards and to the gateways.
+//! them told to the shards, who tell the gateways.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 use std::rc::Rc;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use ring::digest;
 use rustls::pki_types::UnixTime;
 
 use super::Control;
 use super::record::Fault;
-use crate::admin::{Target, Trust, ask};
-use crate::auth::token::{
-    Issuers, MaterialFault, TokenAsked, TokenFacts, TokenFault, TokenIssuer, TokenKey, TokenMaterial,
-    TokenVerdicts, bearer,
-};
-use crate::channel::{RequestMessage, RevisionTag};
-use crate::limits::{
-    TOKEN_KEY_COUNT_MAX, TOKEN_KEYS_FETCHED_EVERY, TOKEN_KEYS_KEPT_FOR, TOKEN_KEYS_RETRIED_AFTER,
-    TOKENS_WATCHED_EVERY,
-};
+use crate::auth::token::{TokenAsked, TokenFacts, TokenFault, TokenVerdicts, bearer};
+use crate::channel::RequestMessage;
 use crate::logs;
-use crate::mapping::{Endpoint, InternalUrl, Scheme};
+use crate::mapping::Endpoint;
 use crate::refusal::Refusal;
-use crate::review::{KeyUrl, SiteTokens};
 use crate::shard::Mesh;
-
-/// What is in force of tokens; another one whenever something changes.
-pub struct State {
-    issuers: Issuers,
-    /// As gateways are told it.
-    pub bytes: Vec<u8>,
-    /// Which one it is: by its time.
-    pub revision: RevisionTag,
-}
-
-impl State {
-    fn new(entries: &[TokenIssuer], material: &TokenMaterial, after: u64) -> State {
-        let bytes = material.to_bytes();
-        let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-        let serial = u64::try_from(millis).unwrap_or(u64::MAX).max(after + 1);
-        let sha256 = digest::digest(&digest::SHA256, &bytes);
-        let sha256 = sha256.as_ref().try_into().expect("SHA-256 has 32 octets");
-        let issuers = TokenMaterial::issuers(entries, std::iter::once(material));
-        State { issuers, bytes, revision: RevisionTag { serial, sha256 } }
-    }
-}
+use crate::token_watch::{Audience, State};
 
 /// What one shard judges by.
 pub struct Judge {
@@ -94,7 +60,7 @@ impl Judge {
         let facts = match known {
             Some(facts) => facts,
             None => {
-                let facts = Rc::new(state.issuers.verify(token, now).map_err(refused)?);
+                let facts = Rc::new(state.issuers().verify(token, now).map_err(refused)?);
                 self.verdicts.borrow_mut().remember(asked, facts.clone(), facts.taken());
                 facts
             }
@@ -112,192 +78,21 @@ pub fn is_authorization(name: &[u8]) -> bool {
     name.len() == 13 && name.eq_ignore_ascii_case(b"authorization")
 }
 
-/// Looks after what changes.
-pub struct Watch {
-    tokens: SiteTokens,
-    material: TokenMaterial,
-    /// By the number of its URL: keys, and when they were fetched.
-    fetched: BTreeMap<usize, (Vec<TokenKey>, Instant)>,
-    serial: u64,
-    /// What was wrong last, so that it is told once.
-    trouble: Option<String>,
-    /// The same of what no channel can carry.
-    refused: Option<MaterialFault>,
-}
+/// The shards of this process.
+pub struct Shards(pub Weak<Mesh<Control>>);
 
-/// Of the URL with this number: its keys, or why there are none.
-type News = (usize, Result<Vec<TokenKey>, String>);
-
-impl Watch {
-    /// With what is there now.
-    pub fn new(tokens: &SiteTokens) -> (Watch, Arc<State>) {
-        let mut watch = Watch {
-            tokens: tokens.clone(),
-            material: TokenMaterial::default(),
-            fetched: BTreeMap::new(),
-            serial: 0,
-            trouble: None,
-            refused: None,
-        };
-        watch.look();
-        let state = watch.state();
-        (watch, state)
+impl Audience for Shards {
+    fn is_there(&self) -> bool {
+        self.0.strong_count() > 0
     }
 
-    fn state(&mut self) -> Arc<State> {
-        let state = State::new(&self.tokens.issuers, &self.material, self.serial);
-        self.serial = state.revision.serial;
-        Arc::new(state)
-    }
-
-    /// Looks whether something has changed.
-    fn look(&mut self) -> bool {
-        let blocked = self.blocked();
-        let keys = self.keys();
-        if blocked == self.material.blocked && keys == self.material.keys {
-            self.refused = None;
-            return false;
-        }
-        let material = TokenMaterial { blocked, keys };
-        if let Err(fault) = material.check_size() {
-            if self.refused.as_ref() != Some(&fault) {
-                tracing::error!("{fault}; what was said before stays");
-            }
-            self.refused = Some(fault);
-            return false;
-        }
-        self.material = material;
-        true
-    }
-
-    /// Those that the file says; when it cannot be read, those that it said before.
-    fn blocked(&mut self) -> Vec<String> {
-        let Some(file) = &self.tokens.blocked else { return Vec::new() };
-        match read_blocked(file) {
-            Ok(blocked) => {
-                self.trouble = None;
-                blocked
-            }
-            Err(text) => {
-                if self.trouble.as_ref() != Some(&text) {
-                    tracing::error!("{text}; those blocked before stay so");
-                }
-                self.trouble = Some(text);
-                self.material.blocked.clone()
+    fn hear(&self, state: &Arc<State>) {
+        let Some(mesh) = self.0.upgrade() else { return };
+        for to in 0..mesh.shards() {
+            // An inbox that is full is emptied within a turn or two. Nobody else holds the mesh when the process ends.
+            while mesh.send(to, Control::Tokens(state.clone())).is_err() && Arc::strong_count(&mesh) > 1 {
+                thread::sleep(Duration::from_millis(10));
             }
         }
     }
-
-    /// Keys that were fetched, by issuer.
-    fn keys(&mut self) -> BTreeMap<String, Vec<TokenKey>> {
-        self.fetched.retain(|_, (_, at)| at.elapsed() < TOKEN_KEYS_KEPT_FOR);
-        let mut keys: BTreeMap<String, Vec<TokenKey>> = BTreeMap::new();
-        for (number, (fetched, _)) in &self.fetched {
-            let all = keys.entry(self.tokens.urls[*number].issuer.clone()).or_default();
-            all.extend(fetched.iter().filter(|key| !all.contains(key)).cloned().collect::<Vec<_>>());
-            all.truncate(TOKEN_KEY_COUNT_MAX);
-        }
-        keys
-    }
-
-    fn hear(&mut self, (number, outcome): News) {
-        let KeyUrl { issuer, url, .. } = &self.tokens.urls[number];
-        let from = url.address.authority();
-        match outcome {
-            Ok(mut keys) => {
-                // Who answers in another order each time says nothing new.
-                keys.sort_by(|one, other| one.name().cmp(other.name()));
-                if self.fetched.get(&number).is_none_or(|(held, _)| *held != keys) {
-                    let names: Vec<&str> = keys.iter().map(TokenKey::name).collect();
-                    let names = logs::bounded(names.join(", ").escape_debug().to_string());
-                    tracing::info!(issuer, from, "keys fetched: {names}");
-                }
-                self.fetched.insert(number, (keys, Instant::now()));
-            }
-            Err(error) => tracing::warn!(issuer, from, error, "keys cannot be fetched; those before stay"),
-        }
-    }
-
-    /// Looks again and again, until nobody listens; says to every shard what has changed.
-    ///
-    /// # Errors
-    /// There is no thread for it.
-    pub fn start(mut self, mesh: &Arc<Mesh<Control>>) -> std::io::Result<()> {
-        if self.tokens.is_empty() {
-            return Ok(());
-        }
-        let (tell_news, news) = mpsc::channel();
-        let urls = self.tokens.urls.clone();
-        // Apart, for who is slow to answer must not keep a token from being blocked.
-        thread::Builder::new().name("token-keys".to_owned()).spawn(move || fetch_all(&urls, &tell_news))?;
-        let mesh = Arc::downgrade(mesh);
-        thread::Builder::new().name("tokens".to_owned()).spawn(move || {
-            while Weak::strong_count(&mesh) > 0 {
-                match news.recv_timeout(TOKENS_WATCHED_EVERY) {
-                    Ok(one) => self.hear(one),
-                    Err(RecvTimeoutError::Timeout) => {}
-                    // There is nothing to fetch.
-                    Err(RecvTimeoutError::Disconnected) => thread::sleep(TOKENS_WATCHED_EVERY),
-                }
-                if self.look() {
-                    let state = self.state();
-                    let blocked = self.material.blocked.len();
-                    tracing::info!(blocked, "keys or blocked tokens changed");
-                    tell(&mesh, &state);
-                }
-            }
-        })?;
-        Ok(())
-    }
-}
-
-/// Fetches key sets for as long as somebody wants them.
-fn fetch_all(urls: &[KeyUrl], tell: &mpsc::Sender<News>) {
-    let mut due = vec![Instant::now(); urls.len()];
-    while !urls.is_empty() {
-        for (number, url) in urls.iter().enumerate() {
-            if due[number] > Instant::now() {
-                continue;
-            }
-            let outcome = fetch(url);
-            let wait = if outcome.is_ok() { TOKEN_KEYS_FETCHED_EVERY } else { TOKEN_KEYS_RETRIED_AFTER };
-            due[number] = Instant::now() + wait;
-            if tell.send((number, outcome)).is_err() {
-                return;
-            }
-        }
-        thread::sleep(Duration::from_secs(1));
-    }
-}
-
-fn fetch(from: &KeyUrl) -> Result<Vec<TokenKey>, String> {
-    let InternalUrl { address, prefix } = &from.url;
-    let target = Target::Listener {
-        host: address.host.clone(),
-        port: address.port,
-        trust: from.ca.clone().filter(|_| address.scheme == Scheme::Https).map(Trust::Authority),
-        token_file: None,
-    };
-    let path = if prefix.is_empty() { "/" } else { prefix };
-    let answer = ask(&target, "GET", path, "").map_err(|error| error.to_string())?;
-    if answer.status != 200 {
-        return Err(format!("it answers {}", answer.status));
-    }
-    let keys = TokenKey::read_set(answer.body.as_bytes()).map_err(|fault| fault.to_string())?;
-    if keys.is_empty() { Err("it has no key that can be used".to_owned()) } else { Ok(keys) }
-}
-
-fn tell(mesh: &Weak<Mesh<Control>>, state: &Arc<State>) {
-    let Some(mesh) = mesh.upgrade() else { return };
-    for to in 0..mesh.shards() {
-        // An inbox that is full is emptied within a turn or two. Nobody else holds the mesh when the process ends.
-        while mesh.send(to, Control::Tokens(state.clone())).is_err() && Arc::strong_count(&mesh) > 1 {
-            thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-fn read_blocked(file: &Path) -> Result<Vec<String>, String> {
-    let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    TokenMaterial::read_blocked(&text).map_err(|fault| format!("{}: {fault}", file.display()))
 }

@@ -104,6 +104,11 @@ impl SiteReview {
         self.settings = Some(settings);
     }
 
+    /// Whose tokens it takes, as far as it could be read.
+    pub fn tokens(&self) -> &SiteTokens {
+        &self.tokens
+    }
+
     /// Which settings it publishes, where it can be said.
     pub fn revision(&self) -> Option<&Revision> {
         self.published.as_ref().map(|(_, revision)| revision)

@@ -136,6 +136,19 @@ impl<'d, 't> Section<'d, 't> {
         Section { name, at, table, known: Vec::new() }
     }
 
+    /// As [`section`](Self::section), where it is written.
+    pub(super) fn optional_section(
+        &mut self,
+        report: &mut Report<'_>,
+        key: &'static str,
+    ) -> Option<Section<'d, 't>> {
+        if self.has(key) {
+            return Some(self.section(report, key));
+        }
+        self.known.push(key);
+        None
+    }
+
     /// The tables `[[key]]`.
     pub(super) fn sections(&mut self, report: &mut Report<'_>, key: &'static str) -> Vec<Section<'d, 't>> {
         let name = self.key(key);

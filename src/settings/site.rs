@@ -239,15 +239,24 @@ impl Site {
         let forward_identity = section.optional(report, "forward_identity", value::boolean).unwrap_or(false);
         let request_length_max = request_length_max(&mut section, report);
         let chosen = chosen(&mut section, report, kind);
+        let service = self.token_service(&mut section, report, kind, &chosen);
         section.finish(report);
         let Some((id, (origin, prefix))) = id.zip(target) else { return };
-        let endpoints = chosen.into_iter().map(|row| MappedEndpoint {
-            endpoint: Endpoint { forward_identity, request_length_max, ..row.endpoint() },
-            origin,
-            prefix: prefix.clone(),
-            replaces_path: false,
-            // It asks again; an update service has no use for it.
-            forwards_token: kind == RoleKind::ManagementPoint,
+        let endpoints = chosen.into_iter().map(|row| {
+            let service = service.as_ref().filter(|_| row.path == TOKEN_ENDPOINT);
+            let (origin, prefix) = service.map_or((origin, &prefix), |(origin, prefix)| (*origin, prefix));
+            MappedEndpoint {
+                endpoint: Endpoint {
+                    forward_identity: forward_identity || service.is_some(),
+                    request_length_max,
+                    ..row.endpoint()
+                },
+                origin,
+                prefix: prefix.clone(),
+                replaces_path: false,
+                // It asks again; an update service has no use for it.
+                forwards_token: kind == RoleKind::ManagementPoint,
+            }
         });
         let endpoints = endpoints.collect();
         if let Some(place) = self.roles.iter().position(|role| role.id == id) {
@@ -370,6 +379,34 @@ impl Site {
         }
     }
 
+    /// Who answers [`TOKEN_ENDPOINT`] instead of the management point, where somebody does. It believes a connection
+    /// point's word, so it has to know one when it sees it.
+    fn token_service(
+        &mut self,
+        section: &mut Section<'_, '_>,
+        report: &mut Report<'_>,
+        kind: RoleKind,
+        chosen: &[&StandardEndpoint],
+    ) -> Option<(usize, String)> {
+        if kind != RoleKind::ManagementPoint {
+            return None;
+        }
+        let mut service = section.optional_section(report, "token_service")?;
+        let target = self.target(&mut service, report);
+        service.finish(report);
+        let origin = target.as_ref().map(|(origin, _)| &self.origins[*origin]);
+        if origin.is_some_and(|origin| origin.client_certificate.is_none()) {
+            let expected =
+                "an https URL, and certificate and key of the connection point (those of [internal])";
+            report.add(service.key("certificate"), service.place("url"), "nothing", expected);
+        }
+        if !chosen.iter().any(|row| row.path == TOKEN_ENDPOINT) {
+            let expected = "no such section, or CCM_STS not in exclude: nobody would be sent there";
+            report.add(service.key(""), service.place("url"), "a token service", expected);
+        }
+        target
+    }
+
     /// Reads `url` and how to speak to its origin: the origin's number, and the path there.
     fn target(&mut self, section: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<(usize, String)> {
         let url = section.required(report, "url", value::internal_url);
@@ -424,6 +461,9 @@ impl Site {
         self.origins.len() - 1
     }
 }
+
+/// What a token service of a site's own answers.
+const TOKEN_ENDPOINT: &str = "CCM_STS";
 
 fn request_length_max(section: &mut Section<'_, '_>, report: &mut Report<'_>) -> u64 {
     let read = value::number(0..=i64::MAX as u64);

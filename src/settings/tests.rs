@@ -304,6 +304,27 @@ fn every_mistake_of_a_site_file_is_told() {
         ),
         ("url = \"http://mp.corp\"", "url = \"http://mp.corp/a/../b\"", "management_point[1].url: found"),
         ("key = \"mp.key\"", "", "management_point[2]: found half a pair"),
+        (
+            "key = \"mp.key\"",
+            "key = \"mp.key\"\n[management_point.token_service]\nurl = \"http://sts\"",
+            "management_point[2].token_service.certificate: found nothing, expected an https URL",
+        ),
+        (
+            "key = \"mp.key\"",
+            "key = \"mp.key\"\n[management_point.token_service]\nurl = \"https://sts\"\nca = \"ca.pem\"",
+            "management_point[2].token_service.certificate: found nothing, expected an https URL",
+        ),
+        (
+            "key = \"mp.key\"",
+            "key = \"mp.key\"\nexclude = [\"CCM_STS\"]\n[management_point.token_service]\n\
+             url = \"https://sts\"\nca = \"ca.pem\"\ncertificate = \"c\"\nkey = \"k\"",
+            "management_point[2].token_service: found a token service, expected no such section",
+        ),
+        (
+            "key = \"mp.key\"",
+            "key = \"mp.key\"\ntoken_service = 1",
+            "management_point[2].token_service: found 1, expected a table",
+        ),
         ("key = \"mp.key\"", "key = \"mp.key\"\nca = \"ca.pem\"", "management_point[2].ca: found both"),
         (
             "thumbprint_sha256 = \"00",
@@ -346,6 +367,27 @@ fn every_mistake_of_a_site_file_is_told() {
         let errors = SiteSettings::parse(&SITE.replacen(right, wrong, 1), "f").unwrap_err();
         assert!(errors.0.iter().any(|error| error.to_string().contains(expected)), "{wrong}: {errors}");
     }
+}
+
+#[test]
+fn a_token_service_answers_its_endpoint_and_no_other() {
+    let section = "connections_max = 5\n[management_point.token_service]\nurl = \"https://sts:9443\"\n\
+                   ca = \"ca.pem\"\ncertificate = \"c\"\nkey = \"k\"\n";
+    let usual = SiteSettings::parse(SITE, "f").unwrap();
+    let site = SiteSettings::parse(&SITE.replacen("connections_max = 5\n", section, 1), "f").unwrap();
+    let mut found = Vec::new();
+    for (role, before) in site.roles.iter().zip(&usual.roles) {
+        for (mapped, before) in role.endpoints.iter().zip(&before.endpoints) {
+            if site.origins[mapped.origin].address.authority() == "sts:9443" {
+                found.push((role.id, mapped.endpoint.path.as_str()));
+                assert!(mapped.endpoint.forward_identity && mapped.forwards_token);
+                assert_eq!(mapped.endpoint.tokens, before.endpoint.tokens);
+            } else {
+                assert_eq!(mapped.endpoint, before.endpoint);
+            }
+        }
+    }
+    assert_eq!(found, [(u64::MAX, "CCM_STS")]);
 }
 
 #[test]

@@ -185,7 +185,7 @@ pub fn free_port() -> u16 {
     }
 }
 
-fn local(port: u16) -> SocketAddr {
+pub fn local(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 

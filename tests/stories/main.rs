@@ -26,6 +26,7 @@ mod refusals;
 mod settings;
 mod shards;
 mod status;
+mod sts;
 mod tokens;
 mod tunnels;
 mod up;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::TokenKind;
 use super::fault::TokenFault;
+use crate::limits::TOKEN_GIVEN_FOR_MAX;
 
 /// `SCCMTokenCategory` of registration and site tokens, as published.
 pub const CATEGORY_PRE_AUTH: &str = "SCCMPreAuthToken";
@@ -130,6 +131,9 @@ pub(super) struct Claims {
     pub jti: Option<String>,
     #[serde(default)]
     pub uti: Option<String>,
+    /// Names of what it was given for; ours.
+    #[serde(default, rename = "GivenFor")]
+    pub given_for: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -185,7 +189,8 @@ impl Claims {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let of_token = [&self.unique_id, &self.jti, &self.uti];
         let of_bearer = [&self.device, &self.user, &self.oid, &self.sub];
-        of_token.into_iter().chain(of_bearer).flatten().map(String::as_str)
+        let given_for = self.given_for.iter().take(TOKEN_GIVEN_FOR_MAX);
+        of_token.into_iter().chain(of_bearer).flatten().chain(given_for).map(String::as_str)
     }
 
     /// Who bears it.
