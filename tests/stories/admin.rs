@@ -306,8 +306,11 @@ fn a_second_signal_stops_at_once_and_the_log_still_has_its_last_line() {
     stack.start_connector();
     wait_until_asked(SocketAddr::from(([127, 0, 0, 1], stack.ports.connector_admin)));
     let connector = stack.connector.as_mut().unwrap();
+    // Both are there when it goes on: with nothing to drain it could have ended before the second.
+    connector.signal(libc::SIGSTOP);
     connector.signal(libc::SIGTERM);
     connector.signal(libc::SIGINT);
+    connector.signal(libc::SIGCONT);
     assert!(connector.wait_for_exit(PATIENCE).expect("it ends").success());
     let log = connector.log();
     assert!(log.contains("draining") && log.contains("stopping at once"), "{log}");
