@@ -140,6 +140,7 @@ pub const STS_CONNECTIONS_MAX: usize = 1_024;
 /// For a handshake with it; who asks is inside, next door.
 pub const STS_HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// Handshakes under way at once, apart from the connections: who is no connection point keeps none of their places.
+/// A connection that waits for a place counts as one of these.
 pub const STS_HANDSHAKES_MAX: usize = 64;
 /// Between two requests on one of them, and for a head: longer than a connection point keeps one idle.
 pub const STS_HEAD_WITHIN: Duration = Duration::from_secs(150);

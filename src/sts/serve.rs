@@ -151,11 +151,10 @@ async fn accept(
         };
         let (tls, service, places, stop) = (tls.clone(), service.clone(), places.clone(), stop.clone());
         connections.spawn(async move {
-            let known = receive(stream, tls, &service).await;
-            drop(turn);
-            let Some((stream, peer)) = known else { return };
-            // Who has none waits for one, and the next handshakes do not wait for him.
+            let Some((stream, peer)) = receive(stream, tls, &service).await else { return };
+            // Who has no place keeps his turn until he has one, or waiting connections would have no bound.
             let Ok(_place) = places.acquire_owned().await else { return };
+            drop(turn);
             if let Err(error) = converse(stream, &peer, &service, stop).await {
                 tracing::debug!(%from, %error, "a connection ended");
             }
