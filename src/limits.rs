@@ -283,6 +283,28 @@ pub const TICKET_EPOCH: Duration = Duration::from_secs(6 * 60 * 60);
 /// By so much the clock of another instance may be ahead at the border of two epochs: tickets of the next
 /// one are read so long before it begins. Windows domains keep their clocks within five minutes.
 pub const TICKET_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+/// Requests in the time of a rate, and at once, that may be written: a million a second is more than one machine
+/// does, and no arithmetic with both goes over.
+pub const RATE_COUNT_MAX: u32 = 1_000_000;
+/// See [`RATE_COUNT_MAX`].
+pub const RATE_BURST_MAX: u32 = 1_000_000;
+/// Requests under way at once that may be written as a bound; no instance has so many.
+pub const REQUESTS_BOUND_MAX: u32 = 10_000_000;
+/// What clients have used is kept of so many at once, each at the instance and at every endpoint with limits of its
+/// own, as long as it tells anything: about 20 MB, for 64 maps that are as full as they grow without a resize. With
+/// 3,000 new clients a second, the most that a core's handshakes let in, and rates that forget within a minute, one
+/// core does not reach it.
+pub const CLIENT_ALLOWANCES_MAX: usize = 64 * 3_584;
+/// Parts of them, each with a lock of its own, so that two shards hardly ever meet at one.
+pub const CLIENT_ALLOWANCE_PARTS: usize = 64;
+/// How often one part is looked through for what tells nothing any more, while it is full: 3,584 of them take
+/// some 20 us.
+pub const ALLOWANCE_SWEEP_EVERY: Duration = Duration::from_millis(100);
+/// How fast an address may ask an endpoint that asks for no token, unless its settings say otherwise, and how much
+/// at once: a scan of an update service is some dozens of requests, and a hundred devices may share an address.
+pub const OPEN_RATE_PER_SECOND: u32 = 100;
+/// See [`OPEN_RATE_PER_SECOND`].
+pub const OPEN_BURST: u32 = 1_000;
 /// From the first byte of a head to its last.
 pub const HEAD_WITHIN: Duration = Duration::from_secs(20);
 /// Between two reads of a body that is expected, and between two writes that a client must take.

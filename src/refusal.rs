@@ -5,6 +5,7 @@
 //! the connection point's).
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 /// Whose doing a refusal is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,12 +132,20 @@ pub struct Refused {
     pub refusal: Refusal,
     /// A plain sentence without its full stop.
     pub cause: Cow<'static, str>,
+    /// Seconds after which asking again is of use, where that is known.
+    pub again: Option<u16>,
 }
 
 impl Refused {
     /// Turned away for this cause.
     pub fn new(refusal: Refusal, cause: impl Into<Cow<'static, str>>) -> Refused {
-        Refused { refusal, cause: cause.into() }
+        Refused { refusal, cause: cause.into(), again: None }
+    }
+
+    /// Asking again before this time is of no use.
+    pub fn again_after(self, wait: Duration) -> Refused {
+        let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Refused { again: Some(secs.clamp(1, u16::MAX.into()) as u16), ..self }
     }
 }
 

@@ -49,6 +49,7 @@ fn all_keys() -> BTreeSet<String> {
         "[[management_point]]",
         "[[software_update_point]]",
         "[[endpoint]]",
+        "[[endpoint]]\n[endpoint.limits]",
         "[[token_issuer]]",
         "[tokens]",
     ] {

@@ -395,6 +395,11 @@ pub fn life_of(leaf: &[u8]) -> Option<Validity> {
     parse(leaf).map(|certificate| Validity::of(&certificate))
 }
 
+/// The public key of a certificate with the name of its algorithm, DER; `None`: it cannot be read.
+pub fn public_key_of(leaf: &[u8]) -> Option<&[u8]> {
+    parse(leaf).map(|certificate| certificate.tbs_certificate.subject_pki.raw)
+}
+
 /// Value of the `Client-Cert` field (RFC 9440 2.2) for a leaf in DER.
 pub fn client_cert_field(leaf: &[u8]) -> String {
     format!(":{}:", BASE64.encode(leaf))

@@ -177,7 +177,7 @@ fn tell(here: &Here, record: &Record<'_>, fault: &Fault) {
     let (request, method, target) = (id.as_str(), &*method, account.target());
     let origin = origin(here, account);
     match fault {
-        Fault::Refused(Refused { refusal, cause }) => tracing::info!(
+        Fault::Refused(Refused { refusal, cause, .. }) => tracing::info!(
             request,
             method,
             path = logs::path(target),

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use crate::limits;
 
 /// Where a client comes from, as far as it can choose another address by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Neighbourhood(IpAddr);
 
 impl From<IpAddr> for Neighbourhood {

@@ -1,14 +1,15 @@
 //! Whose turn it is: which link takes the next request, which request goes next when there was none, and
-//! which client's handshake.
+//! which client's handshake; and whether a client may ask once more.
 //!
 //! Pure. `roster` knows attached connection points and their links, `waiting` the requests that wait
-//! for one, `handshakes` the clients that came all at once, and `preface` what a proxy in front says of one.
-//! The gateway drives all of them.
+//! for one, `handshakes` the clients that came all at once, `preface` what a proxy in front says of one, and
+//! `rate` how much each of them may ask. The gateway drives all of them.
 
 mod client_hello;
 pub mod fuzz;
 mod handshakes;
 mod preface;
+mod rate;
 mod roster;
 #[cfg(test)]
 mod tests;
@@ -19,5 +20,6 @@ mod waiting_tests;
 pub use client_hello::Hello;
 pub use handshakes::{HandshakeBounds, HandshakeTicket, Handshakes, Lease, Neighbourhood, Step};
 pub use preface::{Preface, PrefaceError};
+pub use rate::{Excess, Per, Rate, RequestBounds};
 pub use roster::Roster;
 pub use waiting::{ClientKey, Outcome, Standing, Ticket, Waiting, WaitingBounds};

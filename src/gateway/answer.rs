@@ -3,7 +3,7 @@
 
 use crate::channel::{Body, RequestMessage, ResponseMessage};
 use crate::http::{self, Version};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Refused};
 
 use super::request::Manner;
 
@@ -91,11 +91,13 @@ fn fields(out: &mut Vec<u8>, message: &ResponseMessage<'_>) {
 }
 
 /// Appends the answer to a request that is turned away; says how many bytes its body has.
-pub fn refuse(out: &mut Vec<u8>, refusal: Refusal, manner: &Manner, keep: bool) -> usize {
+pub fn refuse(out: &mut Vec<u8>, refused: &Refused, manner: &Manner, keep: bool) -> usize {
+    let refusal = refused.refusal;
     http::write_status_line(out, refusal.status(), refusal.reason().as_bytes());
     http::write_field(out, b"X-CMG-Status", refusal.reason().as_bytes());
     if refusal.is_worth_retrying() {
-        http::write_field(out, b"Retry-After", RETRY_AFTER_SECS);
+        let secs = refused.again.unwrap_or(RETRY_AFTER_SECS);
+        http::write_field(out, b"Retry-After", secs.to_string().as_bytes());
     }
     if refusal == Refusal::InvalidToken {
         // RFC 6750 3: which kind of credential would be taken.
@@ -140,7 +142,7 @@ fn ending(out: &mut Vec<u8>, manner: &Manner, keep: bool) {
 }
 
 /// A link that was lost comes back within seconds; a client that waits longer has lost patience.
-const RETRY_AFTER_SECS: &[u8] = b"5";
+const RETRY_AFTER_SECS: u16 = 5;
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::Seated;
+use super::admission::{self, Mark};
 use super::answer;
 use super::gate::{self, Client, Gate};
 use super::handshake::Passage;
@@ -35,7 +36,6 @@ pub struct Connection {
     /// Its one deadline.
     pub deadline: Deadline,
     client: Client,
-    peer: SocketAddr,
     judged: Option<Judged>,
     _counted: Counted,
 }
@@ -43,6 +43,8 @@ pub struct Connection {
 /// A verdict on the client's certificate, for one site under one set of settings.
 struct Judged {
     site: u32,
+    /// Who it is, where that was asked.
+    mark: Option<Mark>,
     /// Epoch of the lists that were last looked at, the last digits of it.
     looked: u32,
     epoch: u64,
@@ -95,8 +97,7 @@ impl Connection {
         Connection {
             wire: Wire::new(socket, Some(tls)),
             deadline: gate.shard.deadline(),
-            client: Client::new(gate.shard.next_id(), peer.ip()),
-            peer,
+            client: Client::new(gate.shard.next_id(), peer),
             judged: None,
             _counted: Counted::new(&gate, seat),
             gate,
@@ -105,7 +106,7 @@ impl Connection {
 
     async fn live(&mut self) {
         self.within(self.limits().handshake);
-        let is_proxy = self.gate.is_proxy(self.peer.ip());
+        let is_proxy = self.gate.is_proxy(self.client.peer.ip());
         let opener = if is_proxy { self.hear_proxy().await } else { Opener::Itself };
         if matches!(opener, Opener::Nobody) || !self.handshake(opener).await {
             return;
@@ -160,8 +161,7 @@ impl Connection {
         .await;
         match heard {
             Ok(Some(client)) => {
-                self.peer = client;
-                self.client.peer = client.ip();
+                self.client.peer = client;
                 Opener::Proxy
             }
             Ok(None) => Opener::Check,
@@ -169,7 +169,7 @@ impl Connection {
             Err(Some(cause)) => {
                 gate::add(&gate.counters().preface_failures, 1);
                 if gate.records.prefaces.admits(&gate.shard) {
-                    tracing::warn!(peer = %self.peer, cause, "a proxy in front is not heard");
+                    tracing::warn!(peer = %self.client.peer, cause, "a proxy in front is not heard");
                 }
                 Opener::Nobody
             }
@@ -178,7 +178,7 @@ impl Connection {
 
     async fn handshake(&mut self, opener: Opener) -> bool {
         let Connection { gate, wire, deadline, client, .. } = &mut *self;
-        let mut passage = Passage::new(gate, client.peer, !wire.heard().is_empty());
+        let mut passage = Passage::new(gate, client.peer.ip(), !wire.heard().is_empty());
         let done = std::future::poll_fn(|context| {
             if deadline.poll(context) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -212,7 +212,7 @@ impl Connection {
                         "it sends a PROXY header and is not listed in gateway.proxy_protocol_from"
                     }
                 };
-                tracing::warn!(peer = %self.peer, cause, "a client is refused");
+                tracing::warn!(peer = %self.client.peer, cause, "a client is refused");
             }
         }
         if let Err(error) = &done
@@ -220,7 +220,7 @@ impl Connection {
             && self.gate.records.handshakes.admits(&self.gate.shard)
         {
             let error = tls_config::cause(error);
-            tracing::debug!(peer = %self.peer, error, "handshake failed");
+            tracing::debug!(peer = %self.client.peer, error, "handshake failed");
         }
         done.is_ok()
     }
@@ -253,7 +253,8 @@ impl Connection {
     /// Every request ends here.
     fn end(&self, account: &Account, message: &[u8], end: &End, bearer: Option<&str>) {
         let client = bearer.or_else(|| self.judged.as_ref().and_then(|judged| judged.subject.as_deref()));
-        let record = Record { account, end, ended: self.gate.shard.now(), peer: self.peer, client, message };
+        let record =
+            Record { account, end, ended: self.gate.shard.now(), peer: self.client.peer, client, message };
         record::finish(&self.gate, &record);
     }
 
@@ -264,7 +265,7 @@ impl Connection {
         if !has_news(&self.gate, self.judged.as_ref()) {
             return None;
         }
-        look_again(&self.gate, &self.wire, &mut self.judged, self.peer)
+        look_again(&self.gate, &self.wire, &mut self.judged, self.client.peer)
     }
 
     /// Waits for a whole head. At rest the connection holds no buffer.
@@ -333,7 +334,7 @@ impl Connection {
 
     async fn forward(&mut self, mut request: Nested<Request>) -> io::Result<Next> {
         let active = Active::new(&self.gate, request.account.place.clone());
-        let (next, end) = match self.identify(&request) {
+        let (next, end) = match self.identify(&request).and_then(|()| self.admit(&mut request)) {
             Ok(()) => match self.exchange(&mut request).await {
                 Ok(Done::Answered(next)) => (Ok(next), End::Answered),
                 Ok(Done::Refused(refused)) => {
@@ -422,7 +423,7 @@ impl Connection {
 
     /// Carries the tunnel that an answer began.
     async fn tunnel(&mut self, request: &mut Request, stream: Stream) -> io::Result<Done> {
-        let Connection { gate, wire, deadline, judged, peer, .. } = self;
+        let Connection { gate, wire, deadline, judged, client, .. } = self;
         let limits = &gate.common.settings.limits;
         let patience = Patience { idle: limits.held, taking: limits.body };
         let mut tunnel = Tunnel::new(wire, &stream, Ends::Any);
@@ -444,7 +445,7 @@ impl Connection {
             if let Some(end) = carried {
                 break end;
             }
-            shut_out = look_again(gate, tunnel.wire(), judged, *peer);
+            shut_out = look_again(gate, tunnel.wire(), judged, client.peer);
             if shut_out.is_some() {
                 break Ok(());
             }
@@ -537,7 +538,7 @@ impl Connection {
                 let hash = hash.as_ref().try_into().expect("SHA-256 has 32 bytes");
                 waiting::ClientKey::Certificate(hash)
             }
-            None => waiting::ClientKey::Address(self.client.peer),
+            None => waiting::ClientKey::Address(self.client.peer.ip()),
         }
     }
 
@@ -566,8 +567,41 @@ impl Connection {
         let (verdict, subject) = verdict::judge(&self.gate, chain, request);
         let until = now + JUDGED_FOR;
         let (site, looked) = (site as u32, epoch as u32);
-        self.judged = Some(Judged { site, looked, epoch, until, verdict: verdict.clone(), subject });
+        self.judged =
+            Some(Judged { site, mark: None, looked, epoch, until, verdict: verdict.clone(), subject });
         verdict
+    }
+
+    /// Counts the request among those of its client and its endpoint, if there may be one more.
+    fn admit(&mut self, request: &mut Request) -> Result<(), Refused> {
+        let Some(row) = request.account.place.as_ref().map(|place| place.row) else { return Ok(()) };
+        let gate = self.gate.clone();
+        let is_stranger = request.bearer.is_none() && !request.needs_certificate;
+        let mark = || self.mark(request);
+        let admitted = admission::admit(&gate, &request.settings, row, is_stranger, mark)?;
+        request.admitted = admitted;
+        Ok(())
+    }
+
+    /// Whose requests share a rate, and a bound on those under way: as with [`key`](Self::key).
+    fn mark(&mut self, request: &Request) -> Mark {
+        let admission = &self.gate.common.admission;
+        if let Some(bearer) = &request.bearer
+            && bearer.facts.kind != TokenKind::Registration
+        {
+            return admission.mark_of_bearer(request.site, &bearer.facts);
+        }
+        if !request.needs_certificate {
+            return admission.mark_of_address(self.client.peer.ip().into());
+        }
+        if let Some(mark) = self.judged.as_ref().and_then(|judged| judged.mark) {
+            return mark;
+        }
+        let mark = admission.mark_of_certificate(self.leaf().unwrap_or_default());
+        if let Some(judged) = &mut self.judged {
+            judged.mark = Some(mark);
+        }
+        mark
     }
 
     // ── answers of the gateway's own ────────────────────────────────────────────────────────────
@@ -595,7 +629,7 @@ impl Connection {
         // A body that was not read would be taken for the next request.
         let keep = manner.keep_alive && !manner.has_body && !self.gate.is_draining();
         let mut out = Vec::with_capacity(512);
-        let size = answer::refuse(&mut out, refused.refusal, &manner, keep);
+        let size = answer::refuse(&mut out, refused, &manner, keep);
         (account.status, account.bytes_out) = (Some(refused.refusal.status()), size as u64);
         self.say(&out, keep)
     }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::GatewayMessage;
+use super::admission::EndpointBook;
 use super::gate::{Gate, InForce, RoleSeries, SiteInForce};
 use super::lists::{self, BlockMark};
 use crate::auth::Trust;
@@ -28,6 +29,7 @@ pub struct Publications {
     /// By site: what each of its connection points said of tokens, in the order it said it.
     tokens: Vec<BTreeMap<Arc<str>, (u64, TokenMaterial)>>,
     ledger: Arc<Ledger>,
+    endpoints: EndpointBook,
     /// What every shard has.
     pub in_force: Arc<InForce>,
 }
@@ -43,6 +45,7 @@ impl Publications {
             table: PublishedTable::default(),
             sites: vec![SiteInForce::default(); sites],
             series: Arc::default(),
+            allowances: Arc::default(),
         };
         let held = vec![None; sites];
         let mut publications = Publications {
@@ -53,6 +56,7 @@ impl Publications {
             written: Arc::default(),
             tokens: vec![BTreeMap::new(); sites],
             ledger: ledger.clone(),
+            endpoints: EndpointBook::default(),
             in_force: Arc::new(empty),
         };
         for site in 0..sites {
@@ -123,7 +127,8 @@ impl Publications {
         let issuers = Arc::new(TokenMaterial::issuers(&offered.token_issuers, materials));
         sites[site] = SiteInForce { revision: Some(revision), trust: Arc::new(trust), issuers };
         let (epoch, series) = (self.in_force.epoch + 1, self.series_of(&table));
-        self.in_force = Arc::new(InForce { epoch, table, sites, series });
+        let allowances = self.endpoints.of(&table);
+        self.in_force = Arc::new(InForce { epoch, table, sites, series, allowances });
         self.held[site] = Some(offered);
         Ok((Verdict::InForce, String::new()))
     }
@@ -211,12 +216,12 @@ impl Publications {
     }
 
     fn trust_from_now_on(&mut self, site: usize, trust: Trust, block: Option<BlockMark>) {
-        let InForce { epoch, table, sites, series } = &*self.in_force;
+        let InForce { epoch, table, sites, series, allowances } = &*self.in_force;
         let mut sites = sites.clone();
         sites[site].trust = Arc::new(trust);
         self.blocks[site] = block;
-        let (table, series) = (table.clone(), series.clone());
-        self.in_force = Arc::new(InForce { epoch: epoch + 1, table, sites, series });
+        let (table, series, allowances) = (table.clone(), series.clone(), allowances.clone());
+        self.in_force = Arc::new(InForce { epoch: epoch + 1, table, sites, series, allowances });
     }
 
     /// Whom a site trusts now.
@@ -293,9 +298,10 @@ impl Publications {
         let issuers = Arc::new(TokenMaterial::issuers(&held.token_issuers, materials));
         let mut sites = self.in_force.sites.clone();
         sites[site].issuers = issuers;
-        let InForce { epoch, table, series, .. } = &*self.in_force;
+        let InForce { epoch, table, series, allowances, .. } = &*self.in_force;
         let (epoch, table, series) = (epoch + 1, table.clone(), series.clone());
-        self.in_force = Arc::new(InForce { epoch, table, sites, series });
+        let allowances = allowances.clone();
+        self.in_force = Arc::new(InForce { epoch, table, sites, series, allowances });
         self.tell(gate);
     }
 

@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,6 +12,7 @@ use std::task::Waker;
 use rustls::server::ProducesTickets;
 
 use super::GatewayMessage;
+use super::admission::{Admission, EndpointAllowances, Excesses};
 use super::handshake::Handshaking;
 use super::record::{self, Records};
 use super::request::Request;
@@ -40,6 +41,8 @@ pub struct InForce {
     pub sites: Vec<SiteInForce>,
     /// What is counted for each endpoint: by place of the role and the endpoint in the table, and family.
     pub series: Arc<[RoleSeries]>,
+    /// What each endpoint has used of what it may, where it may not everything.
+    pub allowances: EndpointAllowances,
 }
 
 /// A role's part of the series: by place of the endpoint and family.
@@ -97,6 +100,8 @@ pub struct Common {
     pub instance_id: [u8; 16],
     /// Direct descriptors of each shard.
     pub slots: u32,
+    /// What clients have used of what they may.
+    pub admission: Admission,
     /// How near its bounds are.
     pub headroom: Headroom,
     /// One line per request, if there is to be one.
@@ -144,6 +149,10 @@ pub struct Counters {
     pub answered: AtomicU64,
     /// Requests turned away, by code of the refusal.
     pub refused: [AtomicU64; 32],
+    /// Those of them that asked too much or too fast, by what was in the way.
+    pub excesses: Excesses,
+    /// Requests that count for no client, because so many others are counted.
+    pub clients_uncounted: AtomicU64,
     /// Answers cut in the middle.
     pub cut: AtomicU64,
     /// Requests sent once more.
@@ -188,7 +197,7 @@ pub struct Client {
     /// Unique in its shard.
     pub id: u64,
     /// Where it comes from.
-    pub peer: IpAddr,
+    pub peer: SocketAddr,
     /// Where it has been announced: links of this shard with its number, and other shards.
     announced: RefCell<Announced>,
     shards: RefCell<Vec<usize>>,
@@ -196,7 +205,7 @@ pub struct Client {
 
 impl Client {
     /// A client that no connection point has heard of.
-    pub fn new(id: u64, peer: IpAddr) -> Client {
+    pub fn new(id: u64, peer: SocketAddr) -> Client {
         let (announced, shards) = Default::default();
         Client { id, peer, announced, shards }
     }
@@ -206,9 +215,9 @@ impl Client {
     /// Its IDENTITY. A leaf too long to be carried has been refused before.
     fn describe(&self, leaf: Option<&[u8]>) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64 + leaf.map_or(0, <[u8]>::len));
-        if (Identity { peer: self.peer, leaf }).encode(&mut bytes).is_err() {
+        if (Identity { peer: self.peer.ip(), leaf }).encode(&mut bytes).is_err() {
             bytes.clear();
-            let bare = Identity { peer: self.peer, leaf: None };
+            let bare = Identity { peer: self.peer.ip(), leaf: None };
             bare.encode(&mut bytes).expect("an address alone fits");
         }
         bytes
@@ -615,7 +624,8 @@ impl InForce {
     /// A shard's own copy, so that no request touches a counter that shards share.
     fn copy(&self) -> InForce {
         let (sites, series) = (self.sites.clone(), self.series.clone());
-        InForce { epoch: self.epoch, table: self.table.clone(), sites, series }
+        let allowances = self.allowances.clone();
+        InForce { epoch: self.epoch, table: self.table.clone(), sites, series, allowances }
     }
 
     fn series(&self, (role, endpoint): (usize, usize), family: Family) -> Option<&Series> {

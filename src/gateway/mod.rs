@@ -4,6 +4,8 @@
 //! `client` tells the story of a client, `relay` that of one exchange, `connection_point` that of a
 //! channel; `control` keeps the settings that requests are judged under.
 
+mod admission;
+mod allowance;
 pub mod answer;
 mod certificates;
 mod client;
@@ -41,6 +43,7 @@ use crate::metrics::{self, Ledger, Name};
 use crate::review::GatewayStart;
 use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
 use crate::transport::{CrossMessage, Crossing, StartError, Tls};
+use admission::Admission;
 use connection_point::{Arrival, Seat};
 use control::Publications;
 use gate::{Common, Counters, Gate, Guest, InForce};
@@ -225,6 +228,7 @@ impl Start {
         let publications = Publications::load(&settings, &folder, &ledger);
         let access_log = AccessLog::open(&settings.log, &folder, "CMG_GATEWAY", shards)
             .map_err(|error| StartError(error.to_string()))?;
+        let admission = Admission::new(settings.limits.client);
         let common = Common {
             settings,
             admitted: AtomicU64::new(0),
@@ -239,6 +243,7 @@ impl Start {
             instance_id,
             slots,
             headroom: metrics::Headroom::default(),
+            admission,
             access_log,
         };
         Ok(Start {

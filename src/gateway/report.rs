@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
 
+use super::admission::Bound;
 use super::gate::{Channel, Common, Counters, InForce, SiteInForce};
 use crate::admin::Report;
 use crate::auth::{RevocationList, RevocationMode};
@@ -194,6 +195,13 @@ impl Report for Gateway {
                 (refusal.reason().to_owned(), count.into())
             })
             .collect();
+        let excess: serde_json::Map<_, _> = Bound::ALL
+            .into_iter()
+            .map(|(bound, name)| {
+                let count = self.sum(|counters| &counters.excesses[bound as usize]);
+                (name.to_owned(), count.into())
+            })
+            .collect();
         json!({
             "role": "gateway",
             "state": health.word(),
@@ -213,6 +221,8 @@ impl Report for Gateway {
             "sites": self.sites(&channels),
             "links": channels.iter().map(|seen| self.link(seen)).collect::<Vec<_>>(),
             "refused": refused,
+            "excess": excess,
+            "clients_uncounted": self.sum(|counters| &counters.clients_uncounted),
             "limits": limits,
             "certificates": show_certificates(&common.certificates),
             "shards": common.counters.iter().map(shard).collect::<Vec<_>>(),
@@ -364,6 +374,22 @@ impl Gateway {
         for (shard, counters) in shards() {
             rows.count(&[("shard", &shard), ("verdict", &"known")], read(&counters.verdicts_known));
             rows.count(&[("shard", &shard), ("verdict", &"new")], read(&counters.verdicts_new));
+        }
+        let mut rows = page.counter(
+            "cmg_gateway_admission_refused_total",
+            "Requests refused because a client or an endpoint has too many under way or they come too fast.",
+        );
+        for (shard, counters) in shards() {
+            for (bound, name) in Bound::ALL {
+                rows.count(&[("shard", &shard), ("bound", &name)], read(&counters.excesses[bound as usize]));
+            }
+        }
+        let mut rows = page.counter(
+            "cmg_gateway_admission_uncounted_total",
+            "Requests that counted for no client, because so many others were counted.",
+        );
+        for (shard, counters) in shards() {
+            rows.count(&[("shard", &shard)], read(&counters.clients_uncounted));
         }
         for (way, name) in ["sent", "received"].into_iter().enumerate() {
             let mut rows = page.counter(

@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use super::admission::Admitted;
 use super::gate::{Gate, InForce};
 use super::record::{Account, Asked, Place};
 use super::token::{self, Bearer};
@@ -73,6 +74,8 @@ pub struct Request {
     pub needs_certificate: bool,
     /// Whose token it showed, which was judged already.
     pub bearer: Option<Bearer>,
+    /// It counts among those of its client and its endpoint.
+    pub admitted: Admitted,
     /// The OPEN message; its identity number is filled in for each channel.
     pub message: Vec<u8>,
     /// Where its body ends.
@@ -156,6 +159,7 @@ impl Draft {
             names_client,
             needs_certificate,
             bearer,
+            admitted: Admitted::default(),
             message,
             body,
             length_left,

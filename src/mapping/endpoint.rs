@@ -5,12 +5,15 @@
 //! What is not in it (`*_WindowsAuth`, `AdminService`, `/`, reporting and console paths) is published
 //! only when an operator writes it as an endpoint of his own.
 
+use std::num::NonZeroU32;
+
 use serde::{Deserialize, Serialize};
 
 use super::path;
 use crate::auth::token::TokenKind::{Ccm, Client, Directory, Registration};
 use crate::auth::token::{TokenKind, TokenKinds};
-use crate::limits::{METHOD_SIZE_MAX, REQUEST_LENGTH_MAX_DEFAULT};
+use crate::dispatch::{Per, Rate, RequestBounds};
+use crate::limits::{METHOD_SIZE_MAX, OPEN_BURST, OPEN_RATE_PER_SECOND, REQUEST_LENGTH_MAX_DEFAULT};
 use crate::refusal::Refusal;
 
 /// Bytes in the path of an endpoint; the longest standard one has 20.
@@ -52,7 +55,7 @@ impl Family {
 }
 
 /// Which families reach an endpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "Vec<Family>", into = "Vec<Family>")]
 pub struct Families {
     mutual_auth: bool,
@@ -282,7 +285,44 @@ pub struct Endpoint {
     /// The family for tokens need show nothing. Only update services with named methods are published so.
     #[serde(default, skip_serializing_if = "is_false")]
     pub open: bool,
+    /// How many requests it takes, and how fast.
+    #[serde(default, skip_serializing_if = "EndpointBounds::is_empty")]
+    pub bounds: EndpointBounds,
 }
+
+/// What an instance takes for one endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointBounds {
+    /// Of all clients together.
+    #[serde(default, skip_serializing_if = "RequestBounds::is_empty")]
+    pub all: RequestBounds,
+    /// Of each of them.
+    #[serde(default, skip_serializing_if = "RequestBounds::is_empty")]
+    pub each: RequestBounds,
+}
+
+impl EndpointBounds {
+    /// Whether nothing is bounded.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.each.is_empty()
+    }
+
+    /// Whether every number is within what settings can name.
+    pub fn is_bounded(&self) -> bool {
+        self.all.is_bounded() && self.each.is_bounded()
+    }
+
+    /// Of each address, where nobody need show who he is: there is always a rate; that of settings, where they
+    /// have one.
+    pub fn of_strangers(&self) -> RequestBounds {
+        let usual = Rate { count: OPEN_COUNT, per: Per::Second, burst: OPEN_AT_ONCE };
+        RequestBounds { rate: self.each.rate.or(Some(usual)), ..self.each }
+    }
+}
+
+const OPEN_COUNT: NonZeroU32 = NonZeroU32::new(OPEN_RATE_PER_SECOND).expect("a rate");
+const OPEN_AT_ONCE: NonZeroU32 = NonZeroU32::new(OPEN_BURST).expect("a burst");
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn is_false(flag: &bool) -> bool {
@@ -423,6 +463,7 @@ impl StandardEndpoint {
             forward_identity: false,
             tokens: self.tokens,
             open: false,
+            bounds: EndpointBounds::default(),
         }
     }
 }

@@ -16,8 +16,8 @@ mod tests;
 mod url;
 
 pub use endpoint::{
-    ENDPOINT_PATH_SIZE_MAX, Endpoint, EndpointPath, Families, Family, METHOD_COUNT_MAX, Method, OWN_TOKENS,
-    RoleKind, STANDARD, StandardEndpoint,
+    ENDPOINT_PATH_SIZE_MAX, Endpoint, EndpointBounds, EndpointPath, Families, Family, METHOD_COUNT_MAX,
+    Method, OWN_TOKENS, RoleKind, STANDARD, StandardEndpoint,
 };
 pub use origin::{InternalUrl, OriginAddress, Scheme, is_host, split_authority};
 pub use path::{Path, Resource, RolePath};

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::bounds::{self, request_bounds};
 use super::document::{Section, read_document};
 use super::report::{Report, SettingsErrors};
 use super::shared::{AdminSettings, InternalFiles, KeyPair, LogSettings, admin, internal, log, shards};
 use super::value;
+use crate::dispatch::RequestBounds;
 use crate::limits;
 use crate::mapping::RoleIds;
 
@@ -63,6 +65,8 @@ pub struct GatewayLimits {
     pub wait: Duration,
     /// Requests that may wait so on one shard.
     pub waiting_max: usize,
+    /// What each client may.
+    pub client: RequestBounds,
 }
 
 impl Default for GatewayLimits {
@@ -76,6 +80,7 @@ impl Default for GatewayLimits {
             held: limits::HELD_WITHIN,
             wait: limits::WAIT_FOR_CHANNEL,
             waiting_max: limits::WAITING_COUNT_MAX,
+            client: RequestBounds::default(),
         }
     }
 }
@@ -206,6 +211,7 @@ fn gateway_limits(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Gatewa
     let default = GatewayLimits::default();
     let waiting_max = section.optional(report, "waiting_max", value::number(1..=WAITING_MAX));
     let held = section.optional(report, "held_secs", value::held_seconds);
+    let client = request_bounds(&mut section, report, &bounds::EACH);
     let mut seconds = |key, default| section.optional(report, key, value::seconds).unwrap_or(default);
     let limits = GatewayLimits {
         handshake: seconds("handshake_secs", default.handshake),
@@ -216,6 +222,7 @@ fn gateway_limits(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Gatewa
         held: held.unwrap_or(default.held),
         wait: seconds("wait_secs", default.wait),
         waiting_max: waiting_max.and_then(|count| count.try_into().ok()).unwrap_or(default.waiting_max),
+        client,
     };
     section.finish(report);
     limits

@@ -7,6 +7,7 @@
 //! [`GatewaySettings`] is `gateway.toml`, [`ConnectorSettings`] `connector.toml`, [`SiteSettings`]
 //! `site.toml`; [`PublishedSettings`] is the part of the latter that gateways get to know.
 
+mod bounds;
 mod connector;
 mod document;
 pub mod fuzz;

@@ -91,6 +91,14 @@ pub enum PublicationError {
     /// Token issuers that nobody could have meant.
     #[error("token issuers: {0}")]
     Issuers(#[from] IssuerFault),
+    /// Bounds of requests beyond what settings can name.
+    #[error("endpoint {path:?} of role {role} has bounds beyond what settings can name")]
+    Bounds {
+        /// The role.
+        role: u64,
+        /// The path.
+        path: String,
+    },
     /// An endpoint that no family reaches, or two that a request could be for.
     #[error("endpoint {path:?} of role {role} is without a family or named twice")]
     Endpoint {
@@ -157,6 +165,10 @@ fn judge_role(role: &Role) -> Result<(), PublicationError> {
     bounded("endpoints", role.endpoints.len(), ENDPOINT_COUNT_MAX)?;
     for (place, endpoint) in role.endpoints.iter().enumerate() {
         bounded("methods", endpoint.methods.len(), METHOD_COUNT_MAX)?;
+        if !endpoint.bounds.is_bounded() {
+            let path = endpoint.path.as_str().to_owned();
+            return Err(PublicationError::Bounds { role: role.id, path });
+        }
         let is_taken = role.endpoints[..place].iter().any(|other| endpoint.meets(other));
         if is_taken || endpoint.families.is_empty() {
             let path = endpoint.path.as_str().to_owned();

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::bounds::endpoint_bounds;
 use super::document::{Section, read_document};
 use super::published::{PublishedRevocation, PublishedSettings, PublishedTrust};
 use super::report::{Report, SettingsErrors};
@@ -238,6 +239,7 @@ impl Site {
         let target = self.target(&mut section, report);
         let forward_identity = section.optional(report, "forward_identity", value::boolean).unwrap_or(false);
         let request_length_max = request_length_max(&mut section, report);
+        let bounds = endpoint_bounds(&mut section, report);
         let chosen = chosen(&mut section, report, kind);
         let service = self.token_service(&mut section, report, kind, &chosen);
         section.finish(report);
@@ -249,6 +251,7 @@ impl Site {
                 endpoint: Endpoint {
                     forward_identity: forward_identity || service.is_some(),
                     request_length_max,
+                    bounds,
                     ..row.endpoint()
                 },
                 origin,
@@ -273,6 +276,7 @@ impl Site {
         let auth = auth(&mut section, report);
         let methods = section.list(report, "methods", value::method);
         let request_length_max = request_length_max(&mut section, report);
+        let bounds = endpoint_bounds(&mut section, report);
         let mut flag = |key, default| section.optional(report, key, value::boolean).unwrap_or(default);
         let (tunnel, forward_identity) = (flag("tunnel", false), flag("forward_identity", true));
         let forwards_token = flag("forward_token", false);
@@ -301,6 +305,7 @@ impl Site {
             forward_identity,
             tokens,
             open,
+            bounds,
         };
         let mapped = MappedEndpoint { endpoint, origin, prefix, replaces_path: true, forwards_token };
         match self.roles.iter().position(|role| role.id == id) {

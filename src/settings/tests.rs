@@ -276,6 +276,59 @@ fn an_endpoint_for_tunnels_is_one_whose_requests_are_held() {
 }
 
 #[test]
+fn limits_bound_requests_of_all_and_of_each() {
+    let read = |limits: &str| {
+        let text = SITE.replace("tunnel = false", &format!("limits = {limits}"));
+        let settings = SiteSettings::parse(&text, "f").map_err(|errors| errors.to_string())?;
+        let role = settings.roles.iter().find(|role| role.id == 9).unwrap();
+        Ok::<_, String>(role.endpoints[1].endpoint.bounds)
+    };
+    let bounds =
+        read("{ requests_max = 100, rate = \"20/s\", client_rate = \"100/h\", client_burst = 7 }").unwrap();
+    assert_eq!(bounds.all.requests_max.unwrap().get(), 100);
+    assert_eq!(bounds.all.rate.unwrap().to_string(), "20/s with a burst of 200");
+    assert_eq!(bounds.each.rate.unwrap().to_string(), "100/h with a burst of 7");
+    assert_eq!(bounds.each.requests_max, None);
+    assert_eq!(read("{ rate = \"1/min\" }").unwrap().all.rate.unwrap().burst.get(), 50);
+    assert_eq!(read("{ rate = \"1000000/s\" }").unwrap().all.rate.unwrap().burst.get(), 1_000_000);
+    for (limits, expected) in [
+        ("{ rate = \"0/s\" }", "limits.rate: found \"0/s\", expected requests per time"),
+        ("{ rate = \"1000001/s\" }", "limits.rate: found"),
+        ("{ rate = \"20/S\" }", "limits.rate: found"),
+        ("{ rate = \"20\" }", "limits.rate: found"),
+        ("{ rate = \"-1/s\" }", "limits.rate: found"),
+        ("{ rate = \"1.5/s\" }", "limits.rate: found"),
+        ("{ rate = 20 }", "limits.rate: found"),
+        ("{ burst = 20 }", "limits.burst: found a burst without rate, expected rate beside it"),
+        ("{ client_burst = 20 }", "limits.client_burst: found a burst without client_rate"),
+        ("{ rate = \"1/s\", burst = 0 }", "limits.burst: found 0, expected a whole number from 1 to 1000000"),
+        ("{ requests_max = 0 }", "limits.requests_max: found 0"),
+        ("{ requests_max = 10000001 }", "limits.requests_max: found"),
+        ("{ each = 1 }", "limits.each: found an unknown key"),
+        ("5", "limits: found 5"),
+    ] {
+        let found = read(limits).unwrap_err();
+        assert!(found.contains(expected), "{limits}: {found}");
+    }
+}
+
+#[test]
+fn published_endpoints_without_bounds_are_those_of_before() {
+    let mut published = SiteSettings::parse(SITE, "f").unwrap().publish(PublishedTrust::default());
+    let text = String::from_utf8(published.to_bytes()).unwrap();
+    assert!(!text.contains("bounds"), "{text}");
+    let endpoint = &mut published.roles[0].endpoints[0];
+    endpoint.bounds.each.requests_max = std::num::NonZeroU32::new(5);
+    let read = PublishedSettings::from_bytes(&published.to_bytes()).unwrap();
+    assert_eq!(read, published);
+    let endpoint = &mut published.roles[0].endpoints[0];
+    endpoint.bounds.each.requests_max = std::num::NonZeroU32::new(u32::MAX);
+    let error = PublishedSettings::from_bytes(&published.to_bytes()).unwrap_err().to_string();
+    assert!(error.contains("bounds beyond what settings can name"), "{error}");
+    assert_eq!(published.check().unwrap_err().to_string(), error);
+}
+
+#[test]
 fn every_mistake_of_a_site_file_is_told() {
     let table = [
         (

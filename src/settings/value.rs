@@ -1,6 +1,7 @@
 //! Readers of single values: what is there becomes a type, or the reader says what it expected.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use super::gateway::TlsVersion;
 use super::site::ListSource;
 use crate::auth::is_name_rule;
 use crate::auth::{RevocationMode, is_name, is_site_code};
-use crate::limits::{HELD_WITHIN_MIN, LOG_TEXT_SIZE_MAX};
+use crate::dispatch::Per;
+use crate::limits::{HELD_WITHIN_MIN, LOG_TEXT_SIZE_MAX, RATE_COUNT_MAX};
 use crate::mapping::{EndpointPath, Family, InternalUrl, Method, is_host, split_authority};
 
 type Read<T> = Result<T, Expected>;
@@ -48,6 +50,25 @@ pub(super) fn number(bounds: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Re
         let expected = || Expected::Owned(format!("a whole number from {from} to {to}"));
         found.filter(|found| bounds.contains(found)).ok_or_else(expected)
     }
+}
+
+/// A whole number from one.
+pub(super) fn count(most: u32) -> impl Fn(&DeValue<'_>) -> Read<NonZeroU32> {
+    move |value| {
+        let found = number(1..=most.into())(value)?;
+        Ok(u32::try_from(found).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN))
+    }
+}
+
+/// `"20/s"`, `"600/min"`, `"100/h"`
+pub(super) fn rate(value: &DeValue<'_>) -> Read<(NonZeroU32, Per)> {
+    let expected = "requests per time, like \"20/s\", \"600/min\" or \"100/h\", a million at most";
+    parsed(value, expected, |text| {
+        let (count, unit) = text.split_once('/')?;
+        let count = decimal(count).filter(|count| *count <= RATE_COUNT_MAX.into())?;
+        let (per, _) = Per::ALL.into_iter().find(|(_, name)| *name == unit)?;
+        Some((NonZeroU32::new(count.try_into().ok()?)?, per))
+    })
 }
 
 /// Whole seconds, from one to a day.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod admin;
+mod admission;
 #[cfg(feature = "count-allocations")]
 mod allocations;
 mod bounds;
@@ -16,8 +17,10 @@ mod handshakes;
 mod harness;
 mod held;
 mod hostile;
+mod identities;
 mod logs;
 mod metrics;
+mod origin_logins;
 mod pipelining;
 mod port_wall;
 mod pressure;

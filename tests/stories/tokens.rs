@@ -434,6 +434,33 @@ fn a_blocked_token_is_refused_at_once_and_its_held_request_is_cut() {
 }
 
 #[test]
+fn each_holder_of_a_token_has_a_rate_and_devices_with_one_handed_out_in_bulk_by_address() {
+    needs!("openssl");
+    let origin = origin(&Arc::default());
+    let limited = format!(
+        r#"[[endpoint]]
+id = {OWN}
+path = "limited"
+url = "{}/limited"
+auth = ["ccm", "registration"]
+limits = {{ client_rate = "1/h", client_burst = 2 }}
+"#,
+        origin.url()
+    );
+    let (stack, site) = start(&origin, &limited);
+    let path = format!("{OWN}/limited/x");
+    let status = |token: &str| with_token(&mut stranger(&stack), &path, token).status;
+    let (one, other) = (site.ccm("GUID:ONE"), site.ccm("GUID:OTHER"));
+    assert_eq!([status(&one), status(&one), status(&one)], [200, 200, 429]);
+    assert_eq!([status(&other), status(&other), status(&other)], [200, 200, 429]);
+    let (header, claims) = site.registration();
+    let bulk = site.sign(&header, &claims);
+    let again =
+        site.sign(&header, &with(claims, &json!({"UniqueId": "00000000-0000-0000-0000-00000000cafe"})));
+    assert_eq!([status(&bulk), status(&again), status(&bulk)], [200, 200, 429]);
+}
+
+#[test]
 fn the_connection_point_believes_no_gateway() {
     needs!("openssl");
     let held = Arc::default();
