@@ -66,13 +66,21 @@ impl Rate {
     /// # Errors
     /// There is no room before this time has passed.
     pub fn next(&self, empty_at: u64, now: u64) -> Result<u64, Duration> {
-        let interval = self.interval();
-        let ahead_max = interval.saturating_mul(u64::from(self.burst.get()) - 1);
         let from = empty_at.max(now);
-        match (from - now).checked_sub(ahead_max) {
-            None | Some(0) => Ok(from.saturating_add(interval)),
+        match (from - now).checked_sub(self.ahead_max()) {
+            None | Some(0) => Ok(from.saturating_add(self.interval())),
             Some(wait) => Err(Duration::from_nanos(wait)),
         }
+    }
+
+    /// When a bucket that is full at `now` will be empty; one that would be so later was filled at another rate.
+    pub fn full(&self, now: u64) -> u64 {
+        now.saturating_add(self.ahead_max()).saturating_add(self.interval())
+    }
+
+    /// By so much the moment at which the bucket is empty may be ahead for one more request.
+    fn ahead_max(&self) -> u64 {
+        self.interval().saturating_mul(u64::from(self.burst.get()) - 1)
     }
 }
 

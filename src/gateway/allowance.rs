@@ -29,7 +29,12 @@ impl Allowance {
         let taken = self.under_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         taken.map_err(|found| Excess::Requests(found, most))?;
         let Some(rate) = bounds.rate else { return Ok(()) };
+        // What was used under a slower rate, before settings changed, is not owed under this one.
+        let full = rate.full(now).saturating_add(CLOCKS_APART);
         let mut empty_at = self.empty_at.load(Ordering::Relaxed);
+        if empty_at > full {
+            empty_at = self.empty_at.fetch_min(full, Ordering::Relaxed).min(full);
+        }
         loop {
             let next = rate.next(empty_at, now).map_err(|wait| {
                 self.give_back();
@@ -96,6 +101,9 @@ impl<K: Eq + Hash> Allowances<K> {
     }
 }
 
+/// The time of a turn differs between shards; by less than so many nanoseconds.
+const CLOCKS_APART: u64 = 1_000_000_000;
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -142,6 +150,17 @@ mod tests {
             assert_eq!(text, "requests come faster than 1/min with a burst of 2");
         }
         assert!(!allowance.is_unused(119 * SECOND) && allowance.is_unused(120 * SECOND));
+    }
+
+    #[test]
+    fn what_was_used_under_a_slower_rate_is_not_owed_under_a_faster_one() {
+        let (slow, fast) = (bounds(0, Some((1, Per::Hour, 50))), bounds(0, Some((1_000, Per::Second, 10))));
+        let allowance = Allowance::default();
+        (0..50).for_each(|_| allowance.take(&slow, 0).unwrap());
+        assert!(allowance.take(&slow, 0).is_err());
+        let Err(Excess::Rate(_, wait)) = allowance.take(&fast, 0) else { panic!("full at first") };
+        assert!(wait.as_nanos() <= u128::from(CLOCKS_APART + SECOND / 1_000), "{wait:?}");
+        assert!(allowance.take(&fast, wait.as_nanos() as u64).is_ok());
     }
 
     #[test]
