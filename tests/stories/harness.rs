@@ -459,6 +459,30 @@ impl Stack {
         status["shards"].as_array().unwrap().iter().map(|shard| shard[counter].as_u64().unwrap()).collect()
     }
 
+    /// Lets a second site attach, with one management point: its settings in `connector2.toml` and
+    /// `site2.toml`, to which `more` is added.
+    pub fn add_site(&self, role: u64, origin: &str, roots: &str, more: &str) {
+        let read = |name: &str| fs::read_to_string(self.path(name)).unwrap();
+        Pki::open(&self.path("pki")).unwrap().connector("PS2", "1").unwrap();
+        let site = format!("[[site]]\ncode = \"PS2\"\nrole_ids = [\"{role}\"]\n");
+        self.write("gateway.toml", &(read("gateway.toml") + &site));
+        let connector = read("connector.toml")
+            .replace("site.toml", "site2.toml")
+            .replace("connector-PS1-1", "connector-PS2-1")
+            .replace(&self.ports.connector_admin.to_string(), &free_port().to_string());
+        self.write("connector2.toml", &connector);
+        let site = format!(
+            "code = \"PS2\"\nserial = 1\n[trust]\nroots = [\"{roots}\"]\n[[management_point]]\nid = {role}\nurl = \"{origin}\"\n{more}"
+        );
+        self.write("site2.toml", &site);
+    }
+
+    /// Starts the connection point of the second site.
+    pub fn start_second_connector(&self) -> Process {
+        let config = self.path("connector2.toml");
+        Process::start(cmg().arg("connector").arg("--config").arg(config), &self.path("connector2.log"))
+    }
+
     // ── asking it ───────────────────────────────────────────────────────────────────────────────
 
     pub fn client_pair(&self) -> (PathBuf, PathBuf) {

@@ -16,8 +16,7 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::client::{Client, config};
 use crate::harness::{
-    HandOrigin, MANAGEMENT_POINT, OWN, PATIENCE, Process, SERVICE, Setup, Stack, cmg, eventually, free_port,
-    read_head, run, text,
+    HandOrigin, MANAGEMENT_POINT, OWN, PATIENCE, SERVICE, Setup, Stack, cmg, eventually, read_head, run, text,
 };
 
 /// The management point of a second site.
@@ -115,26 +114,6 @@ fn ten_thousand_requests_of_two_identities_over_many_connections_are_never_the_o
     alternate(125, 1_250);
 }
 
-/// A second site with trust, tokens and a connection point of its own.
-fn second_site(stack: &Stack, origin: &str, tokens: &str) {
-    let read = |name: &str| std::fs::read_to_string(stack.path(name)).unwrap();
-    let write = |name: &str, text: String| std::fs::write(stack.path(name), text).unwrap();
-    Pki::open(&stack.path("pki")).unwrap().connector("PS2", "1").unwrap();
-    let more = format!("[[site]]\ncode = \"PS2\"\nrole_ids = [\"{ELSEWHERE}\"]\n");
-    write("gateway.toml", read("gateway.toml") + &more);
-    let connector = read("connector.toml")
-        .replace("site.toml", "site2.toml")
-        .replace("connector-PS1-1", "connector-PS2-1")
-        .replace(&stack.ports.connector_admin.to_string(), &free_port().to_string());
-    write("connector2.toml", connector);
-    write(
-        "site2.toml",
-        format!(
-            "code = \"PS2\"\nserial = 1\n[trust]\nroots = [\"elsewhere/ca.pem\"]\n[[management_point]]\nid = {ELSEWHERE}\nurl = \"{origin}\"\n{tokens}"
-        ),
-    );
-}
-
 fn token(stack: &Stack, folder: &str, arguments: &[&str]) -> String {
     text(&run(cmg().args(["token", "--dir"]).arg(stack.path(folder)).args(arguments)))
 }
@@ -152,14 +131,10 @@ fn of_two_sites_neither_admits_to_the_others_roles() {
         let pair = Pki::open(&stack.path(folder)).unwrap().client("device").unwrap();
         (pair.certificate, pair.key)
     });
-    second_site(&stack, &origins[1].url(), &issuers[1]);
+    stack.add_site(ELSEWHERE, &origins[1].url(), "elsewhere/ca.pem", &issuers[1]);
     stack.start_gateway();
     stack.start_connector();
-    let second = |stack: &Stack| {
-        let config = stack.path("connector2.toml");
-        Process::start(cmg().arg("connector").arg("--config").arg(config), &stack.path("connector2.log"))
-    };
-    let other = second(&stack);
+    let other = stack.start_second_connector();
     stack.wait_until_ready();
     let client = |(certificate, key): &(PathBuf, PathBuf)| {
         let config = config(&stack.path("pki/ca.pem"), Some((certificate, key)));
@@ -213,7 +188,7 @@ fn of_two_sites_neither_admits_to_the_others_roles() {
         .replace("[[management_point]]", &(claim + "[[management_point]]"));
     assert_ne!(site, claimed);
     std::fs::write(stack.path("site2.toml"), claimed).unwrap();
-    let _other = second(&stack);
+    let _other = stack.start_second_connector();
     eventually("the gateway refuses what it publishes", || {
         stack.gateway().log().contains("published settings refused")
     });

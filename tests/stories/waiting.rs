@@ -12,8 +12,7 @@ use cmg::pki::Pki;
 
 use crate::client::{Answer, Client, config};
 use crate::harness::{
-    MANAGEMENT_POINT, PATIENCE, Process, SERVICE, SampleOrigin, Setup, Stack, cmg, eventually, free_port,
-    read_head,
+    MANAGEMENT_POINT, PATIENCE, SERVICE, SampleOrigin, Setup, Stack, eventually, read_head,
 };
 use crate::shards::one_channel;
 
@@ -211,39 +210,14 @@ fn a_client_that_leaves_frees_its_place_at_once() {
     nothing_is_left(&stack);
 }
 
-/// Lets a second site attach: its settings, and its connector if that is to run.
-fn second_site(stack: &Stack, origin: &str) {
-    let read = |name: &str| std::fs::read_to_string(stack.path(name)).unwrap();
-    let write = |name: &str, text: String| std::fs::write(stack.path(name), text).unwrap();
-    Pki::open(&stack.path("pki")).unwrap().connector("PS2", "1").unwrap();
-    let more = format!("[[site]]\ncode = \"PS2\"\nrole_ids = [\"{ELSEWHERE}\"]\n");
-    write("gateway.toml", read("gateway.toml") + &more);
-    let connector = read("connector.toml")
-        .replace("site.toml", "site2.toml")
-        .replace("connector-PS1-1", "connector-PS2-1")
-        .replace(&stack.ports.connector_admin.to_string(), &free_port().to_string());
-    write("connector2.toml", connector);
-    write(
-        "site2.toml",
-        format!(
-            "code = \"PS2\"\nserial = 1\n[trust]\nroots = [\"pki/ca.pem\"]\n[[management_point]]\nid = {ELSEWHERE}\nurl = \"{origin}\"\n"
-        ),
-    );
-}
-
-fn start_second(stack: &Stack) -> Process {
-    let config = stack.path("connector2.toml");
-    Process::start(cmg().arg("connector").arg("--config").arg(config), &stack.path("connector2.log"))
-}
-
 #[test]
 fn a_site_without_a_connector_costs_another_nothing() {
     let origin = SampleOrigin::start();
     let mut stack = patient(origin.url(), "waiting_max = 6").prepare();
-    second_site(&stack, &origin.url());
+    stack.add_site(ELSEWHERE, &origin.url(), "pki/ca.pem", "");
     stack.start_gateway();
     stack.start_connector();
-    let second = start_second(&stack);
+    let second = stack.start_second_connector();
     stack.wait_until_ready();
     let one = stack.client_pair();
     eventually("the second site is served", || {
@@ -272,7 +246,7 @@ fn a_site_without_a_connector_costs_another_nothing() {
         assert_eq!(client.read().unwrap().status, 200);
     }
     until_waiting(&stack, 3);
-    let _second = start_second(&stack);
+    let _second = stack.start_second_connector();
     for client in &mut waiting {
         assert_eq!(client.read().unwrap().status, 200);
     }
