@@ -300,6 +300,8 @@ impl From<Vec<u8>> for Outgoing {
 pub struct Pool {
     slim: Vec<Vec<u8>>,
     small: Vec<Vec<u8>>,
+    /// Octets that those of `small` have room for, together.
+    small_size: usize,
     large: Vec<Vec<u8>>,
     /// Vectors that are [`Lent`] now.
     lent: usize,
@@ -308,7 +310,9 @@ pub struct Pool {
 impl Pool {
     /// An empty vector with room for a message.
     pub fn small(&mut self) -> Vec<u8> {
-        self.small.pop().unwrap_or_else(|| Vec::with_capacity(SMALL))
+        let Some(kept) = self.small.pop() else { return Vec::with_capacity(SMALL) };
+        self.small_size -= kept.capacity();
+        kept
     }
 
     /// An empty vector with room for a message of `size` bytes that is kept while somebody waits, perhaps
@@ -342,7 +346,11 @@ impl Pool {
         buffer.clear();
         match buffer.capacity() {
             SLIM..SMALL if self.slim.len() < SLIM_KEPT => self.slim.push(buffer),
-            SMALL..=SMALL_TOP if self.small.len() < SMALL_KEPT => self.small.push(buffer),
+            // By size, not by number: of those that grow in one storm more and more would be kept.
+            size @ SMALL..=SMALL_TOP if self.small_size + size <= SMALL_KEPT => {
+                self.small_size += size;
+                self.small.push(buffer);
+            }
             limits::TRANSFER_BUFFER_SIZE..=LARGE_TOP if self.large.len() < LARGE_KEPT => {
                 self.large.push(buffer)
             }
@@ -359,9 +367,42 @@ const SLIM_KEPT: usize = 512;
 const SMALL: usize = 2 * 1024;
 /// A small vector that grew beyond this is not kept among the small.
 const SMALL_TOP: usize = 8 * 1024;
-/// 1 MiB at rest: as many as are in use at once under load.
-const SMALL_KEPT: usize = 512;
+/// 512 that never grew: as many as are in use at once under load.
+const SMALL_KEPT: usize = 512 * SMALL;
 const LARGE_TOP: usize = 2 * limits::TRANSFER_BUFFER_SIZE;
 /// 4 MiB at rest, 8 MiB at most: what ten transfers at once use, so that none of their buffers is given
 /// to the system and faulted in again.
 const LARGE_KEPT: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_that_grew_are_kept_up_to_the_same_room_as_others() {
+        for grown_to in [SMALL, SMALL + 1, 3 * 1024, SMALL_TOP] {
+            let mut pool = Pool::default();
+            for round in 0..3 {
+                let mut storm: Vec<Vec<u8>> = (0..2 * SMALL_KEPT / SMALL).map(|_| pool.small()).collect();
+                assert!(pool.small.is_empty() && pool.small_size == 0, "all are lent in round {round}");
+                for buffer in storm.iter_mut().skip(round).step_by(2) {
+                    buffer.reserve_exact(grown_to);
+                }
+                storm.into_iter().for_each(|buffer| pool.give_back(buffer));
+                let kept: usize = pool.small.iter().map(Vec::capacity).sum();
+                assert_eq!(kept, pool.small_size);
+                assert!(kept <= SMALL_KEPT, "{kept} octets are kept in round {round}, grown to {grown_to}");
+                assert!(kept > SMALL_KEPT - SMALL_TOP, "no more is given up than need be: {kept}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_vector_too_large_or_too_small_for_its_kind_is_not_kept() {
+        let mut pool = Pool::default();
+        for capacity in [0, SLIM - 1, SMALL_TOP + 1, LARGE_TOP + 1] {
+            pool.give_back(Vec::with_capacity(capacity));
+            assert!(pool.slim.is_empty() && pool.small.is_empty() && pool.large.is_empty(), "{capacity}");
+        }
+    }
+}
