@@ -146,8 +146,12 @@ pub const STS_HANDSHAKES_MAX: usize = 64;
 pub const STS_HEAD_WITHIN: Duration = Duration::from_secs(150);
 /// Bytes of a head: a token, a certificate, and what a connection point adds.
 pub const STS_HEAD_SIZE_MAX: usize = 64 * 1024;
-/// Tokens that each shard remembers as accepted: about 1 MB.
-pub const TOKEN_VERDICT_COUNT_MAX: usize = 4_096;
+/// Tokens that each shard remembers as accepted, so that only the first request with one costs a signature.
+/// Of two halves one alone is sure, and as many as a shard may have clients must fit into that. About 400
+/// bytes each, and the token.
+pub const TOKEN_VERDICT_COUNT_MAX: usize = 2 * DIRECT_SLOTS_MAX as usize;
+/// Octets of those tokens, each half of it the half: 19,000 of a directory of the usual 1.7 KB.
+pub const TOKEN_VERDICT_SIZE_MAX: usize = 64 * 1024 * 1024;
 const _: () = assert!(TOKEN_SIZE_MAX < HEAD_SIZE_MAX);
 
 // ── Shard ───────────────────────────────────────────────────────────────────────────────────────
@@ -373,8 +377,9 @@ pub const LIST_FETCH_WITHIN: Duration = Duration::from_secs(30);
 /// up, without a signature, so that requests of others wait a millisecond or two.
 pub const RECHECKED_PER_TURN: usize = 64;
 /// Chains of clients that one shard remembers as accepted, so that a client that comes back costs no
-/// signature: as many as it may have clients. About 300 bytes each, 600 at most.
-pub const VERDICT_COUNT_MAX: usize = DIRECT_SLOTS_MAX as usize;
+/// signature: of two halves one alone is sure, and as many as it may have clients fit into that. About 300
+/// bytes each, 600 at most.
+pub const VERDICT_COUNT_MAX: usize = 2 * DIRECT_SLOTS_MAX as usize;
 
 const _: () = assert!(TICKET_EPOCH.as_secs() <= 12 * 60 * 60);
 const _: () = assert!(TICKET_CLOCK_SKEW.as_secs() < TICKET_EPOCH.as_secs());

@@ -12,6 +12,7 @@ use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::limits;
 
 const NOW: u64 = 1_800_000_000;
 const HIERARCHY: &str = "AAAAAAAA-BBBB-4CCC-8DDD-EEEEEEEEEEEE";
@@ -391,13 +392,55 @@ fn accepted_tokens_are_remembered_within_their_life_and_bounds() {
     for other in [(&b"other"[..], 0, 1), (b"token", 1, 1), (b"token", 0, 2)] {
         assert_eq!(verdicts.find(&TokenAsked::new(other.0, other.1, other.2), at(15)), None);
     }
-    for number in 0u32..10_000 {
-        verdicts.remember(TokenAsked::new(&number.to_be_bytes(), 0, 1), number, life);
-        assert!(verdicts.len() <= crate::limits::TOKEN_VERDICT_COUNT_MAX);
-    }
-    assert_eq!(verdicts.find(&TokenAsked::new(&9_999u32.to_be_bytes(), 0, 1), at(15)), Some(9_999));
     verdicts.clear();
     assert!(verdicts.is_empty());
+}
+
+/// By number with short tokens, by size with long ones.
+#[test]
+fn remembered_tokens_have_bounds_and_who_comes_often_is_known() {
+    let life = crate::auth::Validity { from: 10, until: 20 };
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(15));
+    for size in [8, limits::TOKEN_SIZE_MAX] {
+        let mut verdicts = TokenVerdicts::<usize>::default();
+        let token = |number: usize| {
+            let mut token = vec![b'.'; size];
+            token[size - 8..].copy_from_slice(&number.to_be_bytes());
+            token
+        };
+        let per_half = (limits::TOKEN_VERDICT_COUNT_MAX / 2).min(limits::TOKEN_VERDICT_SIZE_MAX / 2 / size);
+        for number in 0..3 * per_half {
+            verdicts.remember(TokenAsked::new(&token(number), 0, 1), number, life);
+            assert!(verdicts.len() <= 2 * per_half && verdicts.size() == verdicts.len() * size);
+            if number % 1_000 == 0 {
+                assert_eq!(verdicts.find(&TokenAsked::new(&token(0), 0, 1), now), Some(0), "the regular");
+            }
+        }
+        let last = 3 * per_half - 1;
+        assert_eq!(verdicts.find(&TokenAsked::new(&token(last), 0, 1), now), Some(last));
+        assert_eq!(verdicts.find(&TokenAsked::new(&token(1), 0, 1), now), None, "forgotten");
+        verdicts.remember(TokenAsked::new(&token(last), 0, 1), 1, life);
+        assert_eq!(verdicts.find(&TokenAsked::new(&token(last), 0, 1), now), Some(1), "the later");
+    }
+}
+
+/// The hash looks at the end alone.
+#[test]
+fn a_remembered_token_answers_for_itself_alone() {
+    let life = crate::auth::Validity { from: 10, until: 20 };
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(15));
+    let token: Vec<u8> = (0..200u8).collect();
+    let mut verdicts = TokenVerdicts::default();
+    verdicts.remember(TokenAsked::new(&token, 0, 1), "it", life);
+    for place in 0..token.len() {
+        let mut other = token.clone();
+        other[place] ^= 1;
+        assert_eq!(verdicts.find(&TokenAsked::new(&other, 0, 1), now), None, "octet {place}");
+    }
+    for other in [&token[1..], &token[..199], &[], &[&token[..], b"."].concat()] {
+        assert_eq!(verdicts.find(&TokenAsked::new(other, 0, 1), now), None);
+    }
+    assert_eq!(verdicts.find(&TokenAsked::new(&token, 0, 1), now), Some("it"));
 }
 
 #[test]

@@ -61,7 +61,9 @@ pub fn bearer<'h>(
     }
     let (scheme, rest) = value.split_at_checked(SCHEME.len()).ok_or(TokenFault::NotBearer)?;
     let token = rest.trim_ascii_start();
-    let is_one = !token.is_empty() && token.iter().all(u8::is_ascii_graphic) && rest[0] == b' ';
+    // Without leaving early, which the compiler turns into a comparison of many octets at once.
+    let is_graphic = token.iter().fold(true, |so_far, octet| so_far & octet.is_ascii_graphic());
+    let is_one = !token.is_empty() && is_graphic && rest[0] == b' ';
     if scheme.eq_ignore_ascii_case(SCHEME) && is_one { Ok(token) } else { Err(TokenFault::NotBearer) }
 }
 
