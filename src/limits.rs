@@ -118,6 +118,10 @@ pub const TOKEN_BLOCKED_COUNT_MAX: usize = 8_192;
 /// Tokens that one folder of `cmg token` has issued and that have not ended: all of them may be blocked.
 pub const TOKEN_ISSUED_COUNT_MAX: usize = 4_096;
 const _: () = assert!(TOKEN_ISSUED_COUNT_MAX <= TOKEN_BLOCKED_COUNT_MAX);
+/// Octets of a directory's `sub` (OpenID Connect Core 2).
+pub const TOKEN_SUBJECT_SIZE_MAX: usize = 255;
+/// Octets of a device or user in other tokens: what the token service makes of such a `sub` and its issuer's name.
+pub const TOKEN_DEVICE_SIZE_MAX: usize = TOKEN_NAME_SIZE_MAX + 1 + TOKEN_SUBJECT_SIZE_MAX;
 /// Octets of what names one of them.
 pub const TOKEN_BLOCKED_SIZE_MAX: usize = 128;
 /// How often a connection point looks whether other tokens are blocked: with it, what a channel needs
@@ -147,12 +151,13 @@ pub const STS_HEAD_WITHIN: Duration = Duration::from_secs(150);
 /// Bytes of a head: a token, a certificate, and what a connection point adds.
 pub const STS_HEAD_SIZE_MAX: usize = 64 * 1024;
 /// Tokens that each shard remembers as accepted, so that only the first request with one costs a signature.
-/// Of two halves one alone is sure, and as many as a shard may have clients must fit into that. About 400
-/// bytes each, and the token.
+/// Of two halves one alone is sure, and as many as a gateway's shard may have clients must fit into that.
+/// About 400 bytes each, and the token.
 pub const TOKEN_VERDICT_COUNT_MAX: usize = 2 * DIRECT_SLOTS_MAX as usize;
 /// Octets of those tokens, each half of it the half: 19,000 of a directory of the usual 1.7 KB.
 pub const TOKEN_VERDICT_SIZE_MAX: usize = 64 * 1024 * 1024;
 const _: () = assert!(TOKEN_SIZE_MAX < HEAD_SIZE_MAX);
+const _: () = assert!(TOKEN_SIZE_MAX <= TOKEN_VERDICT_SIZE_MAX / 2);
 
 // ── Shard ───────────────────────────────────────────────────────────────────────────────────────
 

@@ -7,7 +7,7 @@
 //! every request, and to compare one costs a fortieth of its SHA-256 (13 against 600 ns for 900 octets,
 //! AMD EPYC).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -95,6 +95,8 @@ impl<T> Half<T> {
 pub struct TokenVerdicts<T> {
     young: Half<T>,
     old: Half<T>,
+    /// Forgotten, and freed a few at a time: all at once they would keep requests waiting for 5 ms.
+    fading: Vec<hash_map::IntoValues<u64, Accepted<T>>>,
     hashes: RandomState,
 }
 
@@ -106,7 +108,12 @@ impl<T> fmt::Debug for TokenVerdicts<T> {
 
 impl<T> Default for TokenVerdicts<T> {
     fn default() -> TokenVerdicts<T> {
-        TokenVerdicts { young: Half::default(), old: Half::default(), hashes: RandomState::new() }
+        TokenVerdicts {
+            young: Half::default(),
+            old: Half::default(),
+            fading: Vec::new(),
+            hashes: RandomState::new(),
+        }
     }
 }
 
@@ -128,11 +135,30 @@ impl<T> TokenVerdicts<T> {
 
     /// Everything is judged anew.
     pub fn clear(&mut self) {
-        self.young = Half::default();
-        self.old = Half::default();
+        let young = std::mem::take(&mut self.young);
+        self.forget(young);
+        let old = std::mem::take(&mut self.old);
+        self.forget(old);
     }
 
-    /// Of the end alone, which is that of the signature, and differs where tokens do.
+    fn forget(&mut self, half: Half<T>) {
+        if !half.accepted.is_empty() {
+            // What is cleared again and again meanwhile is bounded all the same.
+            if self.fading.len() == FADING_MAX {
+                self.fading.clear();
+            }
+            self.fading.push(half.accepted.into_values());
+        }
+    }
+
+    fn fade(&mut self) {
+        let Some(fading) = self.fading.last_mut() else { return };
+        if fading.by_ref().take(FADING_PER_LOOK).count() < FADING_PER_LOOK {
+            self.fading.pop();
+        }
+    }
+
+    /// Of the end alone, which is that of the signature, and in practice differs where tokens do.
     fn hash(&self, asked: &TokenAsked<'_>) -> u64 {
         let TokenAsked { token, site, epoch } = *asked;
         let end = &token[token.len().saturating_sub(HASHED)..];
@@ -141,10 +167,15 @@ impl<T> TokenVerdicts<T> {
 }
 
 const HASHED: usize = 32;
+/// Halves: those of two changes of settings, one after the other.
+const FADING_MAX: usize = 4;
+/// A half is gone long before the next is full.
+const FADING_PER_LOOK: usize = 4;
 
 impl<T: Clone> TokenVerdicts<T> {
     /// What was remembered of a token that was accepted before and lives at `now`.
     pub fn find(&mut self, asked: &TokenAsked<'_>, now: UnixTime) -> Option<T> {
+        self.fade();
         let hash = self.hash(asked);
         if let Some(accepted) = self.young.find(hash, asked) {
             return accepted.valid.contains(now).then(|| accepted.facts.clone());
@@ -166,7 +197,9 @@ impl<T: Clone> TokenVerdicts<T> {
         self.young.remove(hash);
         self.old.remove(hash);
         if !self.young.has_room_for(&accepted) {
-            self.old = std::mem::take(&mut self.young);
+            let young = std::mem::take(&mut self.young);
+            let old = std::mem::replace(&mut self.old, young);
+            self.forget(old);
         }
         self.young.insert(hash, accepted);
     }
