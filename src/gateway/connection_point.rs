@@ -2,7 +2,8 @@
 //! shard that their hello asks for; and what their links say while they live.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use crate::channel::frame::{self, FrameKind};
 use crate::channel::{
     Acknowledgement, Hello, HelloRefusal, HelloReply, List, ListTag, Publication, Side, VERSION,
 };
+use crate::dispatch::Neighbourhood;
 use crate::limits;
 use crate::shard::{Deadline, Listener, Socket};
 use crate::transport::tls_config::CHANNEL_ALPN;
@@ -44,14 +46,17 @@ pub type Seat = ([u8; 16], u16);
 /// What shard 0 knows of attached connection points.
 #[derive(Default)]
 pub struct Lobby {
-    seats: RefCell<HashSet<Seat>>,
+    /// With the site and the name of whose it is.
+    seats: RefCell<HashMap<Seat, (usize, String)>>,
     /// Between accept and hello; who came first is in front.
     entering: RefCell<VecDeque<Rc<Entering>>>,
 }
 
 /// One that was accepted and has not said hello.
-#[derive(Default)]
 struct Entering {
+    from: Neighbourhood,
+    /// It holds the key of an internal certificate.
+    is_known: Cell<bool>,
     is_shown_out: Cell<bool>,
     waker: Cell<Option<Waker>>,
 }
@@ -84,21 +89,30 @@ impl Drop for Place {
 }
 
 impl Lobby {
-    /// A place for one that was accepted. When all are taken, who waits longest is shown out: strangers
-    /// that say nothing must not keep out a connection point that does.
-    fn admit(self: &Rc<Self>) -> Place {
+    /// A place for one that was accepted. When all are taken, another is shown out: strangers that say
+    /// nothing, or come again and again, must not keep out a connection point.
+    fn admit(self: &Rc<Self>, from: Neighbourhood) -> Place {
         let mut all = self.entering.borrow_mut();
-        if all.len() >= limits::HELLO_COUNT_MAX
-            && let Some(first) = all.pop_front()
-        {
-            first.is_shown_out.set(true);
-            if let Some(waker) = first.waker.take() {
-                waker.wake();
+        if all.len() >= limits::HELLO_COUNT_MAX {
+            let out = shown_out(all.iter().map(|one| (one.from, one.is_known.get())));
+            if let Some(out) = out.and_then(|place| all.remove(place)) {
+                out.is_shown_out.set(true);
+                if let Some(waker) = out.waker.take() {
+                    waker.wake();
+                }
             }
         }
-        let entering = Rc::<Entering>::default();
+        let (is_known, is_shown_out) = (Cell::new(false), Cell::new(false));
+        let entering = Rc::new(Entering { from, is_known, is_shown_out, waker: Cell::default() });
         all.push_back(entering.clone());
         Place { lobby: self.clone(), entering }
+    }
+
+    /// Whether this connection point may have one channel more.
+    fn has_seat_for(&self, site: usize, point: &str) -> bool {
+        let seats = self.seats.borrow();
+        let own = seats.values().filter(|(of, name)| *of == site && name == point).count();
+        seats.len() < CHANNEL_COUNT_MAX && own < CHANNELS_OF_POINT_MAX
     }
 
     /// A link ended.
@@ -115,7 +129,7 @@ pub async fn accept(gate: Rc<Gate>, lobby: Rc<Lobby>, listener: Listener, config
         }
         match std::future::poll_fn(|context| listener.poll_accept(context)).await {
             Ok((socket, peer)) => {
-                let place = lobby.admit();
+                let place = lobby.admit(peer.ip().into());
                 let (gate, lobby, config) = (gate.clone(), lobby.clone(), config.clone());
                 gate.shard.clone().spawn("channel hello", async move {
                     let entered = enter(&gate, &lobby, &place, socket, peer, config).await;
@@ -152,6 +166,7 @@ async fn enter(
         return Err(io::Error::other("it does not speak the channel's protocol"));
     }
     let name = name_of(&wire)?;
+    place.entering.is_known.set(true);
     let hello = place.unless_shown_out(within(&deadline, read_hello(&mut wire))).await?;
     let seat = (hello.connection_id, hello.index);
     let settings = &gate.common.settings;
@@ -177,7 +192,7 @@ async fn enter(
         return Err(io::Error::other(format!("refused: {}", reply.text)));
     };
     // Taken with the verdict: another hello may be heard while this one's answer leaves.
-    lobby.seats.borrow_mut().insert(seat);
+    lobby.seats.borrow_mut().insert(seat, (site, name.name.clone()));
     let parts = match within(&deadline, wire.flush()).await {
         Ok(()) => wire.into_parts().ok_or_else(|| io::Error::other("the connection cannot be moved")),
         Err(error) => Err(error),
@@ -219,7 +234,6 @@ fn judge(
 ) -> Option<HelloRefusal> {
     let settings = &gate.common.settings;
     let same = name.name == hello.connection_point && name.site.as_deref() == Some(hello.site.as_str());
-    let seats = lobby.seats.borrow();
     match () {
         () if hello.version < VERSION => Some(HelloRefusal::Version),
         () if name.role != InternalRole::Connector || !same => Some(HelloRefusal::CertificateMismatch),
@@ -229,8 +243,10 @@ fn judge(
         }
         () if gate.is_draining() => Some(HelloRefusal::Draining),
         () if hello.index >= hello.count => Some(HelloRefusal::Placement),
-        () if seats.len() >= CHANNEL_COUNT_MAX => Some(HelloRefusal::Full),
-        () if seats.contains(&(hello.connection_id, hello.index)) => Some(HelloRefusal::ConnectionIdTaken),
+        () if !site.is_some_and(|site| lobby.has_seat_for(site, &name.name)) => Some(HelloRefusal::Full),
+        () if lobby.seats.borrow().contains_key(&(hello.connection_id, hello.index)) => {
+            Some(HelloRefusal::ConnectionIdTaken)
+        }
         () => None,
     }
 }
@@ -340,5 +356,75 @@ impl LinkEvents for Events {
     }
 }
 
+/// Which of those that entered is shown out for another, of (from where, whether it is known): one that is not known
+/// before one that is; of whom most are there; the one that waits longest, for they are in the order they came.
+fn shown_out(entering: impl Iterator<Item = (Neighbourhood, bool)>) -> Option<usize> {
+    let entering: Vec<_> = entering.collect();
+    let mut of: HashMap<Neighbourhood, usize> = HashMap::new();
+    entering.iter().for_each(|(from, _)| *of.entry(*from).or_default() += 1);
+    let weight =
+        |(place, (from, is_known)): (usize, &(Neighbourhood, bool))| (!is_known, of[from], Reverse(place));
+    entering.iter().enumerate().map(weight).max().map(|(_, _, Reverse(place))| place)
+}
+
 /// Channels on one instance: 64 connection points with 16 channels each.
 const CHANNEL_COUNT_MAX: usize = 1_024;
+/// Channels of one connection point: four times 16, for those of its last start may not have ended.
+const CHANNELS_OF_POINT_MAX: usize = 64;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    fn from(text: &str) -> Neighbourhood {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn who_floods_the_door_shows_out_himself_and_nobody_who_is_known() {
+        let (point, flood) = (from("192.0.2.1"), from("198.51.100.1"));
+        let rows = [
+            (vec![], None),
+            (vec![(point, false)], Some(0)),
+            (vec![(point, false), (flood, false), (flood, false)], Some(1)),
+            (vec![(flood, true), (point, false), (flood, true)], Some(1)),
+            (vec![(point, true), (flood, true), (flood, true)], Some(1)),
+            (vec![(from("2001:db8::1"), false), (point, false), (from("2001:db8::2"), false)], Some(0)),
+        ];
+        for (entering, out) in rows {
+            assert_eq!(shown_out(entering.iter().copied()), out, "{entering:?}");
+        }
+    }
+
+    #[test]
+    fn a_flood_at_the_door_takes_no_place_of_a_connection_point() {
+        let lobby = Rc::new(Lobby::default());
+        let slow = lobby.admit(from("192.0.2.1"));
+        let flood: Vec<Place> = (0..1_000).map(|_| lobby.admit(from("198.51.100.1"))).collect();
+        assert!(!slow.entering.is_shown_out.get());
+        assert_eq!(
+            flood.iter().filter(|one| !one.entering.is_shown_out.get()).count(),
+            limits::HELLO_COUNT_MAX - 1
+        );
+        assert_eq!(lobby.entering.borrow().len(), limits::HELLO_COUNT_MAX);
+        drop(flood);
+        assert_eq!(lobby.entering.borrow().len(), 1);
+    }
+
+    #[test]
+    fn one_connection_point_takes_no_more_than_its_seats() {
+        let lobby = Lobby::default();
+        let mut taken = 0;
+        while lobby.has_seat_for(0, "one") {
+            lobby.seats.borrow_mut().insert(([taken; 16], 0), (0, "one".to_owned()));
+            taken += 1;
+        }
+        assert_eq!(usize::from(taken), CHANNELS_OF_POINT_MAX);
+        assert!(lobby.has_seat_for(0, "two") && lobby.has_seat_for(1, "one"));
+        lobby.leave(&([0; 16], 0));
+        assert!(lobby.has_seat_for(0, "one"));
+    }
+}
