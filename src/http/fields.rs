@@ -61,20 +61,29 @@ fn is_carried_apart(name: &[u8]) -> bool {
     }
 }
 
-/// Fields by which an origin might believe somebody's word about who asks, or for what; and ours.
+/// Fields by which an origin might believe somebody's word about who asks, or for what, as proxies and
+/// servers in use write them; and ours.
 fn is_identity(name: &[u8]) -> bool {
     match first(name) {
         b'c' => begins(name, b"client-cert"),
         b'f' => is(name, b"forwarded"),
+        b'm' => begins(name, b"ms-aspnetcore-"),
+        b'r' => begins(name, b"remote-"),
         b's' => begins(name, b"ssl-client"),
+        b't' => is(name, b"true-client-ip"),
         b'x' => {
             begins(name, b"x-forwarded")
                 || begins(name, b"x-cmg-")
                 || begins(name, b"x-ssl-")
                 || begins(name, b"x-http-method")
+                || begins(name, b"x-client-")
+                || begins(name, b"x-original-")
+                || begins(name, b"x-remote-")
+                || begins(name, b"x-ms-client-principal")
+                || is(name, b"x-method-override")
+                || is(name, b"x-cluster-client-ip")
                 || is(name, b"x-real-ip")
                 || is(name, b"x-arr-clientcert")
-                || is(name, b"x-original-url")
                 || is(name, b"x-rewrite-url")
         }
         _ => false,

@@ -165,10 +165,24 @@ fn stays_here(name: &[u8]) -> bool {
 /// Fields by which an origin would believe somebody's word about who asks.
 fn claims_identity(name: &[u8]) -> bool {
     let name = folded(name);
-    let beginnings = ["client-cert", "ssl-client", "x-forwarded", "x-cmg-", "x-ssl-", "x-http-method"];
-    name == "forwarded"
-        || name == "x-real-ip"
-        || beginnings.iter().any(|beginning| name.starts_with(beginning))
+    let beginnings = [
+        "client-cert",
+        "ssl-client",
+        "x-forwarded",
+        "x-cmg-",
+        "x-ssl-",
+        "x-http-method",
+        "x-client-",
+        "x-original-",
+        "x-remote-",
+        "x-ms-client-principal",
+        "remote-",
+        "ms-aspnetcore-",
+    ];
+    matches!(
+        name.as_str(),
+        "forwarded" | "x-real-ip" | "true-client-ip" | "x-cluster-client-ip" | "x-method-override"
+    ) || beginnings.iter().any(|beginning| name.starts_with(beginning))
 }
 
 fn check_forwarded_request(head: &RequestHead<'_, '_>) {
