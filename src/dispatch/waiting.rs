@@ -8,8 +8,8 @@
 //! starves.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
+use super::Neighbourhood;
 use crate::limits;
 
 /// Who a request belongs to. Thousands of clients may share one address, so a certificate is told from
@@ -20,8 +20,8 @@ pub enum ClientKey {
     Certificate([u8; 32]),
     /// SHA-256 of who bears the token that the client showed.
     Bearer([u8; 32]),
-    /// Of a client that showed none.
-    Address(IpAddr),
+    /// Of a client that showed none, and of all others that it could make itself look like.
+    Address(Neighbourhood),
 }
 
 /// A place. Its number tells who came first.

@@ -111,7 +111,7 @@ impl Admission {
     /// Of the holder of a token that is one device's or user's. Who signs for one site cannot speak of the
     /// clients of another.
     pub fn mark_of_bearer(&self, site: usize, facts: &TokenFacts) -> Mark {
-        self.mark(("bearer", site, &facts.issuer, &facts.tenant, &facts.label))
+        self.mark(("bearer", site, facts.kind as u8, &facts.issuer, &facts.tenant, &facts.subject))
     }
 
     /// Of whoever shows nothing that is his alone; addresses that one client can choose from are one.

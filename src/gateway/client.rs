@@ -16,7 +16,7 @@ use super::handshake::Passage;
 use super::record::{self, Account, End, Place, Record};
 use super::relay::{Outcome, Relay, told};
 use super::request::{Answer, Manner, Own, Planned, Request, plan};
-use super::token;
+use super::token::{self, Bearer};
 use super::verdict;
 use super::wait;
 use crate::auth::token::TokenKind;
@@ -361,7 +361,9 @@ impl Connection {
         let (mut place, mut wait_until) = (None, None);
         loop {
             // Who was blocked while the request waited has nothing done any more.
-            if let Some(refused) = self.shut_out() {
+            if let Some(refused) =
+                self.shut_out().or_else(|| request.bearer.as_ref().and_then(Bearer::shut_out))
+            {
                 return Ok(Done::Refused(refused));
             }
             // Taken apart at once: a name for both would stay in the task for as long as the exchange.
@@ -511,6 +513,10 @@ impl Connection {
             if let Poll::Ready(outcome) = gate.poll_turn(place.as_ref(), context) {
                 return Poll::Ready(Ok(outcome));
             }
+            // It is looked at before it would be sent.
+            if request.bearer.as_ref().is_some_and(|bearer| bearer.is_blocked(context)) {
+                return Poll::Ready(Ok(waiting::Outcome::Came));
+            }
             if deadline.poll(context) {
                 return Poll::Ready(Ok(waiting::Outcome::TimedOut));
             }
@@ -529,7 +535,7 @@ impl Connection {
         if let Some(bearer) = &request.bearer
             && bearer.facts.kind != TokenKind::Registration
         {
-            return token::key(&bearer.facts);
+            return token::key(request.site, &bearer.facts);
         }
         // A certificate that nobody judges may be another one each time.
         match self.leaf().filter(|_| request.needs_certificate) {
@@ -538,7 +544,7 @@ impl Connection {
                 let hash = hash.as_ref().try_into().expect("SHA-256 has 32 bytes");
                 waiting::ClientKey::Certificate(hash)
             }
-            None => waiting::ClientKey::Address(self.client.peer.ip()),
+            None => waiting::ClientKey::Address(self.client.peer.ip().into()),
         }
     }
 

@@ -96,10 +96,15 @@ pub fn directory(settings: &InForce, query: &[u8]) -> Result<Answer, Refused> {
     Ok(Answer::Directory(body.to_string()))
 }
 
-/// Whose requests share a bound: those of one bearer.
-pub fn key(facts: &TokenFacts) -> ClientKey {
-    let hash = digest::digest(&digest::SHA256, facts.label.as_bytes());
-    ClientKey::Bearer(hash.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+/// Whose requests share a bound: those of one bearer, whom one issuer of one site knows.
+pub fn key(site: usize, facts: &TokenFacts) -> ClientKey {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    hash.update(&(site as u64).to_be_bytes());
+    for part in [facts.kind.as_str(), &facts.issuer, &facts.tenant, &facts.subject] {
+        hash.update(&(part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    ClientKey::Bearer(hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
 }
 
 impl Tokens {
@@ -133,6 +138,12 @@ impl Bearer {
         Bearer { facts, gate: gate.clone(), key }
     }
 
+    /// Why its request is not sent, once its token has been blocked.
+    pub fn shut_out(&self) -> Option<Refused> {
+        let is_blocked = self.gate.tokens.held.borrow()[self.key].is_blocked;
+        is_blocked.then(|| Refused::new(Refusal::InvalidToken, BLOCKED_MEANWHILE))
+    }
+
     /// Whether its token has been blocked; if not, the task is woken when it is.
     pub fn is_blocked(&self, context: &Context<'_>) -> bool {
         let mut held = self.gate.tokens.held.borrow_mut();
@@ -143,6 +154,8 @@ impl Bearer {
         held.is_blocked
     }
 }
+
+const BLOCKED_MEANWHILE: &str = "token refused: it was blocked while its request waited";
 
 impl Drop for Bearer {
     fn drop(&mut self) {

@@ -74,6 +74,14 @@ pub enum TokenFault {
     /// Something that every token of its kind says is not there.
     #[error("no claim {0}")]
     NoClaim(&'static str),
+    /// A device or user that nobody could tell from another by what there is room for.
+    #[error("a subject of {found} octets; expected {expected} at most")]
+    LongSubject {
+        /// So many.
+        found: usize,
+        /// See `limits.rs`.
+        expected: usize,
+    },
     /// For somebody else.
     #[error("audience {found}; expected {expected}")]
     Audience {

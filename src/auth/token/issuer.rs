@@ -182,7 +182,13 @@ impl Issuers {
         let keys = named.iter().flat_map(|one| {
             one.entry.keys.iter().zip(&one.keys).map(move |(key, ready)| (&one.entry, key, ready))
         });
-        let matching: Vec<_> = keys.filter(|(_, key, _)| is_asked(key, header)).collect();
+        let mut matching: Vec<(&TokenIssuer, &TokenKey, &DecodingKey)> = Vec::new();
+        for (entry, key, ready) in keys.filter(|(_, key, _)| is_asked(key, header)) {
+            // One key may be written in two ways: with the names that it had when it was fetched.
+            if !matching.iter().any(|(of, one, _)| std::ptr::eq(*of, entry) && one.public == key.public) {
+                matching.push((entry, key, ready));
+            }
+        }
         let issuer = first.entry.name.clone();
         match matching.as_slice() {
             [one] => Ok(*one),

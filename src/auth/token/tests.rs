@@ -326,6 +326,41 @@ fn while_keys_are_rotated_tokens_of_both_are_taken() {
     }
 }
 
+/// As one connection point fetched it and, with one name more, another.
+#[test]
+fn one_key_that_is_written_in_two_ways_is_one() {
+    let (keys, other) = (Keys::new(), Keys::new());
+    let site = keys.issuers(&[]).directory_of(HIERARCHY).unwrap().clone();
+    let renamed = TokenKey { x5t: Some("thumbprint".to_owned()), ..keys.ec_key("ec-2") };
+    let claims = json!({
+        "iss": "https://login.example/t", "aud": AUDIENCE, "tid": HIERARCHY, "sub": "s", "exp": NOW + 60,
+    });
+    let token = keys.sign(&json!({"alg": "ES256", "kid": "ec-2"}), &claims);
+    let judge = |fetched: &[TokenKey]| {
+        Issuers::new(std::slice::from_ref(&site), [("directory", fetched)], [""; 0]).verify(token.as_bytes(), now())
+    };
+    assert!(judge(&[keys.ec_key("ec-2"), renamed.clone()]).is_ok());
+    let fault = judge(&[renamed, other.ec_key("ec-2")]).unwrap_err();
+    assert!(matches!(fault, TokenFault::AmbiguousKey { count: 2, .. }), "{fault}");
+}
+
+#[test]
+fn a_subject_is_taken_whole_or_not_at_all() {
+    let keys = Keys::new();
+    let issuers = keys.issuers(&[]);
+    let judge = |size: usize| {
+        let claims = json!({
+            "iss": "https://login.example/t", "aud": AUDIENCE, "tid": HIERARCHY, "sub": "s".repeat(size),
+            "exp": NOW + 60,
+        });
+        issuers.verify(keys.sign(&json!({"alg": "ES256", "kid": "ec-2"}), &claims).as_bytes(), now())
+    };
+    let longest = limits::TOKEN_SUBJECT_SIZE_MAX;
+    assert_eq!(judge(longest).unwrap().subject.len(), longest);
+    assert!(judge(longest).unwrap().label.len() < longest, "a log line needs less");
+    assert_eq!(judge(longest + 1), Err(TokenFault::LongSubject { found: longest + 1, expected: longest }));
+}
+
 #[test]
 fn one_authorization_with_bearer_and_one_token_is_read() {
     let all = TokenKinds::of(&TokenKind::ALL);
@@ -441,6 +476,37 @@ fn a_remembered_token_answers_for_itself_alone() {
         assert_eq!(verdicts.find(&TokenAsked::new(other, 0, 1), now), None);
     }
     assert_eq!(verdicts.find(&TokenAsked::new(&token, 0, 1), now), Some("it"));
+    let twin = [&[255], &token[1..]].concat();
+    verdicts.remember(TokenAsked::new(&twin, 0, 1), "its twin", life);
+    assert_eq!(verdicts.find(&TokenAsked::new(&twin, 0, 1), now), Some("its twin"));
+    assert_eq!(verdicts.find(&TokenAsked::new(&token, 0, 1), now), None, "of two with one hash the later");
+    assert_eq!((verdicts.len(), verdicts.size()), (1, token.len()));
+}
+
+/// A few with each look; however often all is forgotten, and before anybody looks.
+#[test]
+fn what_is_forgotten_is_freed_little_by_little_and_in_bounds() {
+    let life = crate::auth::Validity { from: 10, until: 20 };
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(15));
+    let mut verdicts = TokenVerdicts::default();
+    let alive = std::rc::Rc::new(());
+    let ask = |number: u32| number.to_be_bytes();
+    for cleared in 1..20u32 {
+        for number in 0..100 {
+            verdicts.remember(TokenAsked::new(&ask(number), 0, 1), alive.clone(), life);
+        }
+        verdicts.clear();
+        assert!(verdicts.is_empty());
+        let held = std::rc::Rc::strong_count(&alive) - 1;
+        assert!((100..=400).contains(&held), "{held} are still held when {cleared} hundred were forgotten");
+    }
+    for look in 0..100 {
+        let held = std::rc::Rc::strong_count(&alive) - 1;
+        assert!(verdicts.find(&TokenAsked::new(&ask(0), 0, 1), now).is_none());
+        let freed = held - (std::rc::Rc::strong_count(&alive) - 1);
+        assert!(freed <= 4, "look {look} freed {freed}");
+    }
+    assert_eq!(std::rc::Rc::strong_count(&alive), 1, "all are gone");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::auth::Validity;
 use crate::auth::certificate::date;
 use crate::limits::{
     TOKEN_BLOCKED_SIZE_MAX, TOKEN_CCM_LIFE_MAX, TOKEN_CLIENT_LIFE_MAX, TOKEN_CLOCK_SKEW,
-    TOKEN_REGISTRATION_LIFE_MAX, TOKEN_SIZE_MAX,
+    TOKEN_DEVICE_SIZE_MAX, TOKEN_REGISTRATION_LIFE_MAX, TOKEN_SIZE_MAX, TOKEN_SUBJECT_SIZE_MAX,
 };
 
 /// What is known of a token that is good.
@@ -153,13 +153,17 @@ fn judge(claims: &Claims, entry: &TokenIssuer, now: UnixTime) -> Result<TokenFac
         TokenKind::Client | TokenKind::Ccm => "DeviceId or UserId",
         TokenKind::Directory => "sub",
     }))?;
+    let expected = if kind == TokenKind::Directory { TOKEN_SUBJECT_SIZE_MAX } else { TOKEN_DEVICE_SIZE_MAX };
+    if subject.len() > expected {
+        return Err(TokenFault::LongSubject { found: subject.len(), expected });
+    }
     let names = claims.names().filter(|name| name.len() <= TOKEN_BLOCKED_SIZE_MAX);
     Ok(TokenFacts {
         kind,
         names: names.map(Into::into).collect(),
         issuer: entry.name.clone(),
         label: format!("{kind}:{}", bounded(subject)),
-        subject: bounded(subject),
+        subject: subject.to_owned(),
         tenant: bounded(tenant),
         id: bounded(claims.id().unwrap_or_default()),
         user: bounded(claims.user.as_deref().unwrap_or_default()),
