@@ -29,4 +29,5 @@ pub use name::{is_name_rule, name_text};
 pub use revocation::{ListStanding, Revocation, RevocationMode};
 pub use revocation_list::{ListFault, RevocationList, list_der};
 pub use trust::{Trust, TrustFault};
+pub use twin::thumbprints;
 pub use verdicts::{Asked, Verdicts};

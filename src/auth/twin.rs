@@ -1,6 +1,17 @@
 //! The other octets of a certificate that ECDSA signed: who knows a signature (r, s) also knows (r, n - s),
 //! which is as good, and a certificate with it has another thumbprint. No key is needed for that.
 
+use std::iter;
+
+use ring::digest::{SHA256, digest};
+
+/// SHA-256 of the certificate, and of each that is as good: whoever blocks one means them all.
+pub fn thumbprints(der: &[u8]) -> Vec<[u8; 32]> {
+    let all = iter::once(der.to_vec()).chain(twins(der));
+    let digests = all.map(|one| digest(&SHA256, &one).as_ref().try_into().expect("SHA-256 has 32 octets"));
+    digests.collect()
+}
+
 /// The certificate with the other signature, for each curve that its signature may be of; none where the
 /// signature is no pair of numbers.
 pub(super) fn twins(der: &[u8]) -> Vec<Vec<u8>> {

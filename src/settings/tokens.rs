@@ -65,7 +65,7 @@ pub(super) fn tokens(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Tok
 }
 
 fn issuer(section: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<IssuerSettings> {
-    let name = section.required(report, "name", value::name);
+    let name = section.required(report, "name", name);
     let issuer = section.required(report, "issuer", text);
     let audiences = section.list(report, "audiences", text);
     let tenants = section.list(report, "tenants", text);
@@ -108,6 +108,17 @@ fn issuer(section: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<Issu
         client,
     };
     Some(IssuerSettings { entry, keys, ca, key: section.key("") })
+}
+
+/// The token service puts it before what the issuer calls a device, and these before what it calls one itself.
+fn name(value: &DeValue<'_>) -> Result<String, Expected> {
+    let name = value::name(value)?;
+    let is_own = ["GUID", "SHA256"].iter().any(|own| name.eq_ignore_ascii_case(own));
+    if is_own {
+        Err("a name other than GUID and SHA256, which the token service uses itself".into())
+    } else {
+        Ok(name)
+    }
 }
 
 fn text(value: &DeValue<'_>) -> Result<String, Expected> {

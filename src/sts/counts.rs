@@ -33,6 +33,8 @@ pub(super) struct Counts {
     pub own: Counter,
     /// What was shown is not good.
     pub refused: Counter,
+    /// Requests for which no token could be made.
+    pub broken: Counter,
     /// Requests that were none for it.
     pub mistaken: Counter,
     /// Connections of somebody who is no connection point of the site.
@@ -48,6 +50,7 @@ impl Counts {
             exchanged: Default::default(),
             own: Counter::default(),
             refused: Counter::default(),
+            broken: Counter::default(),
             mistaken: Counter::default(),
             strangers: Counter::default(),
         }
@@ -79,6 +82,7 @@ impl Report for Counts {
             "exchanged": exchanged,
             "own_tokens": self.own.count(),
             "refused": self.refused.count(),
+            "broken": self.broken.count(),
             "mistaken": self.mistaken.count(),
             "strangers": self.strangers.count(),
         })
@@ -95,6 +99,7 @@ impl Report for Counts {
         for (name, help, counter) in [
             ("cmg_sts_own_tokens_total", "Devices' own tokens given.", &self.own),
             ("cmg_sts_refused_total", "Requests whose token or certificate was not good.", &self.refused),
+            ("cmg_sts_broken_total", "Requests for which no token could be made.", &self.broken),
             ("cmg_sts_mistaken_total", "Requests for another path or by another method.", &self.mistaken),
             ("cmg_sts_strangers_total", "Connections that were no connection point's.", &self.strangers),
         ] {

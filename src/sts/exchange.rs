@@ -19,8 +19,9 @@ use crate::limits::{TOKEN_CCM_LIFE_MAX, TOKEN_CLIENT_LIFE_MAX, TOKEN_GIVEN_FOR_M
 pub enum Shown<'s> {
     /// A token that is good, and whether it was given in the name of this hierarchy.
     Token(&'s TokenFacts, bool),
-    /// SHA-256 of a certificate, and when it ends (seconds since 1970).
-    Certificate([u8; 32], u64),
+    /// SHA-256 of a certificate and of those that are as good (`auth::thumbprints`), and when it ends (seconds
+    /// since 1970).
+    Certificate(&'s [[u8; 32]], u64),
 }
 
 /// Claims of what is given.
@@ -59,7 +60,11 @@ pub fn exchange<E: From<NotExchanged>>(
     mut guid: impl FnMut() -> Result<String, E>,
 ) -> Result<Given, E> {
     let (device, until, user, names) = match shown {
-        Shown::Certificate(sha256, until) => (format!("SHA256:{}", hex(&sha256)), until, "", &[][..]),
+        Shown::Certificate(thumbprints, until) => {
+            let mut names = thumbprints.iter().map(|one| format!("SHA256:{}", hex(one)));
+            let device = names.next().ok_or(NotExchanged::Ended)?;
+            (device, until, "", names.collect::<Vec<_>>())
+        }
         Shown::Token(facts, is_own) => {
             let device = match facts.kind {
                 TokenKind::Registration => format!("GUID:{}", guid()?),
@@ -67,7 +72,12 @@ pub fn exchange<E: From<NotExchanged>>(
                 TokenKind::Client | TokenKind::Directory => format!("{}:{}", facts.issuer, facts.subject),
                 TokenKind::Ccm => return Err(NotExchanged::Kind(facts.kind).into()),
             };
-            (device, facts.valid.until, facts.user.as_str(), &*facts.names)
+            (
+                device,
+                facts.valid.until,
+                facts.user.as_str(),
+                facts.names.iter().map(ToString::to_string).collect(),
+            )
         }
     };
     let left = until.saturating_sub(now);
@@ -88,8 +98,7 @@ pub fn exchange<E: From<NotExchanged>>(
         session["UserId"] = user.into();
     }
     // Who is blocked by any of these is blocked with the session, too.
-    let names: Vec<&str> = names.iter().map(|name| &**name).take(TOKEN_GIVEN_FOR_MAX).collect();
-    session["GivenFor"] = names.into();
+    session["GivenFor"] = names.into_iter().take(TOKEN_GIVEN_FOR_MAX).collect::<Vec<_>>().into();
     let gets_own = match shown {
         Shown::Token(facts, is_own) => match facts.kind {
             TokenKind::Registration => true,
@@ -188,8 +197,10 @@ mod tests {
         let given = ask(Shown::Token(&facts, false)).unwrap();
         assert_eq!((&given.session["Type"], &given.session["UserId"]), (&json!("UDA"), &json!("u@corp")));
         for (left, life) in [(99_999, 28_800), (60, 60)] {
-            let given = ask(Shown::Certificate([0xab; 32], NOW + left)).unwrap();
+            let given = ask(Shown::Certificate(&[[0xab; 32], [0xcd; 32]], NOW + left)).unwrap();
             assert_eq!(given.device, format!("SHA256:{}", "ab".repeat(32)));
+            let twin = format!("SHA256:{}", "cd".repeat(32));
+            assert_eq!(given.session["GivenFor"], json!([twin]), "it is blocked by either");
             assert_eq!((given.session_life, &given.client), (life, &None));
             assert!(given.session.get("UserId").is_none());
         }
@@ -201,6 +212,6 @@ mod tests {
         assert_eq!(ask(Shown::Token(&session, true)), Err(NotExchanged::Kind(TokenKind::Ccm)));
         let ended = facts(TokenKind::Client, 10, 0, "");
         assert_eq!(ask(Shown::Token(&ended, true)), Err(NotExchanged::Ended));
-        assert_eq!(ask(Shown::Certificate([0; 32], NOW)), Err(NotExchanged::Ended));
+        assert_eq!(ask(Shown::Certificate(&[[0; 32]], NOW)), Err(NotExchanged::Ended));
     }
 }

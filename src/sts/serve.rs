@@ -20,7 +20,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use ring::digest::{SHA256, digest};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -39,7 +38,7 @@ use super::folder::guid;
 use super::{Signer, StsError};
 use crate::admin::Doors;
 use crate::auth::token::{TokenFault, TokenKind, TokenKinds, bearer, issuer_of};
-use crate::auth::{InternalRole, internal_identity, life_of};
+use crate::auth::{InternalRole, internal_identity, life_of, thumbprints};
 use crate::limits::{
     DRAIN_WITHIN, STS_CONNECTIONS_MAX, STS_HANDSHAKE_WITHIN, STS_HANDSHAKES_MAX, STS_HEAD_SIZE_MAX,
     STS_HEAD_WITHIN,
@@ -314,7 +313,10 @@ impl Service {
                 say(StatusCode::OK, &body)
             }
             Err(Refused::Broken(error)) => {
-                tracing::error!(%error, "no token can be made");
+                self.counts.broken.add(1);
+                if self.may_log() {
+                    tracing::error!(%error, "no token can be made");
+                }
                 say(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": "server_error" }))
             }
             Err(refused) => {
@@ -357,8 +359,8 @@ impl Service {
             let is_own = self.own.contains(&facts.issuer);
             (given(Shown::Token(&facts, is_own))?, kind, facts.label)
         } else {
-            let (sha256, until) = certificate(fields)?;
-            (given(Shown::Certificate(sha256, until))?, Kind::Certificate, String::new())
+            let (thumbprints, until) = certificate(fields)?;
+            (given(Shown::Certificate(&thumbprints, until))?, Kind::Certificate, String::new())
         };
         let Given { device, session, session_life, client } = given;
         let mut body = json!({
@@ -380,15 +382,14 @@ impl Service {
 }
 
 /// SHA-256 and end of the one certificate in `Client-Cert`.
-fn certificate(fields: &HeaderMap) -> Result<([u8; 32], u64), Refused> {
+fn certificate(fields: &HeaderMap) -> Result<(Vec<[u8; 32]>, u64), Refused> {
     let mut values = fields.get_all("client-cert").iter();
     let (Some(value), more) = (values.next(), values.next()) else { return Err(Refused::Nothing) };
     let inner = value.as_bytes().strip_prefix(b":").and_then(|rest| rest.strip_suffix(b":"));
     let der = inner.and_then(|text| BASE64.decode(text).ok()).filter(|_| more.is_none());
     let der = der.ok_or(Refused::Certificate)?;
     let life = life_of(&der).ok_or(Refused::Certificate)?;
-    let sum = digest(&SHA256, &der);
-    Ok((sum.as_ref().try_into().expect("SHA-256 has 32 octets"), life.until))
+    Ok((thumbprints(&der), life.until))
 }
 
 fn say(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
