@@ -266,6 +266,26 @@ fn a_site_file_yields_roles_endpoints_and_origins() {
     assert!(!other.forward_identity && !other.tunnel && other.methods.is_empty());
 }
 
+/// The token service puts it before what the issuer calls a device.
+#[test]
+fn an_issuer_is_not_called_what_the_token_service_calls_devices_by() {
+    let read = |name: &str| {
+        let issuer = format!(
+            "[[token_issuer]]\nname = \"{name}\"\nissuer = \"urn:x\"\naudiences = [\"a\"]\nkinds = [\"ccm\"]\n\
+             keys = [\"keys.json\"]\n"
+        );
+        SiteSettings::parse(&format!("{SITE}{issuer}"), "f")
+    };
+    assert!(read("corp").is_ok());
+    for name in ["GUID", "guid", "Sha256", "a:b"] {
+        let error = only(read(name).err().unwrap());
+        assert!(
+            error.contains(&format!("token_issuer[1].name: found \"{name}\", expected a name")),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn an_endpoint_for_tunnels_is_one_whose_requests_are_held() {
     let text = SITE.replace("tunnel = false", "tunnel = true");

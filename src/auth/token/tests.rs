@@ -337,7 +337,8 @@ fn one_key_that_is_written_in_two_ways_is_one() {
     });
     let token = keys.sign(&json!({"alg": "ES256", "kid": "ec-2"}), &claims);
     let judge = |fetched: &[TokenKey]| {
-        Issuers::new(std::slice::from_ref(&site), [("directory", fetched)], [""; 0]).verify(token.as_bytes(), now())
+        Issuers::new(std::slice::from_ref(&site), [("directory", fetched)], [""; 0])
+            .verify(token.as_bytes(), now())
     };
     assert!(judge(&[keys.ec_key("ec-2"), renamed.clone()]).is_ok());
     let fault = judge(&[renamed, other.ec_key("ec-2")]).unwrap_err();
