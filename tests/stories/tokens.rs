@@ -433,6 +433,34 @@ fn a_blocked_token_is_refused_at_once_and_its_held_request_is_cut() {
     eventually("it is taken again", || status(&bad) == 200);
 }
 
+/// Its request stands in line, for nobody is attached; who attaches then knows that the token is blocked.
+#[test]
+fn a_request_whose_token_is_blocked_while_it_waits_reaches_no_origin() {
+    needs!("openssl");
+    let held: Arc<AtomicUsize> = Arc::default();
+    let origin = origin(&held);
+    let (mut stack, site) = start(&origin, "");
+    let (bad, good) = (site.ccm("GUID:BAD"), site.ccm("GUID:GOOD"));
+    let (mut one, mut other) = (stranger(&stack), stranger(&stack));
+    stack.connector.take().unwrap().kill();
+    eventually("the channels are gone", || stack.count("links") == 0);
+    for (client, token) in [(&mut one, &bad), (&mut other, &good)] {
+        client.send(
+            format!(
+                "GET /CCM_Proxy_ServerAuth/{OWN}/held/x HTTP/1.1\r\nHost: {SERVICE}\r\nAuthorization: Bearer {token}\r\n\r\n"
+            )
+            .as_bytes(),
+        );
+    }
+    eventually("both wait", || stack.count("waiting") == 2);
+    fs::write(stack.path("blocked.txt"), "of-guid:bad\n").unwrap();
+    stack.start_connector();
+    let answer = one.read().unwrap();
+    assert_eq!((answer.status, answer.reason.as_str()), (401, "CMGService_Invalid_Token"));
+    eventually("the other's is at the origin", || held.load(Ordering::SeqCst) == 1);
+    assert_eq!((stack.count("waiting"), stack.count("active")), (0, 1));
+}
+
 #[test]
 fn each_holder_of_a_token_has_a_rate_and_devices_with_one_handed_out_in_bulk_by_address() {
     needs!("openssl");
