@@ -356,21 +356,29 @@ impl LinkEvents for Events {
     }
 }
 
-/// Which of those that entered is shown out for another, of (from where, whether it is known): one that is not known
-/// before one that is; of whom most are there; the one that waits longest, for they are in the order they came.
+/// Which of those that entered is shown out for another, of (from where, whether it is known): of a crowd from one
+/// place the one that waits longest; else one that is not known before one that is, and of those the one that
+/// waits longest, for they are in the order they came.
 fn shown_out(entering: impl Iterator<Item = (Neighbourhood, bool)>) -> Option<usize> {
     let entering: Vec<_> = entering.collect();
     let mut of: HashMap<Neighbourhood, usize> = HashMap::new();
     entering.iter().for_each(|(from, _)| *of.entry(*from).or_default() += 1);
-    let weight =
-        |(place, (from, is_known)): (usize, &(Neighbourhood, bool))| (!is_known, of[from], Reverse(place));
+    let weight = |(place, (from, is_known)): (usize, &(Neighbourhood, bool))| {
+        let crowd = of[from].max(CROWD);
+        (crowd > CROWD || !is_known, crowd, Reverse(place))
+    };
     entering.iter().enumerate().map(weight).max().map(|(_, _, Reverse(place))| place)
 }
 
 /// Channels on one instance: 64 connection points with 16 channels each.
 const CHANNEL_COUNT_MAX: usize = 1_024;
-/// Channels of one connection point: four times 16, for those of its last start may not have ended.
-const CHANNELS_OF_POINT_MAX: usize = 64;
+/// Channels of one connection point: twice as many as there may be shards, for those of its last start may not
+/// have ended.
+const CHANNELS_OF_POINT_MAX: usize = 2 * limits::SHARD_COUNT_MAX as usize;
+const _: () = assert!(CHANNELS_OF_POINT_MAX < CHANNEL_COUNT_MAX);
+/// Channels that begin at once from one place and are no crowd: those of several connection points behind one
+/// address.
+const CROWD: usize = limits::HELLO_COUNT_MAX / 4;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -386,12 +394,14 @@ mod tests {
     #[test]
     fn who_floods_the_door_shows_out_himself_and_nobody_who_is_known() {
         let (point, flood) = (from("192.0.2.1"), from("198.51.100.1"));
+        let many = |one: (Neighbourhood, bool)| vec![one; CROWD + 1];
         let rows = [
             (vec![], None),
             (vec![(point, false)], Some(0)),
-            (vec![(point, false), (flood, false), (flood, false)], Some(1)),
+            (vec![(flood, false), (point, false), (point, false)], Some(0)),
             (vec![(flood, true), (point, false), (flood, true)], Some(1)),
-            (vec![(point, true), (flood, true), (flood, true)], Some(1)),
+            ([vec![(point, false)], many((flood, false))].concat(), Some(1)),
+            ([vec![(point, false)], many((flood, true))].concat(), Some(1)),
             (vec![(from("2001:db8::1"), false), (point, false), (from("2001:db8::2"), false)], Some(0)),
         ];
         for (entering, out) in rows {
@@ -417,9 +427,9 @@ mod tests {
     #[test]
     fn one_connection_point_takes_no_more_than_its_seats() {
         let lobby = Lobby::default();
-        let mut taken = 0;
+        let mut taken = 0u16;
         while lobby.has_seat_for(0, "one") {
-            lobby.seats.borrow_mut().insert(([taken; 16], 0), (0, "one".to_owned()));
+            lobby.seats.borrow_mut().insert(([0; 16], taken), (0, "one".to_owned()));
             taken += 1;
         }
         assert_eq!(usize::from(taken), CHANNELS_OF_POINT_MAX);
