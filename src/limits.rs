@@ -152,7 +152,7 @@ pub const STS_HEAD_WITHIN: Duration = Duration::from_secs(150);
 pub const STS_HEAD_SIZE_MAX: usize = 64 * 1024;
 /// Tokens that each shard remembers as accepted, so that only the first request with one costs a signature.
 /// Of two halves one alone is sure, and as many as a gateway's shard may have clients must fit into that.
-/// About 400 bytes each, and the token.
+/// A few hundred bytes each, and the token.
 pub const TOKEN_VERDICT_COUNT_MAX: usize = 2 * DIRECT_SLOTS_MAX as usize;
 /// Octets of those tokens, each half of it the half: 19,000 of a directory of the usual 1.7 KB.
 pub const TOKEN_VERDICT_SIZE_MAX: usize = 64 * 1024 * 1024;

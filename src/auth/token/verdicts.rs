@@ -95,7 +95,7 @@ impl<T> Half<T> {
 pub struct TokenVerdicts<T> {
     young: Half<T>,
     old: Half<T>,
-    /// Forgotten, and freed a few at a time: all at once they would keep requests waiting for 5 ms.
+    /// Forgotten, and freed a few at a time: 19,000 at once would keep requests waiting.
     fading: Vec<hash_map::IntoValues<u64, Accepted<T>>>,
     hashes: RandomState,
 }
