@@ -369,6 +369,9 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 pub const CRL_LIFE_ALARM: u64 = 80;
 /// A file with a list is looked at so often, and so is whether another shard should hear of one.
 pub const LIST_FILE_EVERY: Duration = Duration::from_secs(1);
+/// The files of the certificates that clients are shown are looked at so often. A change is judged when the next
+/// look finds no further one: of a chain and its key one is written before the other.
+pub const CERTIFICATE_FILES_EVERY: Duration = Duration::from_secs(1);
 /// Lists that instances refused are offered again so often.
 pub const LIST_OFFER_EVERY: Duration = Duration::from_secs(60);
 /// Lists that a gateway reads at once, each on a thread of its own, of as many connection points as may be: to

@@ -13,6 +13,7 @@ use rustls::server::ProducesTickets;
 
 use super::GatewayMessage;
 use super::admission::{Admission, EndpointAllowances, Excesses};
+use super::certificates::Shown;
 use super::handshake::Handshaking;
 use super::record::{self, Records};
 use super::request::Request;
@@ -92,8 +93,8 @@ pub struct Common {
     pub start: metrics::Start,
     /// Where its settings' paths start from.
     pub folder: std::path::PathBuf,
-    /// Certificates in use: for what, which file, when they end.
-    pub certificates: Vec<metrics::Certificate>,
+    /// Which it shows, to clients and to connection points.
+    pub certificates: Arc<Shown>,
     /// The gateway is on its way out.
     pub draining: AtomicBool,
     /// Random, one for each start.

@@ -40,10 +40,11 @@ use crate::dispatch::Ticket;
 use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::metrics::{self, Ledger, Name};
-use crate::review::GatewayStart;
+use crate::review::{Document, GatewayStart};
 use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
 use crate::transport::{CrossMessage, Crossing, StartError, Tls};
 use admission::Admission;
+use certificates::Shown;
 use connection_point::{Arrival, Seat};
 use control::Publications;
 use gate::{Common, Counters, Gate, Guest, InForce};
@@ -204,16 +205,19 @@ struct Start {
     channel_listeners: Vec<OwnedFd>,
     publications: Publications,
     doors: admin::Doors,
+    document: Document,
     cpus: Vec<usize>,
     slots: u32,
 }
 
 impl Start {
     fn prepare(reviewed: GatewayStart, open_files: u64) -> Result<Start, StartError> {
-        let GatewayStart { settings, folder, listeners, internal_listeners, doors, ends, .. } = reviewed;
+        let GatewayStart { settings, folder, document, listeners, internal_listeners, doors, ends, .. } =
+            reviewed;
+        let shown = Arc::new(Shown::new(reviewed.server_keys, ends));
         let clients = {
             let tickets = reviewed.ticket_secret.as_ref();
-            certificates::client_config(reviewed.server_keys, tickets, settings.tls_min)?
+            certificates::client_config(shown.clone(), tickets, settings.tls_min)?
         };
         let channels = certificates::channel_config(&reviewed.internal_ca, reviewed.internal)?;
         let allowed = shard::allowed_cpus();
@@ -238,7 +242,7 @@ impl Start {
             unpublished,
             start: metrics::Start::now(),
             folder,
-            certificates: ends,
+            certificates: shown,
             draining: AtomicBool::new(false),
             instance_id,
             slots,
@@ -254,6 +258,7 @@ impl Start {
             channel_listeners: internal_listeners,
             publications,
             doors,
+            document,
             cpus,
             slots,
         })
@@ -268,6 +273,7 @@ impl Start {
             channel_listeners,
             publications,
             doors,
+            document,
             cpus,
             slots,
         } = self;
@@ -307,10 +313,17 @@ impl Start {
             listeners = ?common.settings.listeners,
             "gateway started"
         );
+        let (look, looks) = mpsc::channel();
+        let watched = Arc::downgrade(&common);
+        spawn("certificates", move || certificates::watch(&watched, &document, &looks))?;
         spawn("signals", move || {
             for signal in signals.forever() {
                 if signal == SIGHUP {
-                    tracing::warn!("SIGHUP: reloading is not built yet; settings stay as they were");
+                    tracing::warn!(
+                        "SIGHUP: reloading is not built yet but for server certificates, which are looked at now"
+                    );
+                    // Without that thread the shards are gone, too.
+                    let _ = look.send(());
                     continue;
                 }
                 let _ = tell.send(News::Signal);

@@ -224,7 +224,7 @@ impl Report for Gateway {
             "excess": excess,
             "clients_uncounted": self.sum(|counters| &counters.clients_uncounted),
             "limits": limits,
-            "certificates": show_certificates(&common.certificates),
+            "certificates": show_certificates(&common.certificates.ends()),
             "shards": common.counters.iter().map(shard).collect::<Vec<_>>(),
         })
     }
@@ -236,7 +236,13 @@ impl Report for Gateway {
         let ready = u64::from(self.is_ready());
         page.gauge("cmg_gateway_ready", "1 when a channel is up, so that requests can be answered.")
             .count(&[], ready);
-        describe_certificates(&mut page, &self.common.certificates);
+        let certificates = &self.common.certificates;
+        describe_certificates(&mut page, &certificates.ends());
+        page.gauge(
+            "cmg_gateway_server_certificates_failing",
+            "1 when the files of server certificates hold what cannot be shown, and those before are.",
+        )
+        .count(&[], u64::from(!certificates.trouble().is_empty()));
         describe_endpoints(
             &mut page,
             "cmg_gateway",
@@ -284,7 +290,11 @@ impl Gateway {
         if common.counters.iter().any(|one| one.handshakes_waiting.load(Ordering::Relaxed) >= most) {
             health.suffers("so many handshakes wait for their turn that further clients wait in the backlog");
         }
-        health.knows_certificates(&common.certificates, jiff::Timestamp::now().as_second());
+        health.knows_certificates(&common.certificates.ends(), jiff::Timestamp::now().as_second());
+        let trouble = common.certificates.trouble();
+        if !trouble.is_empty() {
+            health.suffers(format!("the server certificates before are shown still: {trouble}"));
+        }
         health
     }
 

@@ -14,8 +14,11 @@ use super::{Desk, Document, Findings, kept, shown};
 use crate::admin;
 use crate::auth::{InternalRole, internal_identity};
 use crate::metrics;
-use crate::settings::{GatewaySettings, Kind, SettingsErrors};
+use crate::settings::{GatewaySettings, Kind, SettingsError, SettingsErrors};
 use crate::transport::tls_config::Credential;
+
+/// Use of a certificate that clients are shown.
+pub const SERVER: &str = "server";
 
 /// A gateway's settings with everything they name, judged.
 pub struct GatewayReview {
@@ -39,6 +42,8 @@ pub struct GatewayStart {
     pub settings: GatewaySettings,
     /// What paths in it start from.
     pub folder: PathBuf,
+    /// The file.
+    pub document: Document,
     /// Shown to clients, in the order of the settings.
     pub server_keys: Vec<Arc<CertifiedKey>>,
     /// For session tickets.
@@ -146,6 +151,7 @@ impl GatewayReview {
             doors,
             ends,
             folder: document.folder(),
+            document,
             settings,
             server_keys: servers.into_iter().map(|pair| pair.certified).collect(),
             ticket_secret,
@@ -154,6 +160,35 @@ impl GatewayReview {
             listeners,
             internal_listeners,
         })
+    }
+}
+
+/// The certificates that clients are shown, as their files are now.
+pub struct ServerKeys {
+    /// In the order of the settings.
+    pub keys: Vec<Arc<CertifiedKey>>,
+    /// When they end.
+    pub ends: Vec<metrics::Certificate>,
+    /// What will be a mistake soon.
+    pub warnings: Vec<SettingsError>,
+}
+
+impl ServerKeys {
+    /// Reads them, and judges them as a start does.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn read(
+        document: &Document,
+        settings: &GatewaySettings,
+        now: UnixTime,
+    ) -> Result<ServerKeys, SettingsErrors> {
+        let mut desk = Desk::new(document, now);
+        let pairs = server_certificates(&mut desk, settings);
+        desk.findings.sort();
+        desk.findings.verdict()?;
+        let keys = pairs.into_iter().map(|pair| pair.certified).collect();
+        Ok(ServerKeys { keys, ends: desk.ends, warnings: desk.findings.warnings })
     }
 }
 
@@ -170,7 +205,7 @@ fn server_certificates(desk: &mut Desk<'_>, settings: &GatewaySettings) -> Vec<P
         let section = format!("server_certificate[{}]", index + 1);
         let (chain, key) = (format!("{section}.chain"), format!("{section}.key"));
         let Some(pair) = desk.pair(&chain, &key, files) else { continue };
-        desk.shows("server", &files.chain, &pair);
+        desk.shows(SERVER, &files.chain, &pair);
         for der in &pair.certified.cert {
             desk.dates(&chain, &files.chain, der, Dated::Error);
         }

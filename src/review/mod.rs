@@ -22,7 +22,7 @@ mod url;
 pub use across::across;
 pub use certificates::sample_client;
 pub use connector::{ConnectorReview, ConnectorStart};
-pub use gateway::{GatewayReview, GatewayStart};
+pub use gateway::{GatewayReview, GatewayStart, SERVER, ServerKeys};
 pub use ports::{Listener, holder_hint};
 pub use shut_out::shut_out;
 pub use site::{Origin, Site, SiteReview};

@@ -21,7 +21,9 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, SupportedProtocolVersion};
 
 use crate::client::Client;
-use crate::harness::{HandOrigin, OWN, SERVICE, Setup, Stack, ask_admin, eventually, read_head, text};
+use crate::harness::{
+    HandOrigin, MANAGEMENT_POINT, OWN, SERVICE, Setup, Stack, ask_admin, eventually, read_head, text,
+};
 use crate::needs;
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
@@ -736,6 +738,79 @@ fn the_key_that_a_gateway_shows_is_one_that_the_client_s_ciphers_can_use() {
         println!("{name} {options:?}: {found}");
         assert!(found.starts_with(expected), "{name} {options:?}: {found}");
     }
+}
+
+/// Who signed what the gateway shows, as openssl says it.
+fn issuer_shown(stack: &Stack) -> String {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["s_client", "-connect", &stack.gateway_address().to_string(), "-servername", SERVICE]);
+    let output = text(&openssl.stdin(Stdio::null()).output().unwrap().stdout);
+    output.lines().find_map(|line| line.strip_prefix("issuer=")).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn server_certificates_change_while_the_gateway_runs_and_wrong_ones_take_the_place_of_none() {
+    needs!("openssl");
+    let origin = origin();
+    let stack = Setup::new(origin.url()).start();
+    let (chain, key) = (stack.path("pki/server/cmg.test.pem"), stack.path("pki/server/cmg.test.key"));
+    let mut early = stack.client().unwrap();
+    let target = format!("/CCM_Proxy_MutualAuth/{MANAGEMENT_POINT}/SMS_MP/x");
+    let mut ask_early = || early.ask("GET", &target).unwrap().status;
+    assert_eq!(ask_early(), 200);
+    let before = issuer_shown(&stack);
+    assert!(!before.contains("Second Root"), "{before}");
+
+    let ca = authority("Second Root", None, |_| {});
+    let mut params = params(SERVICE);
+    params.subject_alt_names = vec![SanType::DnsName(SERVICE.try_into().unwrap())];
+    params.not_after = (SystemTime::now() + 77 * DAY).into();
+    let pair = KeyPair::generate().unwrap();
+    let leaf = params.signed_by(&pair, &ca).unwrap().pem();
+    let log = || stack.gateway().log();
+
+    // The key alone: it is not that of the certificate.
+    fs::write(&key, pair.serialize_pem()).unwrap();
+    eventually("the mistake is told", || log().contains("server certificates cannot be shown"));
+    let told = log();
+    let line = told.lines().find(|line| line.contains("server certificates cannot be shown")).unwrap();
+    for part in ["gateway.toml:", "server_certificate[1].key", "cmg.test.key", "does not belong", "expected"]
+    {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert_eq!(issuer_shown(&stack), before);
+    let status = stack.status();
+    assert_eq!(status["state"], "Degraded");
+    assert!(status["reason"].as_str().unwrap().contains("server certificates before are shown"), "{status}");
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(log().matches("server certificates cannot be shown").count(), 1, "told once");
+
+    // The certificate, too.
+    fs::write(&chain, leaf + &ca.pem()).unwrap();
+    eventually("the new one is shown", || issuer_shown(&stack).contains("Second Root"));
+    eventually("it is healthy", || stack.status()["state"] == "Healthy");
+    assert!(log().contains("server certificates changed: "), "{}", log());
+    let status = stack.status();
+    let shown = status["certificates"].as_array().unwrap();
+    assert_eq!(shown.iter().filter(|one| one["use"] == "server").count(), 1, "{status}");
+    assert_eq!(shown.iter().filter(|one| one["use"] == "internal").count(), 1, "{status}");
+    let (_, metrics) = ask_admin(stack.gateway_admin(), "/metrics").unwrap();
+    assert!(metrics.contains("cmg_gateway_server_certificates_failing 0"), "{metrics}");
+
+    // Who was connected stays so, and who believes the new root comes in.
+    assert_eq!(ask_early(), 200);
+    fs::write(stack.path("second.pem"), ca.pem()).unwrap();
+    let (cert, key) = stack.client_pair();
+    let pair = Some((cert.as_path(), key.as_path()));
+    let mut late = Client::connect(stack.gateway_address(), &stack.path("second.pem"), pair).unwrap();
+    assert_eq!(late.ask("GET", &target).unwrap().status, 200);
+
+    // A folder in a certificate's place is told of at once, when somebody asks.
+    fs::remove_file(&chain).unwrap();
+    fs::create_dir(&chain).unwrap();
+    stack.gateway().signal(libc::SIGHUP);
+    eventually("it is told", || log().contains("a folder, not a file"));
+    assert!(issuer_shown(&stack).contains("Second Root"));
 }
 
 #[test]
