@@ -336,7 +336,7 @@ const _: () = assert!(TUNNEL_HALF_OPEN_FOR.as_secs() < HELD_WITHIN_MIN.as_secs()
 pub const WAIT_FOR_CHANNEL: Duration = Duration::from_secs(10);
 /// Requests that may wait so on one shard.
 pub const WAITING_COUNT_MAX: usize = 4_096;
-/// Requests of one client that may wait so for one site on one shard. A client agent has a handful of
+/// Requests of one client that may wait so for one site on one shard, held ones and others each. A client agent has a handful of
 /// connections, one request on each; what asks for more waiting places floods.
 pub const WAITING_OF_CLIENT_MAX: usize = 16;
 /// Requests of one site that are called at once to look whether a link has room. A link with room takes

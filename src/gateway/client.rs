@@ -502,7 +502,7 @@ impl Connection {
         if now >= until {
             return Ok(waiting::Outcome::TimedOut);
         }
-        if let Err(outcome) = self.gate.line_up(place, request.site, || self.key(request)) {
+        if let Err(outcome) = self.gate.line_up(place, request, || self.key(request)) {
             return Ok(outcome);
         }
         self.deadline.set(now, until.saturating_duration_since(now));

@@ -492,7 +492,7 @@ impl Gate {
         request: &mut Request,
         place: Option<&wait::Place>,
     ) -> Option<(Stream, Option<Rc<str>>)> {
-        if !self.may_look(request.site, place) {
+        if !self.may_look(request, place) {
             return None;
         }
         if let Some((point, stream)) = self.choose(request.site, |link| {
@@ -545,6 +545,7 @@ impl Gate {
         let guest = Guest {
             exchange,
             site: request.site,
+            is_held: request.is_held,
             client: client.id,
             identity: request.names_client.then(|| client.describe(leaf).into()),
             message: request.message.clone(),
@@ -561,8 +562,8 @@ impl Gate {
     /// A client of another shard wants a stream on a link of this one. It takes turns with those called
     /// here, and stands behind those who wait here for room.
     pub fn open_for_guest(&self, from: usize, guest: Guest) {
-        let Guest { exchange, site, place, .. } = guest;
-        if self.line.is_held_up(site) || !self.admit_guest(from, guest) {
+        let Guest { exchange, site, is_held, place, .. } = guest;
+        if self.line.is_held_up(site, is_held) || !self.admit_guest(from, guest) {
             self.note_turned_away(from, site);
             self.crossing.turn_away(from, exchange);
         } else if let Some(ticket) = place {
@@ -655,6 +656,8 @@ pub struct Guest {
     pub exchange: u64,
     /// Number of the site.
     pub site: usize,
+    /// It waits with those that are held.
+    pub is_held: bool,
     /// Number of the client at its shard.
     pub client: u64,
     /// Who it is, where the origin is told.

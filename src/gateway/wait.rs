@@ -1,7 +1,9 @@
 //! How requests of a shard wait for a link: the shell around `dispatch::Waiting`.
 //!
 //! Whoever looks for a link in vain lines up, and is woken when it is its turn. Links of this shard say
-//! that they have room again; those of others by messages.
+//! that they have room again; those of others by messages. A site's held requests have a line of their own:
+//! they come back by thousands when a channel is lost, and nobody shall stand behind them, nor they behind others.
+//! To the core they are those of another site, so that they share places and turns with the rest as sites do.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::GatewayMessage;
 use super::gate::Gate;
+use super::request::Request;
 use crate::dispatch::{ClientKey, Outcome, Standing, Ticket, Waiting, WaitingBounds};
 use crate::refusal::Refusal;
 
@@ -46,23 +49,35 @@ pub fn refusal(outcome: Outcome) -> Option<Refusal> {
     }
 }
 
+/// Lines of one site: of its held requests, and of the others.
+const LINES: usize = 2;
+
+fn line_of(site: usize, is_held: bool) -> usize {
+    LINES * site + usize::from(is_held)
+}
+
 impl Line {
     /// Nobody waits on a shard with so many sites and places, one of so many shards.
     pub fn new(sites: usize, shards: usize, places: usize) -> Line {
         let bounds = WaitingBounds { places, ..WaitingBounds::default() };
-        let waiting = RefCell::new(Waiting::new(sites, bounds));
+        let waiting = RefCell::new(Waiting::new(LINES * sites, bounds));
         let (full, turned_away) = (vec![vec![false; shards]; sites], vec![vec![false; shards]; sites]);
         Line { waiting, full: RefCell::new(full), turned_away: RefCell::new(turned_away) }
     }
 
-    /// Whether requests here wait for room on links of a site.
-    pub fn is_held_up(&self, site: usize) -> bool {
-        self.waiting.borrow().is_held_up(site)
+    /// Whether requests here, held ones or others, wait for room on links of a site.
+    pub fn is_held_up(&self, site: usize, is_held: bool) -> bool {
+        self.waiting.borrow().is_held_up(line_of(site, is_held))
     }
 
     /// Whether links of another shard have said that they have no room.
     pub fn is_full_elsewhere(&self, site: usize, shard: usize) -> bool {
         self.full.borrow()[site][shard]
+    }
+
+    fn hear_room(&self, site: usize) {
+        let mut waiting = self.waiting.borrow_mut();
+        [false, true].into_iter().for_each(|is_held| waiting.hear_room(line_of(site, is_held)));
     }
 
     /// They say so.
@@ -72,14 +87,14 @@ impl Line {
 }
 
 impl Gate {
-    /// Whether a request may look for a link: it was called, or would overtake nobody.
-    pub fn may_look(&self, site: usize, place: Option<&Place>) -> bool {
+    /// Whether a request may look for a link: it was called, or would overtake nobody of its kind.
+    pub fn may_look(&self, request: &Request, place: Option<&Place>) -> bool {
         let waiting = self.line.waiting.borrow();
         if waiting.held() == 0 {
             return true;
         }
         let standing = place.and_then(|place| waiting.standing(place.ticket));
-        standing == Some(Standing::Called) || !waiting.has_line(site)
+        standing == Some(Standing::Called) || !waiting.has_line(line_of(request.site, request.is_held))
     }
 
     /// A request found no link. It gets a place, or back the one it has.
@@ -89,7 +104,7 @@ impl Gate {
     pub fn line_up(
         self: &Rc<Self>,
         place: &mut Option<Place>,
-        site: usize,
+        request: &Request,
         client: impl FnOnce() -> ClientKey,
     ) -> Result<(), Outcome> {
         if self.is_draining() {
@@ -104,10 +119,11 @@ impl Gate {
                     None
                 }
                 None => {
-                    if !waiting.has_line(site) {
-                        waiting.hear_none(site);
+                    let line = line_of(request.site, request.is_held);
+                    if !waiting.has_line(line) {
+                        waiting.hear_none(line);
                     }
-                    let (ticket, loser) = waiting.enter(site, client(), Waker::noop().clone())?;
+                    let (ticket, loser) = waiting.enter(line, client(), Waker::noop().clone())?;
                     Some((ticket, loser.cloned()))
                 }
             }
@@ -143,7 +159,7 @@ impl Gate {
 
     /// A link of this shard came up or has room again.
     pub fn hear_room(&self, site: usize) {
-        self.line.waiting.borrow_mut().hear_room(site);
+        self.line.hear_room(site);
         self.call_waiting();
         let (here, mut turned_away) = (self.port.here(), self.line.turned_away.borrow_mut());
         for (shard, is_told) in turned_away[site].iter_mut().enumerate().filter(|(_, is_told)| **is_told) {
@@ -155,7 +171,7 @@ impl Gate {
     /// The same of another shard.
     pub fn hear_room_elsewhere(&self, shard: usize, site: usize) {
         self.line.full.borrow_mut()[site][shard] = false;
-        self.line.waiting.borrow_mut().hear_room(site);
+        self.line.hear_room(site);
         self.call_waiting();
     }
 

@@ -132,6 +132,39 @@ fn in_order() -> (String, Arc<Mutex<Vec<String>>>) {
 }
 
 #[test]
+fn held_requests_that_wait_stand_before_nobody_and_keep_nobody_from_waiting() {
+    const PLACES: usize = 8;
+    let (url, seen) = in_order();
+    let mut stack = patient(url, &format!("waiting_max = {PLACES}")).start();
+    let one = stack.client_pair();
+    kill_connector(&mut stack);
+    let held = format!("/CCM_Proxy_MutualAuth/{MANAGEMENT_POINT}/BGB/handler.ashx?RequestType=KeepAlive");
+    let mut polling: Vec<Client> = (0..PLACES)
+        .map(|number| {
+            let mut client = stack.client().unwrap();
+            let head = format!("GET {held}&number={number} HTTP/1.1\r\nHost: {SERVICE}\r\n\r\n");
+            client.send(head.as_bytes());
+            until_waiting(&stack, number as u64 + 1);
+            client
+        })
+        .collect();
+    // All places are taken, by one client; and its ordinary request has one all the same.
+    let mut asking = ask(&stack, &one, MANAGEMENT_POINT, "ordinary");
+    assert_refused(&polling.pop().unwrap().read().unwrap(), 503, "CMGService_No_Connector");
+    until_waiting(&stack, PLACES as u64);
+    stack.start_connector();
+    assert_eq!(asking.read().unwrap().status, 200);
+    for client in &mut polling {
+        assert_eq!(client.read().unwrap().status, 200);
+    }
+    let seen = seen.lock().unwrap();
+    let turn = seen.iter().position(|path| path == "ordinary").unwrap();
+    // In turn it would be first or second; connections to the origin may overtake each other a little.
+    assert!(turn < PLACES / 2, "it stood behind held ones: {seen:?}");
+    nothing_is_left(&stack);
+}
+
+#[test]
 fn a_client_that_floods_is_told_so_and_another_has_its_turn() {
     let (url, seen) = in_order();
     let mut stack = patient(url, "").start();
