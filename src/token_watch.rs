@@ -1,4 +1,5 @@
-//! What changes of a site's tokens while a role runs: keys that are fetched, tokens that are blocked.
+//! What changes of a site's tokens while a role runs: keys that are fetched or come to a file, tokens that are
+//! blocked.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +20,7 @@ use crate::limits::{
 };
 use crate::logs;
 use crate::mapping::{InternalUrl, Scheme};
-use crate::review::{KeyUrl, SiteTokens};
+use crate::review::{self, KeyFile, KeyUrl, SiteTokens};
 
 /// What is in force of tokens; another one whenever something changes.
 pub struct State {
@@ -61,11 +62,52 @@ pub struct Watch {
     material: TokenMaterial,
     /// By the number of its URL: keys, and when they were fetched.
     fetched: BTreeMap<usize, (Vec<TokenKey>, Instant)>,
+    /// By the number of its file: keys that it holds.
+    filed: BTreeMap<usize, Filed>,
     serial: u64,
     /// What was wrong last, so that it is told once.
     trouble: Option<String>,
     /// The same of what no channel can carry.
     refused: Option<MaterialFault>,
+}
+
+/// A file of keys as it was read last.
+#[derive(Default)]
+struct Filed {
+    keys: Vec<TokenKey>,
+    /// When the file was changed, and how long it is; none: it is to be read.
+    seen: Option<(SystemTime, u64)>,
+    /// What was wrong with it, so that it is told once.
+    trouble: String,
+}
+
+impl Filed {
+    /// Reads the file if it has changed. What cannot be read takes the place of nothing.
+    fn look(&mut self, KeyFile { issuer, path }: &KeyFile) {
+        let seen = fs::metadata(path).and_then(|facts| Ok((facts.modified()?, facts.len()))).ok();
+        if seen.is_some() && seen == self.seen {
+            return;
+        }
+        match review::read_key_file(path) {
+            Ok(keys) => {
+                if keys != self.keys {
+                    tracing::info!(issuer, file = %path.display(), "keys read: {}", names(&keys));
+                }
+                *self = Filed { keys, seen, trouble: String::new() };
+            }
+            Err(trouble) if trouble == self.trouble => {}
+            Err(trouble) => {
+                tracing::error!(issuer, file = %path.display(), trouble, "keys cannot be read; those before stay");
+                self.trouble = trouble;
+            }
+        }
+    }
+}
+
+/// What logs call keys.
+fn names(keys: &[TokenKey]) -> String {
+    let names: Vec<&str> = keys.iter().map(TokenKey::name).collect();
+    logs::bounded(names.join(", ").escape_debug().to_string())
 }
 
 /// Of the URL with this number: its keys, or why there are none.
@@ -78,6 +120,7 @@ impl Watch {
             tokens: tokens.clone(),
             material: TokenMaterial::default(),
             fetched: BTreeMap::new(),
+            filed: BTreeMap::new(),
             serial: 0,
             trouble: None,
             refused: None,
@@ -131,7 +174,7 @@ impl Watch {
         }
     }
 
-    /// Keys that were fetched, by issuer.
+    /// Keys that were fetched, or came to a file behind the start, by issuer.
     fn keys(&mut self) -> BTreeMap<String, Vec<TokenKey>> {
         self.fetched.retain(|_, (_, at)| at.elapsed() < TOKEN_KEYS_KEPT_FOR);
         let mut keys: BTreeMap<String, Vec<TokenKey>> = BTreeMap::new();
@@ -139,6 +182,18 @@ impl Watch {
             let all = keys.entry(self.tokens.urls[*number].issuer.clone()).or_default();
             all.extend(fetched.iter().filter(|key| !all.contains(key)).cloned().collect::<Vec<_>>());
             all.truncate(TOKEN_KEY_COUNT_MAX);
+        }
+        for (number, file) in self.tokens.files.iter().enumerate() {
+            let filed = self.filed.entry(number).or_default();
+            filed.look(file);
+            let published = self.tokens.issuers.iter().find(|entry| entry.name == file.issuer);
+            let held = keys.get(&file.issuer).into_iter().flatten();
+            let known: Vec<_> = published.into_iter().flat_map(|entry| &entry.keys).chain(held).collect();
+            let others = filed.keys.iter().filter(|key| !known.contains(key)).cloned();
+            let others: Vec<_> = others.take(TOKEN_KEY_COUNT_MAX.saturating_sub(known.len())).collect();
+            if !others.is_empty() {
+                keys.entry(file.issuer.clone()).or_default().extend(others);
+            }
         }
         keys
     }
@@ -151,9 +206,7 @@ impl Watch {
                 // Who answers in another order each time says nothing new.
                 keys.sort_by(|one, other| one.name().cmp(other.name()));
                 if self.fetched.get(&number).is_none_or(|(held, _)| *held != keys) {
-                    let names: Vec<&str> = keys.iter().map(TokenKey::name).collect();
-                    let names = logs::bounded(names.join(", ").escape_debug().to_string());
-                    tracing::info!(issuer, from, "keys fetched: {names}");
+                    tracing::info!(issuer, from, "keys fetched: {}", names(&keys));
                 }
                 self.fetched.insert(number, (keys, Instant::now()));
             }

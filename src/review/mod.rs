@@ -26,7 +26,7 @@ pub use gateway::{GatewayReview, GatewayStart, SERVER, ServerKeys};
 pub use ports::{Listener, holder_hint};
 pub use shut_out::shut_out;
 pub use site::{Origin, Site, SiteReview};
-pub use tokens::{KeyUrl, SiteTokens};
+pub use tokens::{KeyFile, KeyUrl, SiteTokens, read_key_file};
 pub use url::{Asked, judge_url};
 
 use std::fs;

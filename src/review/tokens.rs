@@ -20,6 +20,15 @@ pub struct KeyUrl {
     pub ca: Option<PathBuf>,
 }
 
+/// A file with public keys, which may change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyFile {
+    /// Name of the issuer's entry.
+    pub issuer: String,
+    /// Where.
+    pub path: PathBuf,
+}
+
 /// What a connection point knows of its site's tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SiteTokens {
@@ -27,6 +36,8 @@ pub struct SiteTokens {
     pub issuers: Vec<TokenIssuer>,
     /// To be fetched for them.
     pub urls: Vec<KeyUrl>,
+    /// Read for them.
+    pub files: Vec<KeyFile>,
     /// The file with the ids of blocked tokens.
     pub blocked: Option<PathBuf>,
 }
@@ -42,7 +53,7 @@ impl SiteTokens {
 pub(super) fn tokens(desk: &mut Desk<'_>, settings: &SiteSettings) -> SiteTokens {
     let mut read = SiteTokens::default();
     for one in &settings.tokens.issuers {
-        let keys = keys(desk, one, &mut read.urls);
+        let keys = keys(desk, one, &mut read);
         read.issuers.push(TokenIssuer { keys, ..one.entry.clone() });
     }
     if let Some(file) = &settings.tokens.blocked {
@@ -66,7 +77,7 @@ pub(super) fn tokens(desk: &mut Desk<'_>, settings: &SiteSettings) -> SiteTokens
     read
 }
 
-fn keys(desk: &mut Desk<'_>, one: &IssuerSettings, urls: &mut Vec<KeyUrl>) -> Vec<TokenKey> {
+fn keys(desk: &mut Desk<'_>, one: &IssuerSettings, read: &mut SiteTokens) -> Vec<TokenKey> {
     let mut all: Vec<TokenKey> = Vec::new();
     for (index, source) in one.keys.iter().enumerate() {
         let key = format!("{}.keys[{}]", one.key, index + 1);
@@ -77,6 +88,8 @@ fn keys(desk: &mut Desk<'_>, one: &IssuerSettings, urls: &mut Vec<KeyUrl>) -> Ve
                         all.push(found);
                     }
                 }
+                let (issuer, path) = (one.entry.name.clone(), desk.folder.join(file));
+                read.files.push(KeyFile { issuer, path });
             }
             KeySource::Url(url) => {
                 if url.address.scheme == Scheme::Http {
@@ -85,7 +98,7 @@ fn keys(desk: &mut Desk<'_>, one: &IssuerSettings, urls: &mut Vec<KeyUrl>) -> Ve
                     desk.warn(&key, found, expected);
                 }
                 let ca = one.ca.as_ref().map(|file| desk.folder.join(file));
-                urls.push(KeyUrl { issuer: one.entry.name.clone(), url: url.clone(), ca });
+                read.urls.push(KeyUrl { issuer: one.entry.name.clone(), url: url.clone(), ca });
             }
         }
     }
@@ -105,24 +118,32 @@ fn read_keys(desk: &mut Desk<'_>, key: &str, file: &Path) -> Vec<TokenKey> {
     let expected = "public keys or certificates in PEM, or a JWK set; RSA of 2048 to 4096 bits or P-256";
     let Some(bytes) = desk.read(key, file, expected) else { return Vec::new() };
     let path = shown(&desk.folder.join(file));
-    let is_json = bytes.trim_ascii_start().first() == Some(&b'{');
-    let read =
-        if is_json { TokenKey::read_set(&bytes).map_err(|fault| fault.to_string()) } else { pem(&bytes) };
-    match read {
-        Ok(keys) if !keys.is_empty() => {
+    match read_set(&bytes) {
+        Ok(keys) => {
             let names: Vec<&str> = keys.iter().map(TokenKey::name).collect();
             desk.fine(format!("{key}: {}", names.join(", ")));
             keys
-        }
-        Ok(_) => {
-            desk.error(key, format!("{path}: no key that can be used"), expected);
-            Vec::new()
         }
         Err(fault) => {
             desk.error(key, format!("{path}: {fault}"), expected);
             Vec::new()
         }
     }
+}
+
+/// The public keys of a file, at least one.
+///
+/// # Errors
+/// In words.
+pub fn read_key_file(path: &Path) -> Result<Vec<TokenKey>, String> {
+    super::read_bounded(path).map_err(|error| super::trouble(&error)).and_then(|bytes| read_set(&bytes))
+}
+
+fn read_set(bytes: &[u8]) -> Result<Vec<TokenKey>, String> {
+    let is_json = bytes.trim_ascii_start().first() == Some(&b'{');
+    let keys =
+        if is_json { TokenKey::read_set(bytes).map_err(|fault| fault.to_string()) } else { pem(bytes) }?;
+    if keys.is_empty() { Err("no key that can be used".to_owned()) } else { Ok(keys) }
 }
 
 fn pem(bytes: &[u8]) -> Result<Vec<TokenKey>, String> {
