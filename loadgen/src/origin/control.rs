@@ -1,7 +1,7 @@
 //! The origin's control listener: a push to all that are held, and how many are.
 //!
 //! `POST /push?number=N&share=S&rate=R` answers when every shard has answered what it held; `GET /held` says how many requests
-//! are held now, and the number of the last push. One small request per connection, plain HTTP, on a thread of its own: nothing here is measured.
+//! are held now, and the number of the last push; `GET /seen` how many came more than once. One small request per connection, plain HTTP, on a thread of its own: nothing here is measured.
 
 use super::exchange::Common;
 use crate::content;
@@ -124,14 +124,20 @@ fn decide(
 ) -> (&'static str, String) {
     match (method, path) {
         (b"GET", b"/held") => ("200 OK", told(common)),
+        (b"GET", b"/seen") => match &common.seen {
+            Some(seen) => ("200 OK", seen.told()),
+            None => ("404 Not Found", "nothing is kept without --seen\n".into()),
+        },
         (b"POST", b"/push") => match read_push(query, common) {
             Ok((push, rate)) => ("200 OK", do_push(push, rate, common, shards)),
             Err(text) => ("400 Bad Request", format!("{text}\n")),
         },
-        (b"GET" | b"POST", _) => ("404 Not Found", "there are GET /held and POST /push\n".into()),
-        _ => ("405 Method Not Allowed", "there are GET /held and POST /push\n".into()),
+        (b"GET" | b"POST", _) => ("404 Not Found", WHAT.into()),
+        _ => ("405 Method Not Allowed", WHAT.into()),
     }
 }
+
+const WHAT: &str = "there are GET /held, GET /seen and POST /push\n";
 
 fn told(common: &Common) -> String {
     let (held, push) = (common.held.load(Ordering::Relaxed), common.push().number);

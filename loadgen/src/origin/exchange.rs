@@ -7,6 +7,7 @@ use super::bits::Sessions;
 use super::named::{self, Said};
 use super::request::{Range, Request, parse_range};
 use super::rules::{Fault, Rules};
+use super::seen::Seen;
 use crate::content::{self, Account, Pattern};
 use crate::notification::Push;
 use crate::random::Random;
@@ -78,6 +79,8 @@ pub struct Common {
     pub push: AtomicU64,
     /// Notification requests that are held now, on all shards.
     pub held: AtomicU64,
+    /// Which requests came, where that is kept.
+    pub seen: Option<Seen>,
 }
 
 impl Common {
@@ -204,6 +207,9 @@ impl Exchange {
         self.state = State::Content(body);
         if !body.is_done() {
             return Ok((used, (used == 0).then_some(Next::Read)));
+        }
+        if let Some(seen) = &self.common.seen {
+            seen.note(&self.request.id, self.request.is_safe);
         }
         let delay = if self.take_owed(self.common.push()) { Duration::ZERO } else { self.delay() };
         if delay.is_zero() {

@@ -8,6 +8,7 @@ mod exchange;
 mod named;
 mod request;
 pub mod rules;
+mod seen;
 
 use crate::ring::{self, Buffers, Completion, Flight, GENERATION_MASK, Operation, Ring, Tag};
 use crate::tokens::Signer;
@@ -43,9 +44,12 @@ pub struct Options {
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
     /// Where to take control: `POST /push` answers all held notification requests (`number=`, `share=` and `rate=` per second in
-    /// its query), `GET /held` counts them; port 0 picks a free one, which is printed
+    /// its query), `GET /held` counts them, `GET /seen` tells what `--seen` kept; port 0 picks a free one, which is printed
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub control: Option<SocketAddr>,
+    /// Keep the id of every request, so that `GET /seen` of the control listener says how many came more than once
+    #[arg(long, requires = "control")]
+    pub seen: bool,
     /// Threads, each with its own ring and listener
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub shards: u16,
@@ -94,7 +98,8 @@ pub fn run(options: &Options, rules: Rules, signer: Option<Signer>) -> io::Resul
     if let Some(control) = &control {
         println!("control on http://{}", control.local_addr()?);
     }
-    let common = Arc::new(Common { rules, signer, ..Common::default() });
+    let seen = options.seen.then(Default::default);
+    let common = Arc::new(Common { rules, signer, seen, ..Common::default() });
     let boxes: Vec<_> = listeners.iter().map(|_| letterbox()).collect::<io::Result<_>>()?;
     let (boxes, letters): (Vec<_>, Vec<_>) = boxes.into_iter().unzip();
     std::thread::scope(|scope| {

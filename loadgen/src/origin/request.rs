@@ -31,6 +31,8 @@ pub struct Request {
     pub hash: Hash64,
     /// Whether the method is HEAD.
     pub is_head: bool,
+    /// Whether it is one that changes nothing, so that it may come again.
+    pub is_safe: bool,
     /// Whether the connection stays.
     pub keep_alive: bool,
     /// What it asks for.
@@ -97,6 +99,7 @@ impl Request {
         self.start.clear();
         self.hash = Hash64::default();
         self.is_head = head.method == b"HEAD";
+        self.is_safe = matches!(head.method, b"GET" | b"HEAD" | b"OPTIONS" | b"PROPFIND");
         self.keep_alive = head.keep_alive;
         self.named = Named::read(head);
         self.pushed = None;
