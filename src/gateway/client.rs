@@ -21,7 +21,7 @@ use super::verdict;
 use super::wait;
 use crate::auth::token::TokenKind;
 use crate::channel::{ResetCode, message};
-use crate::dispatch::{self as waiting, Preface};
+use crate::dispatch::{self as waiting, Attempts, Facts, GIVEN_BACK_MAX, Preface, Then, WhyNot};
 use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
 use crate::refusal::{Refusal, Refused};
@@ -357,7 +357,7 @@ impl Connection {
 
     /// Sends the request and carries the answer back; once more where that is safe.
     async fn exchange(&mut self, request: &mut Request) -> io::Result<Done> {
-        let (mut repeated, mut turned_away) = (false, 0);
+        let mut attempts = Attempts::default();
         let (mut place, mut wait_until) = (None, None);
         loop {
             // Who was blocked while the request waited has nothing done any more.
@@ -374,7 +374,7 @@ impl Connection {
                 let until = *wait_until.get_or_insert_with(|| self.gate.shard.now() + wait);
                 let waited = self.wait_for_link(&mut place, request, until).await?;
                 match wait::refusal(waited) {
-                    None => turned_away = 0,
+                    None => attempts.handle_turn(),
                     Some(refusal) => {
                         let cause = self.why_not_taken(waited, request.site, until - wait);
                         return Ok(Done::Refused(Refused::new(refusal, cause)));
@@ -388,38 +388,26 @@ impl Connection {
             // The relay is awaited where it lies: handed over, the task would hold it twice.
             let outcome = std::future::poll_fn(|context| relay.poll(context)).await?;
             let stream = relay.into_stream();
-            return match outcome {
+            let broke = match outcome {
                 // Boxed, so that other clients do not hold the room for a tunnel.
-                Outcome::Switched => Box::pin(self.tunnel(request, stream)).await,
+                Outcome::Switched => return Box::pin(self.tunnel(request, stream)).await,
                 // While the gateway drains, only what the client sent already is still answered.
                 Outcome::Answered { keep: true } if !self.gate.is_draining() || self.wire.has_unread() => {
-                    Ok(Done::Answered(Next::GoOn))
+                    return Ok(Done::Answered(Next::GoOn));
                 }
-                Outcome::Answered { .. } => Ok(Done::Answered(Next::Finish)),
-                Outcome::Refused(refused) => Ok(Done::Refused(refused)),
-                Outcome::Cut(cause) => Ok(Done::Cut(cause)),
-                Outcome::NotBegun if turned_away < NOT_BEGUN_MAX => {
-                    turned_away += 1;
-                    gate::add(&self.gate.counters().retried, 1);
-                    continue;
-                }
-                Outcome::NotBegun => {
-                    let cause = format!("given back {} times before it was begun", NOT_BEGUN_MAX + 1);
-                    Ok(Done::Refused(Refused::new(Refusal::NoConnector, cause)))
-                }
-                Outcome::Lost if request.is_repeatable && !repeated => {
-                    drop(stream);
-                    repeated = true;
-                    gate::add(&self.gate.counters().retried, 1);
-                    // A connection point that died takes all its channels with it: the others are given
-                    // time to be noticed, or the one repetition would be spent on one of them.
-                    self.gate.shard.sleep(NOTICED_WITHIN).await;
-                    continue;
-                }
-                Outcome::Lost => {
-                    Ok(Done::Refused(Refused::new(Refusal::BadGateway, why_not_repeated(request, repeated))))
-                }
+                Outcome::Answered { .. } => return Ok(Done::Answered(Next::Finish)),
+                Outcome::Refused(refused) => return Ok(Done::Refused(refused)),
+                Outcome::Cut(cause) => return Ok(Done::Cut(cause)),
+                Outcome::Broke(broke) => broke,
             };
+            drop(stream);
+            let (has_body, is_repeatable) = (request.manner.has_body, request.is_repeatable);
+            match attempts.handle_broken(broke, Facts { has_body, is_repeatable }) {
+                Then::GiveUp(why) => return Ok(Done::Refused(why_given_up(request, why))),
+                Then::Again => {}
+                Then::AgainAfter(pause) => self.gate.shard.sleep(pause).await,
+            }
+            gate::add(&self.gate.counters().retried, 1);
         }
     }
 
@@ -744,15 +732,27 @@ enum Done {
 }
 
 /// Why a request whose channel was lost is not sent once more.
-fn why_not_repeated(request: &Request, repeated: bool) -> String {
+/// What a client is told whose request is not sent again.
+fn why_given_up(request: &Request, why: WhyNot) -> Refused {
     let method = message::request_line(&request.message)
         .map_or("", |(method, _)| std::str::from_utf8(method).unwrap_or_default());
-    match (repeated, request.manner.has_body) {
-        (true, _) => "the channel was lost, and so was that of its repetition".to_owned(),
-        (false, true) => {
-            format!("the channel was lost and the request cannot be repeated: {method} with a body")
+    let with = if request.manner.has_body { " with a body" } else { "" };
+    match why {
+        WhyNot::TooOften => {
+            let cause = format!("given back {} times before it was begun", GIVEN_BACK_MAX + 1);
+            Refused::new(Refusal::NoConnector, cause)
         }
-        (false, false) => format!("the channel was lost and the request cannot be repeated: {method}"),
+        WhyNot::BodyIsGone => Refused::new(
+            Refusal::NoConnector,
+            "the connection point took nothing, but part of the body is gone already",
+        ),
+        WhyNot::NotRepeatable => {
+            let cause = format!("the channel was lost and the request cannot be repeated: {method}{with}");
+            Refused::new(Refusal::BadGateway, cause)
+        }
+        WhyNot::LostTwice => {
+            Refused::new(Refusal::BadGateway, "the channel was lost, and so was that of its repetition")
+        }
     }
 }
 
@@ -830,10 +830,6 @@ impl Drop for Active {
     }
 }
 
-/// A request of which nothing was begun goes elsewhere so often; then the site is in trouble.
-const NOT_BEGUN_MAX: usize = 3;
-/// All channels of a killed process are seen to end within milliseconds of the first.
-const NOTICED_WITHIN: Duration = Duration::from_millis(50);
 /// How long a verdict on a certificate holds at most: certificates expire.
 const JUDGED_FOR: Duration = Duration::from_secs(60);
 

@@ -12,6 +12,7 @@ use super::client::Connection;
 use super::gate::Gate;
 use super::request::Request;
 use crate::channel::{self, ResetCode, ResponseMessage, TrailersWriter};
+use crate::dispatch::Broke;
 use crate::http::{self, Step};
 use crate::limits;
 use crate::refusal::{Refusal, Refused};
@@ -27,10 +28,8 @@ pub enum Outcome {
     },
     /// Nothing of an answer was sent: the gateway answers so.
     Refused(Refused),
-    /// Nothing was begun: it may be sent again whatever it is.
-    NotBegun,
-    /// The channel was lost before an answer began.
-    Lost,
+    /// The stream broke off before an answer began.
+    Broke(Broke),
     /// It broke off in the middle; why.
     Cut(Cow<'static, str>),
     /// The head of a tunnel is written: bytes follow, both ways ([`Relay::into_stream`]).
@@ -535,14 +534,10 @@ impl<'c> Relay<'c> {
                 Broken::Reset(ResetCode::Refused(refusal)) => {
                     Outcome::Refused(Refused::new(refusal, told(broken)))
                 }
-                Broken::Reset(ResetCode::NotBegun) | Broken::Lost { not_taken: true } if self.is_unsent() => {
-                    Outcome::NotBegun
-                }
-                // Nothing was begun, but bytes of its body are gone: only the client can send it again.
                 Broken::Reset(ResetCode::NotBegun) | Broken::Lost { not_taken: true } => {
-                    Outcome::Refused(Refused::new(Refusal::NoConnector, BODY_IS_GONE))
+                    Outcome::Broke(Broke::NotBegun)
                 }
-                Broken::Lost { not_taken: false } => Outcome::Lost,
+                Broken::Lost { not_taken: false } => Outcome::Broke(Broke::Lost),
                 Broken::Reset(
                     ResetCode::Cancelled | ResetCode::OriginBroke | ResetCode::Protocol | ResetCode::Other(_),
                 ) => Outcome::Refused(Refused::new(Refusal::BadGateway, told(broken))),
@@ -551,11 +546,6 @@ impl<'c> Relay<'c> {
         // What arrived before the break is the client's; then the cut shows that it is not all.
         let flushed = self.stream.data().is_empty() && self.connection.wire.poll_flush(context)?.is_ready();
         if flushed { Poll::Ready(Ok(Outcome::Cut(told(broken)))) } else { Poll::Pending }
-    }
-
-    /// No byte of the body was taken from the client: the request can be sent again as it is.
-    fn is_unsent(&self) -> bool {
-        !self.request.manner.has_body
     }
 }
 
@@ -591,7 +581,6 @@ const HALF_A_BODY: &str = "the client ended its direction in the middle of its b
 const TRAILERS_TOO_LARGE: &str = "the trailers do not fit one frame of a channel";
 const NOT_AN_ANSWER: &str = "the connection point sent an answer whose end this client would see elsewhere";
 const NOT_AS_PROMISED: &str = "the connection point sent more or less than the answer's head promised";
-const BODY_IS_GONE: &str = "the connection point took nothing, but part of the body is gone already";
 /// What an origin has for a client whose connection ended without TLS's goodbye. Most such clients are
 /// gone, and their requests must not stay; some only ended their half, and their answers come soon.
 const LEFT_WITHIN: Duration = Duration::from_secs(5);
