@@ -129,9 +129,15 @@ impl Channel {
         self.has_room_for_bulk() && !is_full
     }
 
-    /// The peer's DRAIN says that it never took this stream: even if the channel is lost before its
-    /// RESET, the request may be sent elsewhere.
-    pub fn is_excluded(&self, stream: StreamId) -> bool {
+    /// The peer cannot have taken this stream: no byte of its OPEN has left, or the peer's DRAIN says so. Even
+    /// if the channel is lost before a RESET, the request may be sent elsewhere.
+    pub fn is_untaken(&mut self, stream: StreamId) -> bool {
+        let sent = self.out.sent();
+        self.is_excluded(stream) || self.streams.get(stream).is_some_and(|entry| sent <= entry.opened_at)
+    }
+
+    /// The peer's DRAIN says that it never took this stream.
+    pub(super) fn is_excluded(&self, stream: StreamId) -> bool {
         let Some(taken) = self.peer_drained_at else { return false };
         stream.wire.wrapping_sub(taken).wrapping_sub(1) < self.last_wire.wrapping_sub(taken)
     }
@@ -175,6 +181,7 @@ impl Channel {
             interims: 0,
             credit: SendCredit::new(STREAM_WINDOW_INITIAL as u32),
             window: ReceiveWindow::new(facts.window, self.pulse.now()),
+            opened_at: self.out.total(),
         };
         self.put(FrameKind::Open, wire, message);
         Ok(self.streams.insert(stream))

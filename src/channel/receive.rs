@@ -124,6 +124,7 @@ impl Channel {
             interims: 0,
             credit: SendCredit::new(facts.window),
             window: ReceiveWindow::new(STREAM_WINDOW_INITIAL as u32, self.pulse.now()),
+            opened_at: 0,
         });
         self.expect(stream, facts.length);
         Ok(Event::Opened { stream, message: frame.payload })

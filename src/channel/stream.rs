@@ -50,6 +50,8 @@ pub(super) struct Stream {
     pub interims: u8,
     pub credit: SendCredit,
     pub window: ReceiveWindow,
+    /// Bytes ever queued before its OPEN.
+    pub opened_at: u64,
 }
 
 impl Stream {

@@ -416,7 +416,7 @@ impl Link {
         self.lost.set(true);
         let sinks = std::mem::take(&mut *self.sinks.borrow_mut());
         for (_, Entry { sink, id }) in sinks {
-            let not_taken = id.is_some_and(|id| self.channel.borrow().is_excluded(id));
+            let not_taken = id.is_some_and(|id| self.channel.borrow_mut().is_untaken(id));
             let broken = Broken::Lost { not_taken };
             match sink {
                 Sink::Here(mailbox) => mailbox.put_broken(broken),

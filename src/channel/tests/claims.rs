@@ -311,6 +311,19 @@ fn interim_heads_come_before_the_final_one_and_are_counted() {
 }
 
 #[test]
+fn a_request_of_which_no_byte_has_left_may_go_elsewhere() {
+    let mut pair = Pair::new();
+    let gone = pair.gateway.open(&request_message(false), 1).unwrap();
+    let count = pair.gateway.transmit_len();
+    let here = pair.gateway.open(&request_message(true), 2).unwrap();
+    assert!(pair.gateway.is_untaken(gone) && pair.gateway.is_untaken(here));
+    pair.gateway.transmitted(count);
+    assert!(!pair.gateway.is_untaken(gone) && pair.gateway.is_untaken(here));
+    pair.gateway.transmitted(1);
+    assert!(!pair.gateway.is_untaken(here), "half an OPEN may be read by a peer that guesses");
+}
+
+#[test]
 fn a_request_a_draining_connector_never_took_may_go_elsewhere() {
     let mut pair = Pair::new();
     let (taken, _) = pair.stream(false);
