@@ -12,6 +12,8 @@ use crate::limits::{HEADROOM_LEFT_BELOW, HEADROOM_NEAR, HEADROOM_SCARCE};
 pub enum Limit {
     /// Ports of one source address towards one origin.
     SourcePorts,
+    /// The share of these that held requests may use.
+    HeldPorts,
     /// Direct descriptors of one shard's ring.
     Descriptors,
     /// Clients of a gateway.
@@ -29,6 +31,7 @@ impl Limit {
     pub const fn name(self) -> &'static str {
         match self {
             Limit::SourcePorts => "source_ports",
+            Limit::HeldPorts => "held_source_ports",
             Limit::Descriptors => "direct_descriptors",
             Limit::Clients => "clients",
             Limit::OriginConnections => "origin_connections",
@@ -40,7 +43,7 @@ impl Limit {
     /// What an operator can do before it is reached.
     pub const fn remedy(self) -> &'static str {
         match self {
-            Limit::SourcePorts => {
+            Limit::SourcePorts | Limit::HeldPorts => {
                 "give connector.source_addresses more addresses, or widen net.ipv4.ip_local_port_range"
             }
             Limit::Descriptors => {

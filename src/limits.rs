@@ -527,6 +527,13 @@ pub const HEADROOM_LEFT_BELOW: u64 = 10;
 /// each, before it tries the other half; with half of 28,000 in use every connect would cost milliseconds.
 pub const PORT_SLICE: u16 = 512;
 
+/// Percent of the ports of a source address towards an origin that held requests (client notification) and
+/// tunnels may use: they keep theirs for as long as clients are there. The rest is for requests that are soon
+/// answered; of 28,000 ports 2,800, more than one origin is given connections by two shards.
+pub const HELD_PORTS_PERCENT: u64 = 90;
+
+const _: () = assert!(HELD_PORTS_PERCENT < 100);
+const _: () = assert!(28_232 * (100 - HELD_PORTS_PERCENT) / 100 >= 2 * ORIGIN_CONNECTIONS_MAX as u64);
 const _: () = assert!(HEADROOM_LEFT_BELOW < HEADROOM_NEAR && HEADROOM_NEAR < HEADROOM_SCARCE);
 const _: () = assert!(HEADROOM_SCARCE - HEADROOM_LEFT_BELOW > HEADROOM_NEAR);
 

@@ -362,7 +362,7 @@ impl Origin {
     async fn dial(&self, lease: Lease) -> Result<Connection, Fault> {
         let (deadline, wait) = (self.shard.deadline(), self.plan.limits.connect);
         let authority = &self.plan().authority;
-        match within(&self.shard, wait, self.connect()).await {
+        match within(&self.shard, wait, self.connect(lease.kind)).await {
             Some(Ok(wire)) => {
                 if self.is_out_of_reach.replace(false) && self.outages.admits(&self.shard) {
                     tracing::info!(origin = authority, "the origin is reached again");
@@ -374,6 +374,10 @@ impl Origin {
             Some(Err(error)) if wants_certificate(&error) => Err(self.certificate_wanted()),
             Some(Err(error)) => {
                 let cause = format!("origin {authority} {}", why_not_reached(&error));
+                if has_no_port(&error) {
+                    // It may be in reach of other requests, and the limit is told of.
+                    return Err(Fault::refused(Refusal::NoSourcePort, cause));
+                }
                 Err(self.out_of_reach(refusal_of(&error), cause))
             }
             None => {
@@ -403,9 +407,10 @@ impl Origin {
         Fault::refused(Refusal::ConnectorCertificateRequired, cause)
     }
 
-    async fn connect(&self) -> io::Result<Wire> {
+    async fn connect(&self, kind: Kind) -> io::Result<Wire> {
         let addresses = self.name.addresses(&self.shard).await?;
-        let mut wire = Wire::new(self.sources.connect(&self.shard, &addresses).await?, self.tls()?);
+        let socket = self.sources.connect(&self.shard, &addresses, kind).await?;
+        let mut wire = Wire::new(socket, self.tls()?);
         wire.handshake().await?;
         Ok(wire)
     }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use super::origin::Kind;
 use crate::headroom::{Limit, Reading};
 use crate::limits;
 use crate::metrics::Headroom;
@@ -38,34 +39,79 @@ struct Way {
     from: Option<IpAddr>,
     to: SocketAddr,
     used: AtomicUsize,
+    /// Of these, those of held requests.
+    held: AtomicUsize,
     /// Connections tried on it; chooses the slice of ports.
     tried: AtomicUsize,
 }
 
 /// A port in use, as long as this lives.
-struct Claim(Arc<Way>);
+struct Claim(Arc<Way>, Kind);
+
+impl Claim {
+    /// One of `ports`; `None` where held requests have their share.
+    fn new(way: &Arc<Way>, kind: Kind, ports: u64) -> Option<Claim> {
+        way.used.fetch_add(1, Ordering::Relaxed);
+        let claim = Claim(way.clone(), kind);
+        match kind {
+            Kind::Ordinary => Some(claim),
+            Kind::Held => {
+                let before = way.held.fetch_add(1, Ordering::Relaxed) as u64;
+                (before < share_of_held(ports)).then_some(claim)
+            }
+        }
+    }
+}
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.0.used.fetch_sub(1, Ordering::Relaxed);
+        let Claim(way, kind) = self;
+        way.used.fetch_sub(1, Ordering::Relaxed);
+        match kind {
+            Kind::Ordinary => {}
+            Kind::Held => _ = way.held.fetch_sub(1, Ordering::Relaxed),
+        }
     }
+}
+
+/// Of so many ports those that held requests may use.
+fn share_of_held(ports: u64) -> u64 {
+    ports * limits::HELD_PORTS_PERCENT / 100
 }
 
 /// No source address has a port left towards an origin.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "none of {0} source addresses has a port left: name more in connector.source_addresses, or widen \
-     net.ipv4.ip_local_port_range"
-)]
-pub struct PortsUsedUp(usize);
+pub enum PortsUsedUp {
+    /// None at all.
+    #[error("none of {0} source addresses has a port left: {WHAT_TO_DO}")]
+    ForAll(usize),
+    /// None that a held request may have.
+    #[error(
+        "held requests may use {percent} % of the ports of a source address, and none of {0} has one left \
+         for them: {WHAT_TO_DO}",
+        percent = limits::HELD_PORTS_PERCENT
+    )]
+    ForHeld(usize),
+}
+
+const WHAT_TO_DO: &str = "name more in connector.source_addresses, or widen net.ipv4.ip_local_port_range";
 
 impl Way {
-    fn reading(&self, ports: u64) -> Reading {
-        let of = match self.from {
+    fn name(&self) -> String {
+        match self.from {
             Some(from) => format!("{from} to {}", self.to),
             None => self.to.to_string(),
-        };
-        Reading { limit: Limit::SourcePorts, of, used: self.used.load(Ordering::Relaxed) as u64, max: ports }
+        }
+    }
+
+    /// All of `ports`, and where requests are held the share of these.
+    fn readings(&self, ports: u64) -> impl Iterator<Item = Reading> {
+        let count = |count: &AtomicUsize| count.load(Ordering::Relaxed) as u64;
+        let (used, held) = (count(&self.used), count(&self.held));
+        let all = Reading { limit: Limit::SourcePorts, of: self.name(), used, max: ports };
+        let share =
+            || Reading { limit: Limit::HeldPorts, of: self.name(), used: held, max: share_of_held(ports) };
+        std::iter::once(all).chain((held > 0).then(share))
     }
 }
 
@@ -81,10 +127,10 @@ impl Sources {
     ///
     /// # Errors
     /// What the last of them said; [`PortsUsedUp`] where no source address had a port.
-    pub async fn connect(&self, shard: &Shard, addresses: &[SocketAddr]) -> io::Result<Socket> {
+    pub async fn connect(&self, shard: &Shard, addresses: &[SocketAddr], kind: Kind) -> io::Result<Socket> {
         let mut outcome = Err(io::ErrorKind::NotFound.into());
         for address in addresses {
-            match self.connect_to(shard, *address).await {
+            match self.connect_to(shard, *address, kind).await {
                 Ok(socket) => return Ok(socket),
                 Err(error) => outcome = Err(error),
             }
@@ -99,22 +145,23 @@ impl Sources {
         let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
         // Names move: a way without a connection is made again when there is one.
         ways.retain(|_, way| Arc::strong_count(way) > 1 || way.used.load(Ordering::Relaxed) > 0);
-        ways.values().map(|way| way.reading(range.count().into())).collect()
+        ways.values().flat_map(|way| way.readings(range.count().into())).collect()
     }
 
-    async fn connect_to(&self, shard: &Shard, to: SocketAddr) -> io::Result<Socket> {
+    async fn connect_to(&self, shard: &Shard, to: SocketAddr, kind: Kind) -> io::Result<Socket> {
         let ways = self.ways(to);
         let mut refused = None;
+        let mut used_up = PortsUsedUp::ForAll(ways.len());
         for way in &ways {
-            match self.connect_by(shard, way).await {
+            match self.connect_by(shard, way, kind).await {
                 Ok(socket) => return Ok(socket),
                 Err(Tried::NoPort) => {}
+                Err(Tried::NoShare) => used_up = PortsUsedUp::ForHeld(ways.len()),
                 Err(Tried::NoSource(error)) => refused = Some(error),
                 Err(Tried::Failed(error)) => return Err(error),
             }
         }
-        Err(refused
-            .unwrap_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, PortsUsedUp(ways.len()))))
+        Err(refused.unwrap_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, used_up)))
     }
 
     /// Those with the fewest ports in use first; of the same number in turn.
@@ -128,7 +175,10 @@ impl Sources {
         from.rotate_left(turn);
         let mut held = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
         let way = |from| {
-            let new = || Arc::new(Way { from, to, used: AtomicUsize::new(0), tried: AtomicUsize::new(0) });
+            let new = || {
+                let (used, held, tried) = Default::default();
+                Arc::new(Way { from, to, used, held, tried })
+            };
             held.entry((from, to)).or_insert_with(new).clone()
         };
         let mut ways: Vec<_> = from.into_iter().map(way).collect();
@@ -136,18 +186,20 @@ impl Sources {
         ways
     }
 
-    async fn connect_by(&self, shard: &Shard, way: &Arc<Way>) -> Result<Socket, Tried> {
-        let used = way.used.fetch_add(1, Ordering::Relaxed) + 1;
-        let claim = Claim(way.clone());
+    async fn connect_by(&self, shard: &Shard, way: &Arc<Way>, kind: Kind) -> Result<Socket, Tried> {
         let range = **self.ports.load();
+        let ports = u64::from(range.count());
+        let claim = Claim::new(way, kind, ports).ok_or(Tried::NoShare)?;
+        let used = way.used.load(Ordering::Relaxed);
         let slice = range.slice(used, way.tried.fetch_add(1, Ordering::Relaxed));
         let mut connected = dial(shard, way, slice).await;
         if slice.is_some() && matches!(connected, Err(Tried::NoPort)) {
             connected = dial(shard, way, None).await;
         }
         let socket = connected?;
-        if used as u64 * 100 >= u64::from(range.count()) * limits::HEADROOM_NEAR {
-            self.headroom.look(&way.reading(range.count().into()));
+        // The share of held requests is near before all of them are.
+        if used as u64 * 100 >= share_of_held(ports) * limits::HEADROOM_NEAR {
+            way.readings(ports).for_each(|reading| self.headroom.look(&reading));
         }
         socket.keep(Box::new(claim));
         Ok(socket)
@@ -158,6 +210,8 @@ impl Sources {
 enum Tried {
     /// Every port is in use.
     NoPort,
+    /// Those that held requests may use are.
+    NoShare,
     /// The source address cannot be had.
     NoSource(io::Error),
     /// Another would fare no better.

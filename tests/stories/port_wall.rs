@@ -1,5 +1,6 @@
 //! The wall of source ports: a connection point that has a hundred of them says so before it stands at
-//! the wall, refuses clearly there, and goes on with a second address. In a network namespace of its own.
+//! the wall, refuses clearly there, and goes on with a second address; held requests leave some to others. In
+//! a network namespace of its own.
 
 use std::fs;
 use std::io::Write;
@@ -54,7 +55,7 @@ fn late_origin() -> (String, Arc<Mutex<Vec<TcpStream>>>) {
 }
 
 /// Clients come from ports outside the hundred: the kernel gives no port for dialling that somebody bound.
-fn ask(stack: &Stack, number: usize) -> Client {
+fn ask(stack: &Stack, number: usize, what: &str) -> Client {
     let (certificate, key) = stack.client_pair();
     let config = config(&stack.path("pki/ca.pem"), Some((&certificate, &key)));
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -63,13 +64,18 @@ fn ask(stack: &Stack, number: usize) -> Client {
     socket.bind(&SocketAddr::from(own).into()).unwrap();
     socket.connect(&stack.gateway_address().into()).unwrap();
     let mut client = Client::over(socket.into(), config, PATIENCE).unwrap();
-    let target = format!("/CCM_Proxy_MutualAuth/{MANAGEMENT_POINT}/SMS_MP/late");
+    let target = format!("/CCM_Proxy_MutualAuth/{MANAGEMENT_POINT}/{what}");
     client.send(format!("GET {target} HTTP/1.1\r\nHost: {SERVICE}\r\n\r\n").as_bytes());
     client
 }
 
 fn connector_status(stack: &Stack) -> serde_json::Value {
     serde_json::from_str(&ask_admin(stack.connector_admin(), "/status").unwrap().1).unwrap()
+}
+
+fn limits<'s>(status: &'s serde_json::Value, name: &str) -> Vec<&'s serde_json::Value> {
+    let limits = status["limits"].as_array().unwrap();
+    limits.iter().filter(|limit| limit["limit"] == name).collect()
 }
 
 fn start(origin: String, sources: &str) -> Stack {
@@ -85,16 +91,26 @@ fn start(origin: String, sources: &str) -> Stack {
     stack
 }
 
+/// What an ordinary request asks for.
+const ORDINARY: &str = "SMS_MP/late";
+/// What a request asks for that is to be held.
+const HELD: &str = "BGB/handler.ashx";
+
 /// Requests one after the other until one is refused or `most` are held.
-fn hold(stack: &Stack, held: &Mutex<Vec<TcpStream>>, most: usize) -> Vec<Client> {
+fn hold(stack: &Stack, held: &Mutex<Vec<TcpStream>>, most: usize, what: &str) -> Vec<Client> {
     let mut clients = Vec::new();
     while clients.len() < most && stack.count_refused() == 0 {
-        clients.push(ask(stack, clients.len()));
+        clients.push(ask(stack, clients.len(), what));
         eventually("it is held or refused", || {
             held.lock().unwrap().len() == clients.len() || stack.count_refused() > 0
         });
     }
     clients
+}
+
+fn answer_one(held: &Mutex<Vec<TcpStream>>, which: usize) {
+    let mut one = held.lock().unwrap().remove(which);
+    one.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
 }
 
 /// How many ports were in use when the connection point warned so.
@@ -119,7 +135,7 @@ fn the_wall_of_ports_is_told_before_it_is_hit_and_a_second_address_goes_past_it(
     }
     let (url, held) = late_origin();
     let stack = start(url.clone(), "\"127.0.0.2\"");
-    let mut clients = hold(&stack, &held, 150);
+    let mut clients = hold(&stack, &held, 150, ORDINARY);
     let mut refused = clients.pop().unwrap();
     let answer = refused.read().unwrap();
     eventually("the warnings are written", || warned_at(&stack, SCARCE).is_some());
@@ -136,11 +152,7 @@ fn the_wall_of_ports_is_told_before_it_is_hit_and_a_second_address_goes_past_it(
         eventually(what, || stack.connector().log().contains(what));
     }
     let status = connector_status(&stack);
-    let ports = |status: &serde_json::Value| {
-        let limits = status["limits"].as_array().unwrap().clone();
-        limits.into_iter().filter(|limit| limit["limit"] == "source_ports").collect::<Vec<_>>()
-    };
-    let [full] = &ports(&status)[..] else { panic!("{status:#}") };
+    let [full] = &limits(&status, "source_ports")[..] else { panic!("{status:#}") };
     assert_eq!((&full["used"], &full["max"], &full["level"]), (&100.into(), &100.into(), &"scarce".into()));
     assert_eq!(status["state"], "Degraded");
     let (_, metrics) = ask_admin(stack.connector_admin(), "/metrics").unwrap();
@@ -158,19 +170,55 @@ fn the_wall_of_ports_is_told_before_it_is_hit_and_a_second_address_goes_past_it(
     );
     assert!(of(&gateway).iter().any(|line| line.contains("timer:(keepalive")), "{timers}");
     // The first that is answered makes room for another, over the connection that it left.
-    let mut first = held.lock().unwrap().remove(0);
-    first.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+    answer_one(&held, 0);
     assert_eq!(clients[0].read().unwrap().status, 200);
     drop((clients, refused, stack));
     held.lock().unwrap().clear();
 
     let (url, held) = late_origin();
     let stack = start(url, "\"127.0.0.2\", \"127.0.0.3\"");
-    let clients = hold(&stack, &held, 150);
+    let clients = hold(&stack, &held, 150, ORDINARY);
     let warnings = [NEAR, SCARCE].map(|what| warned_at(&stack, what));
     eprintln!("100 ports on each of two addresses: warned at {warnings:?}, {} held", clients.len());
     assert_eq!((clients.len(), stack.count_refused(), warnings), (150, 0, [None, None]));
     let status = connector_status(&stack);
-    let used: Vec<u64> = ports(&status).iter().map(|limit| limit["used"].as_u64().unwrap()).collect();
+    let used: Vec<u64> =
+        limits(&status, "source_ports").iter().map(|limit| limit["used"].as_u64().unwrap()).collect();
     assert_eq!(used, [75, 75], "{status:#}");
+}
+
+#[test]
+fn held_requests_leave_ports_to_ordinary_ones() {
+    needs!("ip");
+    if !enter_small_network() {
+        return;
+    }
+    let (url, held) = late_origin();
+    let stack = start(url, "\"127.0.0.2\"");
+    let mut clients = hold(&stack, &held, 150, HELD);
+    let refused = clients.pop().unwrap().read().unwrap();
+    assert_eq!((clients.len(), refused.status), (90, 503));
+    let id = assert_whole(&refused, Refusal::NoSourcePort, true);
+    let line = log_line(&stack, "connector", &id);
+    assert_told(&line, Refusal::NoSourcePort, &["cause"]);
+    assert!(line.contains("held requests may use 90 % of the ports of a source address"), "{line}");
+    assert!(line.contains("name more in connector.source_addresses"), "{line}");
+    let status = connector_status(&stack);
+    let [share] = &limits(&status, "held_source_ports")[..] else { panic!("{status:#}") };
+    assert_eq!((&share["used"], &share["max"], &share["level"]), (&90.into(), &90.into(), &"scarce".into()));
+    // What is left is for others, one port each as long as none is answered.
+    for number in 0..10 {
+        clients.push(ask(&stack, 200 + number, ORDINARY));
+        eventually("it has a connection", || held.lock().unwrap().len() == clients.len());
+    }
+    assert_eq!(stack.count_refused(), 1);
+    answer_one(&held, 90);
+    assert_eq!(clients[90].read().unwrap().status, 200);
+    // And when one that is held is answered, another may be.
+    answer_one(&held, 0);
+    assert_eq!(clients[0].read().unwrap().status, 200);
+    clients.push(ask(&stack, 300, HELD));
+    eventually("another is held", || held.lock().unwrap().len() == 99);
+    assert_eq!(stack.count_refused(), 1);
+    assert!(!stack.connector().log().contains("the origin cannot be reached"));
 }
