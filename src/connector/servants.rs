@@ -102,6 +102,6 @@ mod tests {
     #[test]
     fn the_task_of_an_exchange_holds_its_relay_once() {
         let size = size_of_task(live);
-        assert!(size <= 1_400, "{size}");
+        assert!(size <= limits::EXCHANGE_TASK_SIZE_MAX, "{size}");
     }
 }
