@@ -326,8 +326,12 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 /// From a held request (client notification) to the head of its answer, and between two pieces of that:
 /// longer than the 15 minutes after which a client says that it is there.
 pub const HELD_WITHIN: Duration = Duration::from_secs(20 * 60);
-/// The least that may be set for it.
-pub const HELD_WITHIN_MIN: Duration = Duration::from_secs(15 * 60);
+/// The least that may be set for it: a minute more than what a client waits, or the two would race.
+pub const HELD_WITHIN_MIN: Duration = Duration::from_secs(16 * 60);
+/// After so long a client says that it is there.
+pub const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(15 * 60);
+const _: () = assert!(HELD_WITHIN_MIN.as_secs() >= CLIENT_KEEP_ALIVE.as_secs() + 60);
+const _: () = assert!(HELD_WITHIN.as_secs() >= HELD_WITHIN_MIN.as_secs());
 /// A tunnel of which one side has ended, while nothing comes from the other: that one has been told, and
 /// what it still wants to say it says at once. Programs that never end their side would keep two sockets.
 pub const TUNNEL_HALF_OPEN_FOR: Duration = Duration::from_secs(30);

@@ -78,7 +78,7 @@ pub(super) fn seconds(value: &DeValue<'_>) -> Read<Duration> {
 
 /// Whole seconds that a held request may wait for its answer.
 pub(super) fn held_seconds(value: &DeValue<'_>) -> Read<Duration> {
-    let expected = "whole seconds from 900 to 86400: clients say every 15 minutes that they are there";
+    let expected = "whole seconds from 960 to 86400: clients say every 15 minutes that they are there";
     seconds(value).ok().filter(|held| *held >= HELD_WITHIN_MIN).ok_or(expected.into())
 }
 
