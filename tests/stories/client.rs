@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
 use crate::harness::{PATIENCE, SERVICE};
 
@@ -48,13 +48,22 @@ fn find<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
 }
 
 pub fn config(ca: &Path, pair: Option<(&Path, &Path)>) -> Arc<ClientConfig> {
+    config_of(rustls::DEFAULT_VERSIONS, ca, pair)
+}
+
+/// The same with these versions of TLS alone.
+pub fn config_of(
+    versions: &[&'static SupportedProtocolVersion],
+    ca: &Path,
+    pair: Option<(&Path, &Path)>,
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca).unwrap() {
         roots.add(certificate.unwrap()).unwrap();
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots);
     Arc::new(match pair {

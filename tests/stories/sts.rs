@@ -13,9 +13,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
 
-use crate::client::{Answer, Client};
+use crate::client::{Answer, Client, config_of};
 use crate::harness::{
-    MANAGEMENT_POINT, Process, SERVICE, SampleOrigin, Setup, Stack, ask_admin, cmg, eventually,
+    MANAGEMENT_POINT, PATIENCE, Process, SERVICE, SampleOrigin, Setup, Stack, ask_admin, cmg, eventually,
     eventually_within, free_port, local, outcome, run, text,
 };
 
@@ -242,6 +242,22 @@ fn only_a_connection_point_of_the_site_is_heard() {
     assert!(site.visit(None).is_err());
     eventually("strangers are counted", || site.status()["strangers"] == 4);
     eventually("and told", || site.service.log().contains("cmg://site/XY9/connector/1"));
+}
+
+#[test]
+fn who_comes_again_is_asked_again_who_it_is() {
+    let site = Site::start();
+    let (certificate, key) =
+        ["pem", "key"].map(|end| site.stack.path(&format!("pki/internal/connector-PS1-1.{end}"))).into();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let config = config_of(&[version], &site.stack.path("pki/ca.pem"), Some((&certificate, &key)));
+        for visit in 0..3 {
+            let mut client = Client::connect_with(site.address, config.clone(), PATIENCE).unwrap();
+            // A ticket would come before the answer.
+            assert_eq!(client.ask("GET", "/CCM_STS").unwrap().status, 401);
+            assert!(!client.is_resumed(), "{:?}, visit {visit}", version.version);
+        }
+    }
 }
 
 #[test]
