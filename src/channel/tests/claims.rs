@@ -371,6 +371,46 @@ fn two_idle_ends_keep_each_other_alive_with_few_frames() {
 }
 
 #[test]
+fn an_hour_of_silence_costs_less_than_200_kilobytes_each_way() {
+    /// Around the frames that leave together: header, kind and tag of a TLS record.
+    const RECORD: usize = 5 + 1 + 16;
+    /// Of IPv6, and of TCP with its timestamps.
+    const HEADERS: usize = 40 + 32;
+    let mut pair = Pair::new();
+    let end = pair.now + Duration::from_secs(3_600);
+    let mut octets = [0; 2];
+    while pair.now < end {
+        pair.now = pair.gateway.poll_timeout().unwrap().min(pair.connector.poll_timeout().unwrap());
+        pair.gateway.handle_timeout(pair.now).unwrap();
+        pair.connector.handle_timeout(pair.now).unwrap();
+        // A packet is acknowledged by the next one that goes the other way at once, else by one of its own.
+        let mut has_unacknowledged = [false; 2];
+        while pair.gateway.transmit_len() + pair.connector.transmit_len() > 0 {
+            for from in [0, 1] {
+                let frames = [&pair.gateway, &pair.connector][from].transmit_len();
+                if frames > 0 {
+                    octets[from] += frames + RECORD + HEADERS;
+                    has_unacknowledged[from] = true;
+                    has_unacknowledged[1 - from] = false;
+                }
+                if from == 0 {
+                    pair.reach_connector()
+                } else {
+                    pair.reach_gateway()
+                };
+            }
+        }
+        for from in [0, 1] {
+            octets[1 - from] += if has_unacknowledged[from] { HEADERS } else { 0 };
+        }
+    }
+    println!("octets in an hour, of gateway and connection point: {octets:?}");
+    assert!(octets.iter().all(|octets| *octets < 200_000), "{octets:?}");
+    let least = 3_600 / PING_AFTER.as_secs() as usize * (16 + RECORD + HEADERS);
+    assert!(octets.iter().all(|octets| *octets >= least), "{octets:?}");
+}
+
+#[test]
 fn settings_arrive_whole_and_a_newer_one_replaces_one_on_its_way() {
     let mut pair = Pair::new();
     let tag = |serial| RevisionTag { serial, sha256: [9; 32] };
