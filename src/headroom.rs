@@ -18,15 +18,38 @@ pub enum Limit {
     Descriptors,
     /// Clients of a gateway.
     Clients,
+    /// Clients of one shard of a gateway whose handshake waits for its turn.
+    Handshakes,
+    /// Requests of one shard of a gateway that wait for a channel.
+    Waiting,
     /// Connections of one shard to one origin.
     OriginConnections,
+    /// Requests of one shard that wait for one of these.
+    OriginWaiting,
     /// Requests of one shard that one origin holds (client notification).
     HeldRequests,
     /// Exchanges on one channel.
     Streams,
+    /// Clients that one channel has introduced.
+    Identities,
 }
 
 impl Limit {
+    /// Every limit, for tables and tests.
+    pub const ALL: [Limit; 11] = [
+        Limit::SourcePorts,
+        Limit::HeldPorts,
+        Limit::Descriptors,
+        Limit::Clients,
+        Limit::Handshakes,
+        Limit::Waiting,
+        Limit::OriginConnections,
+        Limit::OriginWaiting,
+        Limit::HeldRequests,
+        Limit::Streams,
+        Limit::Identities,
+    ];
+
     /// Its name in logs, metrics and `/status`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -34,9 +57,13 @@ impl Limit {
             Limit::HeldPorts => "held_source_ports",
             Limit::Descriptors => "direct_descriptors",
             Limit::Clients => "clients",
+            Limit::Handshakes => "handshakes_waiting",
+            Limit::Waiting => "requests_waiting",
             Limit::OriginConnections => "origin_connections",
+            Limit::OriginWaiting => "origin_requests_waiting",
             Limit::HeldRequests => "held_requests",
             Limit::Streams => "channel_streams",
+            Limit::Identities => "channel_identities",
         }
     }
 
@@ -50,13 +77,22 @@ impl Limit {
                 "raise the hard limit of open files (LimitNOFILE), run more shards or another process"
             }
             Limit::Clients => "raise gateway.clients_max if memory allows it, or add an instance",
-            Limit::OriginConnections => {
+            Limit::Handshakes => {
+                "run more shards on more CPUs, or add an instance; give all instances one file of ticket_keys"
+            }
+            Limit::Waiting => {
+                "attach a connection point, or another, or see why those attached have no room; raise \
+                 limits.waiting_max if memory allows it"
+            }
+            Limit::OriginConnections | Limit::OriginWaiting => {
                 "raise connections_max of the origin in site.toml if it bears more, or make it faster"
             }
             Limit::HeldRequests => {
                 "run more shards, or another connection point: each shard has its own bound"
             }
-            Limit::Streams => "run more shards, or another connection point: each channel has its own bound",
+            Limit::Streams | Limit::Identities => {
+                "run more shards, or another connection point: each channel has its own bound"
+            }
         }
     }
 }

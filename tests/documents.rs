@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use cmg::headroom::Limit;
 use cmg::settings::{ConnectorSettings, GatewaySettings, SettingsErrors, SiteSettings};
 
 fn document() -> String {
@@ -75,6 +76,21 @@ fn every_settings_key_is_in_the_document_and_no_other() {
     assert!(missing.is_empty(), "not in docs/settings.md: {missing:?}");
     let invented: Vec<_> = told.difference(&known).collect();
     assert!(invented.is_empty(), "no reader knows: {invented:?}");
+}
+
+#[test]
+fn every_limit_is_in_the_table_of_operations_and_no_other() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap();
+    let (_, limits) = text.split_once("\n### Limits\n").unwrap();
+    let (limits, _) = limits.split_once("\n## ").unwrap();
+    let told: BTreeSet<&str> = limits
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name)
+        .filter(|name| *name != "limit")
+        .collect();
+    assert_eq!(told, Limit::ALL.iter().map(|limit| limit.name()).collect());
+    assert!(Limit::ALL.iter().all(|limit| !limit.remedy().is_empty()));
 }
 
 /// Every test of this package, by name.

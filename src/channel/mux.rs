@@ -102,6 +102,11 @@ impl Channel {
         self.streams.len()
     }
 
+    /// Identities that stand.
+    pub fn identity_count(&self) -> usize {
+        self.identities.len()
+    }
+
     /// Smoothed round trip, once one was measured.
     pub fn round_trip(&self) -> Option<Duration> {
         self.pulse.round_trip()

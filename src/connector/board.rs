@@ -40,6 +40,8 @@ pub struct Board {
     /// Connections, as their shards saw them last; by shard and origin.
     pub origins: Vec<Vec<OriginCounts>>,
     authorities: Vec<String>,
+    /// What limits of origins are told of: no two are called the same.
+    limited: Vec<String>,
     /// By origin: connections of one shard at most.
     connections_max: Vec<u64>,
     /// Where connections to origins come from.
@@ -276,6 +278,7 @@ impl Board {
             connections_max: plan.origins.iter().map(|origin| origin.connections_max as u64).collect(),
             sources: Arc::new(Sources::new(&plan.source_addresses, &headroom)),
             headroom,
+            limited: told_apart(plan.origins.iter().map(|origin| &*origin.authority)),
             authorities: plan.origins.iter().map(|origin| origin.authority.clone()).collect(),
             shards: (0..shards).map(|_| Arc::default()).collect(),
             series: ledger.find(offers),
@@ -347,18 +350,21 @@ impl Board {
             add(Limit::Descriptors, format!("shard {shard}"), used.count(), all.count());
         }
         for (shard, origins) in self.origins.iter().enumerate() {
-            let named = self.authorities.iter().zip(&self.connections_max).zip(origins);
-            for ((authority, most), counts) in named {
+            let named = self.limited.iter().zip(&self.connections_max).zip(origins);
+            for ((name, most), counts) in named {
                 // Those at rest make room when another is wanted.
                 let used = counts.open.count().saturating_sub(counts.idle.count());
-                let of = format!("{authority}, shard {shard}");
+                let of = format!("{name}, shard {shard}");
                 add(Limit::OriginConnections, of.clone(), used, *most);
+                let waiting = counts.waiting.count();
+                add(Limit::OriginWaiting, of.clone(), waiting, limits::ORIGIN_WAITING_MAX as u64);
                 add(Limit::HeldRequests, of, counts.held.count(), limits::ORIGIN_HELD_MAX as u64);
             }
         }
         for seen in self.channels() {
             let of = format!("{}, channel {}", self.instance(&seen.key), seen.key.index);
-            add(Limit::Streams, of, seen.streams as u64, limits::STREAM_COUNT_MAX as u64);
+            add(Limit::Streams, of.clone(), seen.streams as u64, limits::STREAM_COUNT_MAX as u64);
+            add(Limit::Identities, of, seen.identities as u64, limits::IDENTITY_COUNT_MAX as u64);
         }
         readings
     }
@@ -519,6 +525,17 @@ impl Board {
             }
         }
     }
+}
+
+/// Origins that settings name with different bounds may have one authority; the second is called `a (2)`.
+fn told_apart<'o>(authorities: impl Iterator<Item = &'o str>) -> Vec<String> {
+    let mut seen = BTreeMap::<&str, usize>::new();
+    let name = |authority| {
+        let count = seen.entry(authority).or_default();
+        *count += 1;
+        if *count == 1 { authority.to_owned() } else { format!("{authority} ({count})") }
+    };
+    authorities.map(name).collect()
 }
 
 const TOOK: &str = "From a request's head sent to the origin to the head of its answer.";

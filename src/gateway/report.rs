@@ -73,12 +73,18 @@ impl Gateway {
         let slots = common.slots.saturating_sub(limits::OUTGOING_SLOTS);
         for (shard, counters) in common.counters.iter().enumerate() {
             let used = counters.slots.load(Ordering::Relaxed);
-            add(Limit::Descriptors, format!("shard {shard}"), used, slots.into());
+            let of = format!("shard {shard}");
+            add(Limit::Descriptors, of.clone(), used, slots.into());
+            let handshakes = counters.handshakes_waiting.load(Ordering::Relaxed);
+            add(Limit::Handshakes, of.clone(), handshakes, limits::HANDSHAKES_WAITING_MAX as u64);
+            let waiting = counters.waiting.load(Ordering::Relaxed);
+            add(Limit::Waiting, of, waiting, common.settings.limits.waiting_max as u64);
         }
         for seen in self.channels() {
             let Channel { site, point, index, .. } = &seen.key;
             let of = format!("{} {point}, channel {index}", self.code(*site));
-            add(Limit::Streams, of, seen.streams as u64, limits::STREAM_COUNT_MAX as u64);
+            add(Limit::Streams, of.clone(), seen.streams as u64, limits::STREAM_COUNT_MAX as u64);
+            add(Limit::Identities, of, seen.identities as u64, limits::IDENTITY_COUNT_MAX as u64);
         }
         readings
     }

@@ -23,6 +23,8 @@ pub struct Seen<K> {
     pub since: SystemTime,
     /// Exchanges on it.
     pub streams: usize,
+    /// Clients that it introduced.
+    pub identities: usize,
     /// Smoothed; `None` before the first was measured.
     pub round_trip: Option<Duration>,
     /// Plain bytes sent and received.
@@ -36,6 +38,7 @@ impl<K> Seen<K> {
     /// the new one.
     pub fn merge(&mut self, other: &Seen<K>) {
         self.streams += other.streams;
+        self.identities += other.identities;
         self.bytes = plus(self.bytes, other.bytes);
         self.since = self.since.min(other.since);
         self.round_trip = other.round_trip.or(self.round_trip);
@@ -46,6 +49,7 @@ impl<K> Seen<K> {
     pub fn describe(&self, mut named: serde_json::Value) -> serde_json::Value {
         named["open"] = self.is_open.into();
         named["streams"] = self.streams.into();
+        named["identities"] = self.identities.into();
         named["round_trip_secs"] = self.round_trip.map(|time| time.as_secs_f64()).into();
         named["up_secs"] = self.since.elapsed().unwrap_or_default().as_secs().into();
         named["sent_bytes"] = self.bytes.0.into();
@@ -70,6 +74,9 @@ pub fn describe_channels<'c, K>(
     };
     let name = |end: &str| format!("{prefix}_channel_{end}");
     fill(page.gauge(&name("streams"), "Exchanges on a channel."), |seen| Some(seen.streams as f64));
+    fill(page.gauge(&name("identities"), "Clients that a channel has introduced."), |seen| {
+        Some(seen.identities as f64)
+    });
     fill(page.gauge(&name("round_trip_seconds"), "Smoothed round trip on a channel."), |seen| {
         Some(seen.round_trip?.as_secs_f64())
     });
@@ -141,6 +148,7 @@ impl<K: Clone> Live<K> {
             key: self.key.clone(),
             since: self.since,
             streams: self.link.stream_count(),
+            identities: self.link.identity_count(),
             round_trip: self.link.round_trip(),
             bytes: traffic(&self.link),
             is_open: self.link.is_open(),
@@ -169,6 +177,7 @@ mod tests {
             key: "a",
             since,
             streams,
+            identities: 2 * streams,
             round_trip,
             bytes: (streams as u64, 10),
             is_open: round_trip.is_some(),
@@ -184,6 +193,7 @@ mod tests {
         let text = page.text();
         for row in [
             "x_channel_streams{name=\"a\"} 5",
+            "x_channel_identities{name=\"a\"} 10",
             "x_channel_round_trip_seconds{name=\"a\"} 0.004",
             "x_channel_sent_bytes_total{name=\"a\"} 5",
             "x_channel_received_bytes_total{name=\"a\"} 20",

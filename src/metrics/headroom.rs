@@ -63,10 +63,12 @@ impl Headroom {
         readings.iter().map(show).collect()
     }
 
-    /// What is scarce makes a role suffer. Clients beyond their bound only wait, which is told elsewhere.
+    /// What is scarce makes a role suffer. Clients beyond their bound, and handshakes, only wait, which is told
+    /// elsewhere.
     pub fn tell_health(&self, health: &mut Health, readings: &[Reading]) {
         let watches = self.watches();
-        for reading in readings.iter().filter(|reading| reading.limit != Limit::Clients) {
+        let only_waits = |limit| matches!(limit, Limit::Clients | Limit::Handshakes);
+        for reading in readings.iter().filter(|reading| !only_waits(reading.limit)) {
             if watches.level(reading) == Level::Scarce {
                 let Reading { limit, of, used, max } = reading;
                 health.suffers(format!("{used} of {max} {} {of} are in use", limit.name()));

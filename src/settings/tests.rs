@@ -299,7 +299,8 @@ fn an_endpoint_for_tunnels_is_one_whose_requests_are_held() {
 fn held_requests_may_wait_for_longer_than_a_client_is_silent() {
     let least = crate::limits::HELD_WITHIN_MIN.as_secs();
     let text = gateway_text();
-    for (held, is_taken) in [(900, false), (least - 1, false), (least, true), (86_400, true), (86_401, false)] {
+    for (held, is_taken) in [(900, false), (least - 1, false), (least, true), (86_400, true), (86_401, false)]
+    {
         let text = format!("{text}\n[limits]\nheld_secs = {held}\n");
         let read = GatewaySettings::parse(&text, "gateway.toml");
         assert_eq!(read.is_ok(), is_taken, "{held}");

@@ -149,6 +149,11 @@ impl Link {
         self.channel.borrow().stream_count()
     }
 
+    /// Identities that stand.
+    pub fn identity_count(&self) -> usize {
+        self.channel.borrow().identity_count()
+    }
+
     /// Opens a stream.
     ///
     /// # Errors

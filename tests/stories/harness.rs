@@ -193,6 +193,12 @@ pub fn cmg() -> Command {
     Command::new(env!("CARGO_BIN_EXE_cmg"))
 }
 
+/// What `/status` says of the limits of this name.
+pub fn limits_of<'s>(status: &'s serde_json::Value, name: &str) -> Vec<&'s serde_json::Value> {
+    let limits = status["limits"].as_array().unwrap();
+    limits.iter().filter(|limit| limit["limit"] == name).collect()
+}
+
 /// Asks an admin listener: status and body; `None` if nobody answers.
 pub fn ask_admin(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
@@ -446,6 +452,11 @@ impl Stack {
     pub fn status(&self) -> serde_json::Value {
         let (_, body) = ask_admin(self.gateway_admin(), "/status").expect("the gateway answers");
         serde_json::from_str(&body).unwrap()
+    }
+
+    /// The same of the connection point.
+    pub fn connector_status(&self) -> serde_json::Value {
+        serde_json::from_str(&ask_admin(self.connector_admin(), "/status").unwrap().1).unwrap()
     }
 
     /// A counter of the gateway, over all its shards.

@@ -1,6 +1,7 @@
 //! Requests that wait until the site has something to say (client notification): for longer than others
 //! may, apart from them, and never twice.
 
+use std::collections::{BTreeSet, HashSet};
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -8,7 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
-use crate::harness::{HandOrigin, MANAGEMENT_POINT, OWN, SERVICE, Setup, ask_admin, eventually, read_head};
+use crate::harness::{
+    HandOrigin, MANAGEMENT_POINT, OWN, SERVICE, Setup, ask_admin, eventually, limits_of, read_head,
+};
+use cmg::headroom::Limit;
 use cmg::limits;
 
 /// An origin that answers requests below `BGB` and `held` when it is let, and others at once.
@@ -141,6 +145,68 @@ fn a_held_answer_may_pause_for_longer_than_a_client_may_in_taking_it() {
     let answer = client.read().unwrap();
     assert_eq!((answer.status, answer.body.len()), (200, BEGIN + 4));
     assert!(answer.body.ends_with(b"xrest"));
+}
+
+/// Names of the limits that a role tells.
+fn limits_told(status: &serde_json::Value) -> BTreeSet<&str> {
+    status["limits"].as_array().unwrap().iter().map(|limit| limit["limit"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn what_waits_is_counted_in_its_limits() {
+    let site = Site::default();
+    let origin = site.start();
+    // Held by the origin and not marked so: an ordinary request that takes long.
+    let own = format!(
+        "[[endpoint]]\nid = {OWN}\npath = \"slow\"\nurl = \"{}/held\"\nconnections_max = 1\n",
+        origin.url()
+    );
+    let setup = Setup { site: own, gateway_shards: 1, connector_shards: 1, ..Setup::new(origin.url()) };
+    let stack = setup.start();
+    let slow = format!("/CCM_Proxy_MutualAuth/{OWN}/slow/x");
+    let targets = [target("BGB/handler.ashx"), slow.clone(), slow.clone(), slow];
+    let clients: Vec<_> = targets
+        .iter()
+        .map(|target| {
+            let mut client = stack.client().unwrap();
+            hold(&mut client, target);
+            client
+        })
+        .collect();
+    let counted = |status: &serde_json::Value, name: &str, used: u64, max: usize| {
+        limits_of(status, name).iter().any(|limit| limit["used"] == used && limit["max"] == max)
+    };
+    // Management points are not told who the client of a held request is.
+    eventually("the connection point counts what waits", || {
+        let status = stack.connector_status();
+        counted(&status, "held_requests", 1, limits::ORIGIN_HELD_MAX)
+            && counted(&status, "origin_connections", 1, 1)
+            && counted(&status, "origin_requests_waiting", 2, limits::ORIGIN_WAITING_MAX)
+            && counted(&status, "channel_identities", 3, limits::IDENTITY_COUNT_MAX)
+    });
+    eventually("so does the gateway", || {
+        let status = stack.status();
+        counted(&status, "channel_identities", 3, limits::IDENTITY_COUNT_MAX)
+            && counted(&status, "channel_streams", 4, limits::STREAM_COUNT_MAX)
+            && counted(&status, "handshakes_waiting", 0, limits::HANDSHAKES_WAITING_MAX)
+            && counted(&status, "requests_waiting", 0, limits::WAITING_COUNT_MAX)
+    });
+    let (gateway, connector) = (stack.status(), stack.connector_status());
+    let told = limits_told(&gateway).union(&limits_told(&connector)).copied().collect::<BTreeSet<_>>();
+    assert_eq!(told, Limit::ALL.iter().map(|limit| limit.name()).collect());
+    for (name, used) in [("source_ports", 2), ("held_source_ports", 1)] {
+        let [limit] = &limits_of(&connector, name)[..] else { panic!("{connector:#}") };
+        assert_eq!(limit["used"], used, "{connector:#}");
+    }
+    // The origin is in the settings twice, with other bounds.
+    let rows: Vec<_> = connector["limits"].as_array().unwrap().iter().collect();
+    let names: HashSet<_> =
+        rows.iter().map(|limit| (limit["limit"].as_str(), limit["of"].as_str())).collect();
+    assert_eq!(names.len(), rows.len(), "{connector:#}");
+    site.may_answer.store(true, Ordering::SeqCst);
+    for mut client in clients {
+        assert_eq!(client.read().unwrap().status, 200);
+    }
 }
 
 #[test]

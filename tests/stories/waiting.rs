@@ -12,7 +12,8 @@ use cmg::pki::Pki;
 
 use crate::client::{Answer, Client, config};
 use crate::harness::{
-    MANAGEMENT_POINT, PATIENCE, SERVICE, SampleOrigin, Setup, Stack, eventually, read_head,
+    MANAGEMENT_POINT, PATIENCE, SERVICE, SampleOrigin, Setup, Stack, ask_admin, eventually, limits_of,
+    read_head,
 };
 use crate::shards::one_channel;
 
@@ -203,6 +204,15 @@ fn when_all_places_are_taken_those_below_their_share_get_one() {
         flooding.push(ask(&stack, &flood, MANAGEMENT_POINT, "flood"));
         until_waiting(&stack, count);
     }
+    let told = "a limit is about to be reached limit=\"requests_waiting\" of=\"shard 0\" used=6 max=6";
+    eventually("it is told", || stack.gateway().log().contains(told));
+    assert!(stack.gateway().log().contains("attach a connection point, or another"));
+    let status = stack.status();
+    let [limit] = &limits_of(&status, "requests_waiting")[..] else { panic!("{status:#}") };
+    assert_eq!((&limit["used"], &limit["max"], &limit["level"]), (&6.into(), &6.into(), &"scarce".into()));
+    let (_, metrics) = ask_admin(stack.gateway_admin(), "/metrics").unwrap();
+    let level = "cmg_limit_level{limit=\"requests_waiting\",of=\"shard 0\"} 2";
+    assert!(metrics.contains(level), "{metrics}");
     // One more of those who have all: refused at once.
     let mut late = ask(&stack, &flood, MANAGEMENT_POINT, "flood");
     assert_refused(&late.read().unwrap(), 503, "CMGService_No_Connector");
