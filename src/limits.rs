@@ -173,6 +173,10 @@ pub const COMPLETIONS: u32 = 32_768;
 /// Those who may wait for others (notifications) and go on in one turn of a shard that has nobody else: what
 /// the first ordinary request stands behind. Each costs some 40 us (docs/capacity.md).
 pub const PATIENT_PER_TURN: usize = 32;
+/// As many of them a step of a TLS handshake with an origin counts for: two key exchanges, or the signatures of a
+/// chain, are some 300 us.
+pub const PATIENT_HANDSHAKE: usize = 8;
+const _: () = assert!(PATIENT_PER_TURN.is_multiple_of(PATIENT_HANDSHAKE));
 /// Those who wait for their turn, at most: what every socket of a shard and the stream behind it would be. 1 MB.
 pub const PATIENT_MAX: usize = 2 * DIRECT_SLOTS_MAX as usize;
 /// So long after an ordinary request those who may wait go on one by one. Measured with 500 requests a second
@@ -411,6 +415,8 @@ const _: () = assert!(ORIGIN_HELD_MAX + OUTGOING_SLOTS as usize + 500 <= DIRECT_
 pub const ORIGIN_WAIT: Duration = Duration::from_secs(10);
 /// TCP connect and TLS handshake with an origin.
 pub const ORIGIN_CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// When an origin comes back, all that it may hold shake hands in turns, and the last in time.
+const _: () = assert!(ORIGIN_HELD_MAX * PATIENT_HANDSHAKE * 40 < ORIGIN_CONNECT_WITHIN.as_micros() as usize);
 /// Keep-alive time an origin is assumed to have; IIS: 120 s, nginx: 75 s, Apache: 5 s.
 pub const ORIGIN_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// 100-continue: the connector starts the body after this long without an answer.

@@ -410,9 +410,20 @@ impl Origin {
     async fn connect(&self, kind: Kind) -> io::Result<Wire> {
         let addresses = self.name.addresses(&self.shard).await?;
         let socket = self.sources.connect(&self.shard, &addresses, kind).await?;
-        let mut wire = Wire::new(socket, self.tls()?);
-        wire.handshake().await?;
-        Ok(wire)
+        match kind {
+            Kind::Ordinary => {
+                let mut wire = Wire::new(socket, self.tls()?);
+                wire.handshake().await?;
+                Ok(wire)
+            }
+            Kind::Held => {
+                // Thousands come at once when an origin comes back, and others are not to wait for their arithmetic.
+                self.shard.ring.turn().await;
+                let mut wire = Wire::new(socket, self.tls()?);
+                wire.handshake_patiently().await?;
+                Ok(wire)
+            }
+        }
     }
 
     fn tls(&self) -> io::Result<Option<Tls>> {

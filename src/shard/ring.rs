@@ -113,14 +113,14 @@ enum Patient {
 }
 
 impl Patient {
-    /// Gives it its turn; whether there was somebody to take it.
-    fn go_on(self) -> bool {
+    /// Gives it its turn; for how many it counts, 0 where there was nobody to take it.
+    fn go_on(self) -> usize {
         match self {
             Patient::Task(waker) => {
                 waker.wake();
-                true
+                1
             }
-            Patient::Socket(socket) => socket.upgrade().is_some_and(|socket| socket.take_turn()),
+            Patient::Socket(socket) => socket.upgrade().map_or(0, |socket| socket.take_turn()),
         }
     }
 }
@@ -524,11 +524,13 @@ impl Ring {
             return Turns { taken: 0, gently: false };
         }
         let gently = self.now.get().duration_since(self.urgent.get()) < limits::URGENT_WITHIN;
-        let max = if gently { 1 } else { limits::PATIENT_PER_TURN };
+        let mut left = if gently { 1 } else { limits::PATIENT_PER_TURN };
         let mut taken = 0;
-        while taken < max {
+        while left > 0 {
             let Some(next) = self.patient.borrow_mut().pop_front() else { break };
-            taken += usize::from(next.go_on());
+            let count = next.go_on();
+            taken += usize::from(count > 0);
+            left = left.saturating_sub(count);
         }
         Turns { taken, gently }
     }

@@ -64,6 +64,8 @@ struct State {
     awaits_sent: bool,
     /// See [`Socket::set_patient`].
     is_patient: bool,
+    /// See [`Socket::set_laborious`].
+    is_laborious: bool,
     abandoned: bool,
 }
 
@@ -195,14 +197,14 @@ impl SocketCore {
         wants
     }
 
-    /// The turn of a patient socket has come; whether it still wants it.
-    pub(super) fn take_turn(self: &Rc<Self>) -> bool {
+    /// The turn of a patient socket has come. For how many it counts; 0: it wants none any more.
+    pub(super) fn take_turn(self: &Rc<Self>) -> usize {
         let mut state = self.state.borrow_mut();
-        let wants = state.receiving == Receiving::Ready && !state.abandoned;
-        if wants {
-            state.receiving = Receiving::Shared(self.ring.recv_shared(self, true));
+        if state.receiving != Receiving::Ready || state.abandoned {
+            return 0;
         }
-        wants
+        state.receiving = Receiving::Shared(self.ring.recv_shared(self, true));
+        if state.is_laborious { limits::PATIENT_HANDSHAKE } else { 1 }
     }
 
     pub(super) fn sent(&self, bytes: Outgoing, result: i32) {
@@ -261,6 +263,7 @@ impl Socket {
                 waker: None,
                 awaits_sent: false,
                 is_patient: false,
+                is_laborious: false,
                 abandoned: false,
             }),
             kept: RefCell::default(),
@@ -450,6 +453,12 @@ impl Socket {
             | Receiving::Owned(_)
             | Receiving::Picked(_) => {}
         }
+    }
+
+    /// Whether what comes on this patient socket costs as much as a step of a handshake: then fewer such go on
+    /// in one turn.
+    pub fn set_laborious(&self, is_laborious: bool) {
+        self.0.state.borrow_mut().is_laborious = is_laborious;
     }
 
     /// Whether something came that waits for its turn, or is being received in it.

@@ -169,6 +169,42 @@ fn what_is_urgent_passes_hundreds_that_may_wait_and_came_before() {
     assert!(before > 100, "the kernel's order is that in which things happened, not so: {before}");
 }
 
+/// How many of a hundred that wait go on in one turn.
+fn go_on_in_one_turn(is_laborious: bool, is_urgent: bool) -> usize {
+    let (near, mut far) = pairs(100);
+    let (_keep, told) = with_socket(move |shard, _| async move {
+        let open: Vec<_> =
+            near.into_iter().map(|one| Socket::adopt(&shard.ring, one.into()).unwrap()).collect();
+        for socket in &open {
+            socket.set_patient(true);
+            socket.set_laborious(is_laborious);
+            poll_fn(|context| {
+                assert!(socket.poll_recv_shared(context).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+        }
+        // So that all of them wait in the kernel; from here to the end the shard takes no turn by itself.
+        shard.sleep(Duration::from_millis(100)).await;
+        far.iter_mut().for_each(|peer| peer.write_all(&[1]).unwrap());
+        shard.ring.submit().unwrap();
+        shard.ring.deliver();
+        if is_urgent {
+            shard.ring.note_urgent();
+        }
+        shard.ring.take_turns().taken
+    });
+    told.recv_timeout(LONG).unwrap()
+}
+
+#[test]
+fn of_those_with_a_handshake_fewer_go_on_in_one_turn() {
+    let steps = limits::PATIENT_PER_TURN / limits::PATIENT_HANDSHAKE;
+    assert_eq!(go_on_in_one_turn(false, false), limits::PATIENT_PER_TURN);
+    assert_eq!(go_on_in_one_turn(true, false), steps);
+    assert_eq!((go_on_in_one_turn(false, true), go_on_in_one_turn(true, true)), (1, 1));
+}
+
 #[test]
 fn a_patient_socket_receives_all_and_the_end_however_often_it_changes_its_mind() {
     const SIZE: usize = 300_000;

@@ -774,6 +774,19 @@ impl Wire {
         std::future::poll_fn(|context| self.poll_flush(context)).await
     }
 
+    /// Carries the handshake through in turns behind everybody else: see [`Socket::set_patient`], which holds
+    /// afterwards, too.
+    ///
+    /// # Errors
+    /// As [`Wire::handshake`].
+    pub async fn handshake_patiently(&mut self) -> io::Result<()> {
+        self.socket.set_patient(true);
+        self.socket.set_laborious(true);
+        let outcome = self.handshake().await;
+        self.socket.set_laborious(false);
+        outcome
+    }
+
     /// Carries the handshake through.
     ///
     /// # Errors

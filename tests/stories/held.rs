@@ -2,11 +2,15 @@
 //! may, apart from them, and never twice.
 
 use std::collections::{BTreeSet, HashSet};
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::client::Client;
 use crate::harness::{
@@ -26,7 +30,7 @@ struct Site {
 }
 
 impl Site {
-    fn serve(&self, mut stream: TcpStream) {
+    fn serve(&self, mut stream: impl Read + Write) {
         loop {
             let head = read_head(&mut stream);
             let Some(path) = head.split(' ').nth(1) else { return };
@@ -145,6 +149,62 @@ fn a_held_answer_may_pause_for_longer_than_a_client_may_in_taking_it() {
     let answer = client.read().unwrap();
     assert_eq!((answer.status, answer.body.len()), (200, BEGIN + 4));
     assert!(answer.body.ends_with(b"xrest"));
+}
+
+#[test]
+fn requests_are_held_by_an_https_origin_and_others_reach_it_meanwhile() {
+    const COUNT: usize = 40;
+    let site = Site::default();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let endpoint = |path: &str, more: &str| {
+        format!(
+            "[[endpoint]]\nid = {OWN}\npath = \"{path}\"\nurl = \"{url}/{path}\"\nca = \"pki/ca.pem\"\n{more}\n"
+        )
+    };
+    let own = endpoint("held", "held = true") + &endpoint("other", "");
+    let setup = Setup { site: own, connector_shards: 1, ..Setup::new("http://127.0.0.1:9") };
+    let mut stack = setup.prepare();
+    let file = |kind: &str| stack.path(&format!("pki/server/{SERVICE}.{kind}"));
+    let chain = CertificateDer::pem_file_iter(file("pem")).unwrap().map(Result::unwrap).collect();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::from_pem_file(file("key")).unwrap());
+    let config = Arc::new(config.unwrap());
+    let origin = site.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (site, tls) = (origin.clone(), ServerConnection::new(config.clone()).unwrap());
+            std::thread::spawn(move || site.serve(StreamOwned::new(tls, stream)));
+        }
+    });
+    stack.start_gateway();
+    stack.start_connector();
+    stack.wait_until_ready();
+    let own = |path: &str| format!("/CCM_Proxy_MutualAuth/{OWN}/{path}");
+    let mut clients: Vec<_> = (0..COUNT).map(|_| stack.client().unwrap()).collect();
+    for client in &mut clients {
+        hold(client, &own("held/x"));
+    }
+    let mut other = stack.client().unwrap();
+    for _ in 0..20 {
+        let answer = other.ask("GET", &own("other/x")).unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "/other/x"));
+    }
+    eventually("all are held", || site.held.load(Ordering::SeqCst) == COUNT);
+    site.may_answer.store(true, Ordering::SeqCst);
+    for client in &mut clients {
+        let answer = client.read().unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "/held/x"));
+    }
+    // And over the connections that they left.
+    for client in &mut clients {
+        assert_eq!(client.ask("GET", &own("held/x")).unwrap().status, 200);
+    }
+    assert_eq!(stack.count("panics"), 0);
 }
 
 /// Names of the limits that a role tells.
