@@ -154,6 +154,68 @@ fn the_crypto_floor_is_divided_by_what_a_connection_costs() {
 }
 
 #[test]
+fn memory_of_one_round_says_so_and_who_held_nobody_is_named_with_the_reason() {
+    if is_skipped("memory_of_one_round_says_so_and_who_held_nobody_is_named_with_the_reason") {
+        return;
+    }
+    let held = |peer: &str, round: u32, grown: Option<f64>| {
+        json!({"commit": "abc", "case": "idle-memory", "peer": peer, "round": round, "load": {
+            "passed": grown.is_some(), "processes": [{"name": "x", "resident_per_connection": grown}],
+            "first_failure": grown.is_none().then_some("connect: Connection refused"),
+            "failures": {"connect": u32::from(grown.is_none()), "status": {}},
+        }})
+    };
+    let lines = [held("cmg", 1, Some(7000.0)), held("nginx", 1, Some(28_000.0)), held("floor", 1, None)];
+    let (code, text) = tables(&lines);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("| nginx, plain | 28,000 | 28,000 | 0.25 | 0 |"), "{text}");
+    let note = "One round, so without a spread. floor: bare ring, answers itself: not measured, connect: Connection refused.";
+    assert!(text.contains(note), "{text}");
+    let (_, text) = tables(&[&lines[..2], &[held("cmg", 2, Some(7100.0))]].concat());
+    assert!(!text.contains("One round") && !text.contains("not measured, "), "{text}");
+}
+
+/// What Python says of `lines`, which know the modules of the comparison.
+fn python(lines: &str) -> (i32, String) {
+    let folder = script().parent().unwrap().display().to_string();
+    let text = format!("import sys\nsys.dont_write_bytecode = True\nsys.path.insert(0, {folder:?})\n{lines}");
+    said(&Command::new("python3").arg("-c").arg(text).output().unwrap())
+}
+
+#[test]
+fn who_ended_is_not_taken_for_ready_because_another_answers_there() {
+    if is_skipped("who_ended_is_not_taken_for_ready_because_another_answers_there") {
+        return;
+    }
+    let (code, text) = python(
+        r#"
+import socket, stage, subprocess, threading
+held = stage.Stage()
+old = socket.socket()
+old.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+old.bind(("127.0.0.1", 0))
+old.listen()
+port = old.getsockname()[1]
+try:
+    new = held.start("new", ["false"])
+    subprocess.Popen.wait(new)
+    held.wait_for_port(new, port)
+except stage.Failure as failure:
+    print(failure)
+print("free" if stage.can_listen(port) else "taken")
+# Taken down by somebody else while it is waited for.
+threading.Timer(0.1, old.close).start()
+held.wait_for_free(port)
+print("free" if stage.can_listen(port) else "taken")
+held.close()
+"#,
+    );
+    assert_eq!(code, 0, "{text}");
+    let said: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(said, ["new ended with code 1:", "taken", "free"], "{text}");
+}
+
+#[test]
 fn what_is_missing_is_said_before_anything_is_started() {
     if is_skipped("what_is_missing_is_said_before_anything_is_started") {
         return;

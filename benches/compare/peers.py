@@ -131,6 +131,7 @@ class Peer:
         self.running = []
 
     def run(self, name, argv, port, pids=lambda process: [process.pid]):
+        self.stage.wait_for_free(port)
         process = self.stage.start(f"{self.name}-{name}", argv)
         self.running.append(process)
         self.stage.wait_for_port(process, port)

@@ -69,6 +69,15 @@ class Stage:
             pass
         process.wait()
 
+    def wait_for_free(self, port):
+        """Until nobody listens there. A ring is taken down after its process ended, and keeps the listener that accepts are
+        armed on until then: who is started meanwhile finds the address taken, while the old listener answers for it."""
+        end = time.monotonic() + READY_WITHIN
+        while not can_listen(port):
+            if time.monotonic() > end:
+                raise Failure(f"port {port} of 127.0.0.1 is still taken after {READY_WITHIN:.0f} s")
+            time.sleep(0.02)
+
     def wait_for_port(self, process, port):
         self.wait_until(process, lambda: can_connect(port), f"port {port}")
 
@@ -77,9 +86,13 @@ class Stage:
 
     def wait_until(self, process, is_ready, what):
         end = time.monotonic() + READY_WITHIN
-        while not is_ready():
+        while True:
+            # What is ready may be another's: looked at before the process is.
+            is_there = is_ready()
             if process.poll() is not None:
                 raise Failure(f"{process.title} ended with code {process.returncode}:\n{self.log(process)}")
+            if is_there:
+                return
             if time.monotonic() > end:
                 raise Failure(f"{process.title}: no {what} within {READY_WITHIN:.0f} s:\n{self.log(process)}")
             time.sleep(0.02)
@@ -98,6 +111,17 @@ class Stage:
             print(f"files and logs are in {self.folder}")
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def can_listen(port):
+    """Closed connections of the port do not matter, as they do not to who listens."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def can_connect(port):

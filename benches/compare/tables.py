@@ -179,7 +179,17 @@ def memory_table(results, name):
         spread(results.ratio(name, memory_front, peer)) if peer != "cmg" else "1",
         str(sum(results.values(name, peer, errors).values())),
     ] for peer in results.peers(name)]
-    return table(head, rows)
+    notes = [f"{PEERS[peer].title}: not measured, {why}." for peer, why in unmeasured(results, name)]
+    if len(results.values(name, "cmg", memory_front)) == 1:
+        notes.insert(0, "One round, so without a spread.")
+    return "\n\n".join([table(head, rows), *([" ".join(notes)] if notes else [])])
+
+
+def unmeasured(results, name):
+    """Peers that held nobody in any round, and what loadgen said of it."""
+    for peer in results.peers(name):
+        if not results.values(name, peer, memory_front):
+            yield peer, next(iter(results.values(name, peer, lambda load: load.get("first_failure")).values()), "no report")
 
 
 def summary(results):
