@@ -1,7 +1,7 @@
-//! Tokens of clients, signed: what a directory gives to a device, and what a token service gives for that.
+//! Tokens of clients, signed: what a directory or a site gives to a device, and what a token service gives for that.
 //!
 //! `loadgen tokens` makes a folder with one key (ES256, RFC 7518 3.4) and prints the lines of `site.toml` by which a site takes
-//! what it signs. With the folder, `loadgen clients` shows the directory's tokens, and `loadgen origin` gives its own for them
+//! what it signs. With the folder, `loadgen clients` shows the directory's tokens and those for registration, and `loadgen origin` gives its own for them
 //! at `CCM_STS`. Claims are those by which cmg knows the kinds apart (docs/with-configuration-manager.md).
 
 use base64::Engine as _;
@@ -31,11 +31,15 @@ const KEY_NAME: &str = "loadgen";
 const DIRECTORY: &str = "urn:loadgen:directory";
 /// `aud` of the same, and the client id that `AADAuthInfo` tells.
 const APPLICATION: &str = "loadgen";
-/// `iss` of a token of the token service, with the hierarchy it is of.
+/// `iss` of tokens of the site, which are for registration or of its token service, with the hierarchy they are of.
 const SERVICE: &str = "urn:sccm:oauth2:00000000-0000-4000-8000-00006c6f6164";
 const HIERARCHY: &str = "00000000-0000-4000-8000-00006C6F6164";
 /// Seconds: of the directory's, and of the token service's, which is that of the original.
 const LIVES: (u64, u64) = (3_600, 8 * 3_600);
+/// Seconds of a token for registration, the same as the original's unless it is told another.
+const REGISTRATION_LIFE: u64 = 3 * 86_400;
+/// `Type` of the same.
+const REGISTRATION: &str = "BulkRegistration";
 
 /// The flags of `loadgen tokens`.
 #[derive(Debug, clap::Args)]
@@ -74,7 +78,7 @@ pub fn make(options: &Options) -> Result<String, String> {
         "[[token_issuer]]\nname = \"loadgen-directory\"\nissuer = \"{DIRECTORY}\"\naudiences = [\"{APPLICATION}\"]\n\
          tenants = [\"{TENANT}\"]\nkinds = [\"directory\"]\nkeys = [{keys}]\nclient_id = \"{APPLICATION}\"\n\n\
          [[token_issuer]]\nname = \"loadgen-service\"\nissuer = \"{SERVICE}\"\naudiences = [\"urn:sccm:service\"]\n\
-         tenants = [\"{HIERARCHY}\"]\nkinds = [\"ccm\"]\nkeys = [{keys}]\n"
+         tenants = [\"{HIERARCHY}\"]\nkinds = [\"registration\", \"ccm\"]\nkeys = [{keys}]\n"
     ))
 }
 
@@ -147,7 +151,19 @@ impl Signer {
         }))
     }
 
-    /// What the token service gives to the device that shows `token`; `None` when that is not the directory's.
+    /// What the site's tool made for this device to register with. Real ones are for many devices: with one each, none of them
+    /// counts for another where a gateway counts by token.
+    pub fn of_site(&self, device: &str) -> String {
+        let now = now();
+        self.sign(&json!({
+            "iss": SERVICE, "aud": "urn:sccm:service", "SCCMTokenCategory": "SCCMPreAuthToken", "Authority": "SCCM",
+            "License": "SCCM", "Type": REGISTRATION, "TenantId": HIERARCHY, "UniqueId": device,
+            "nbf": now, "exp": now + REGISTRATION_LIFE,
+        }))
+    }
+
+    /// What the token service gives to the device that shows `token`; `None` when that is neither the directory's nor for
+    /// registration.
     pub fn exchange(&self, token: &[u8]) -> Option<String> {
         let device = self.device(token)?;
         let now = now();
@@ -157,7 +173,7 @@ impl Signer {
         })))
     }
 
-    /// Whose token of the directory this is, if it is one that lives.
+    /// Whose token of the directory or for registration this is, if it is one that lives.
     fn device(&self, token: &[u8]) -> Option<String> {
         let text = std::str::from_utf8(token).ok()?;
         let (message, signature) = text.rsplit_once('.')?;
@@ -168,8 +184,12 @@ impl Signer {
         let claims = BASE64URL.decode(message.split_once('.')?.1).ok()?;
         let claims: Value = serde_json::from_slice(&claims).ok()?;
         let lives = claims["exp"].as_u64().is_some_and(|until| until > now());
-        let is_directory = claims["iss"].as_str() == Some(DIRECTORY);
-        claims["oid"].as_str().filter(|_| lives && is_directory).map(str::to_owned)
+        let bearer = match (claims["iss"].as_str(), claims["Type"].as_str()) {
+            (Some(DIRECTORY), _) => claims["oid"].as_str(),
+            (Some(SERVICE), Some(REGISTRATION)) => claims["UniqueId"].as_str(),
+            _ => None,
+        };
+        bearer.filter(|_| lives).map(str::to_owned)
     }
 
     fn sign(&self, claims: &Value) -> String {
@@ -233,7 +253,11 @@ mod tests {
         let claims: Value = serde_json::from_slice(&claims).unwrap();
         assert_eq!(claims["DeviceId"], "GUID:7");
         assert_eq!(claims["exp"].as_u64().unwrap() - claims["nbf"].as_u64().unwrap(), LIVES.1);
-        assert_eq!(signer.exchange(given.as_bytes()), None, "not the directory's");
+        assert_eq!(signer.exchange(given.as_bytes()), None, "nobody's to exchange");
+        let claims = signer.exchange(signer.of_site("GUID:8").as_bytes()).unwrap();
+        let claims = BASE64URL.decode(claims.split('.').nth(1).unwrap()).unwrap();
+        let claims: Value = serde_json::from_slice(&claims).unwrap();
+        assert_eq!((&claims["DeviceId"], &claims["Type"]), (&json!("GUID:8"), &json!("DA")));
         let old = signer.sign(&json!({ "iss": DIRECTORY, "oid": "GUID:7", "exp": now() - 1 }));
         assert_eq!(signer.exchange(old.as_bytes()), None, "over");
         let (head, tail) = shown.split_at(shown.len() - 10);

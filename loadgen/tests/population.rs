@@ -15,7 +15,7 @@ fn every_feature_passes_against_the_origin() {
     let outcome =
         clients(&format!("--plain --target {} -c 4 --feature all --notification-hold 50", origin.address));
     assert_eq!(outcome.code, 0, "{}", outcome.text);
-    assert!(outcome.text.contains("19 of 19 feature(s) passed"), "{}", outcome.text);
+    assert!(outcome.text.contains("24 of 24 feature(s) passed"), "{}", outcome.text);
     assert!(!outcome.text.contains("FAIL"), "{}", outcome.text);
     assert_eq!(outcome.report["failures"]["wrong_body"], 0, "{}", outcome.text);
 }
@@ -27,7 +27,7 @@ fn a_client_is_installed_with_tokens_that_are_signed() {
     let made = Command::new(env!("CARGO_BIN_EXE_loadgen")).arg("tokens").arg(&tokens).output().expect("runs");
     assert!(made.status.success() && String::from_utf8_lossy(&made.stdout).contains("[[token_issuer]]"));
     let tokens = tokens.to_str().expect("text");
-    let flags = format!("-c 3 --feature client-install --tokens {tokens}");
+    let flags = format!("-c 3 --feature client-install,bulk-install,user-apps-token --tokens {tokens}");
     let origin = Origin::start(&["--tokens", tokens]);
     let outcome = clients(&format!("--plain --target {} {flags}", origin.address));
     assert_eq!(outcome.code, 0, "{}", outcome.text);
@@ -39,6 +39,17 @@ fn a_client_is_installed_with_tokens_that_are_signed() {
     let nowhere = clients("--plain --target 127.0.0.1:1 -c 1 --feature client-install --tokens /nowhere");
     assert_eq!(nowhere.code, 2, "{}", nowhere.text);
     assert!(nowhere.text.contains("`loadgen tokens /nowhere` makes it"), "{}", nowhere.text);
+}
+
+#[test]
+fn a_feature_that_no_timer_asks_for_is_refused_to_a_population() {
+    let flags = "--plain --target 127.0.0.1:1 -c 2 --profile population -d 1 --features";
+    for feature in ["client-install", "client-upgrade", "user-apps", "task-sequence", "update-content"] {
+        let outcome = clients(&format!("{flags} policy,{feature}"));
+        assert_eq!(outcome.code, 2, "{}", outcome.text);
+        assert!(outcome.text.contains(&format!("`--feature {feature}` tries it")), "{}", outcome.text);
+        assert!(outcome.text.contains("With timers: "), "{}", outcome.text);
+    }
 }
 
 /// Changes what follows the first `mark`.

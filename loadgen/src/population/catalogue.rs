@@ -84,9 +84,9 @@ pub const POLICIES: [(&str, u64); 4] = [
     ("{0f1e2d3c-0004-4a5b-8c6d-7e8f90a1b204}.3.00", 190_000),
 ];
 
-/// Packages that `.sms_dcm` hands out: a baseline, an item, a script; with the bytes of each.
-pub const PACKAGES: [(&str, u64); 3] =
-    [("Baseline_1", 9_200), ("ConfigurationItem_2", 31_000), ("Script_3", 6_400)];
+/// Packages that `.sms_dcm` hands out: a baseline, an item, a script, an application; with the bytes of each.
+pub const PACKAGES: [(&str, u64); 4] =
+    [("Baseline_1", 9_200), ("ConfigurationItem_2", 31_000), ("Script_3", 6_400), ("Application_4", 22_000)];
 
 /// What is answered, but for the letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -55,6 +55,21 @@ const fn package(name: &'static str, path: &'static str, index: usize) -> Step {
     Step::get(name, path, Reply::Package(index))
 }
 
+const GET_APPLICATIONS: &str = "http://schemas.microsoft.com/5.0.0.0/ConfigurationManager/GetApplications";
+const INSTALL_APPLICATION: &str =
+    "http://schemas.microsoft.com/5.0.0.0/ConfigurationManager/InstallApplication";
+
+const fn user_service(name: &'static str, action: &'static str, size: usize) -> Step {
+    Step::soap(name, "/CMUserService", action, size, Reply::UserService)
+        .of(Role::ManagementPoint)
+        .by(Agent::Client)
+}
+
+/// A message of a client without certificate.
+const fn token_message(name: &'static str, endpoint: &'static str, size: usize, reply: Reply) -> Step {
+    Step::message(name, endpoint, size, reply).at("/ccm_system_tokenauth/request").with_token()
+}
+
 const MEBIBYTE: u64 = 1 << 20;
 
 /// HEAD, then three parts.
@@ -101,19 +116,36 @@ pub const FEATURES: &[Feature] = &[
                 .by(Agent::Setup)
                 .counted(Kind::Token)
                 .with_token(),
-            Step::message("location", "MP_LocationManager", 1_100, Reply::Location)
-                .at("/ccm_system_tokenauth/request")
-                .with_token(),
+            token_message("location", "MP_LocationManager", 1_100, Reply::Location),
             setup_file(0).by(Agent::Setup).with_token(),
             setup_file(1).with_token(),
             setup_file(2).with_token(),
             setup_file(3).with_token(),
-            Step::message("registration", "MP_ClientRegistration", 4_600, Reply::Registration)
-                .at("/ccm_system_tokenauth/request")
-                .with_token(),
-            Step::message("site token", "MP_TokenManager", 1_900, Reply::SiteToken)
-                .at("/ccm_system_tokenauth/request")
-                .with_token(),
+            token_message("registration", "MP_ClientRegistration", 4_600, Reply::Registration),
+            token_message("site token", "MP_TokenManager", 1_900, Reply::SiteToken),
+        ],
+    },
+    Feature {
+        name: "bulk-install",
+        about: "ccmsetup with a registration token of the site (/regtoken): the same without a directory",
+        steps: &[
+            Step::get("ServiceMetadata", "/ServiceMetadata", Reply::Gateway)
+                .of(Role::Gateway)
+                .by(Agent::Setup)
+                .counted(Kind::Token)
+                .with_registration_token(),
+            token_message("location", "MP_LocationManager", 1_100, Reply::Location).with_registration_token(),
+            setup_file(0).by(Agent::Setup).with_registration_token(),
+            setup_file(1).with_registration_token(),
+            setup_file(2).with_registration_token(),
+            setup_file(3).with_registration_token(),
+            token_message("registration", "MP_ClientRegistration", 4_600, Reply::Registration)
+                .with_registration_token(),
+            Step::get("token exchange", "/CCM_STS", Reply::Token)
+                .by(Agent::Setup)
+                .counted(Kind::Token)
+                .with_registration_token(),
+            token_message("site token", "MP_TokenManager", 1_900, Reply::SiteToken),
         ],
     },
     Feature {
@@ -136,6 +168,11 @@ pub const FEATURES: &[Feature] = &[
         steps: &[Step::get("token exchange", "/CCM_STS", Reply::Token)
             .counted(Kind::Token)
             .proved(Proof::Signed)],
+    },
+    Feature {
+        name: "site-token",
+        about: "a new site token, about monthly",
+        steps: &[Step::message("site token", "MP_TokenManager", 1_900, Reply::SiteToken)],
     },
     Feature {
         name: "location",
@@ -178,8 +215,12 @@ pub const FEATURES: &[Feature] = &[
             fragment("fragment 4", 245_760, 299_999),
             Step::packet("close", Packet::Close),
             Step::message("small delta", "MP_HinvEndpoint", 6_500, Reply::Taken),
-            Step::message("software, small delta", "MP_SinvEndpoint", 3_200, Reply::Taken),
         ],
+    },
+    Feature {
+        name: "software-inventory",
+        about: "what changed among the files of the client",
+        steps: &[Step::message("small delta", "MP_SinvEndpoint", 3_200, Reply::Taken)],
     },
     Feature {
         name: "compliance",
@@ -224,29 +265,29 @@ pub const FEATURES: &[Feature] = &[
         ],
     },
     Feature {
+        name: "device-apps",
+        about: "an application deployed to the device: assignments, the application, its content's location, the result",
+        steps: &[
+            Step::message("assignments", "MP_PolicyManager", 2_400, Reply::Assignments),
+            package("application", "/SMS_MP/.sms_dcm?Application_4", 3),
+            Step::message("content location", "MP_LocationManager", 1_100, Reply::Location),
+            state("result", 1_800),
+        ],
+    },
+    Feature {
+        name: "user-apps-token",
+        about: "Software Center of a device without certificate, with its user's token alone",
+        steps: &[
+            user_service("applications", GET_APPLICATIONS, 700).with_token(),
+            user_service("request", INSTALL_APPLICATION, 900).with_token(),
+        ],
+    },
+    Feature {
         name: "user-apps",
         about: "Software Center asks for applications and wants one",
         steps: &[
-            Step::soap(
-                "applications",
-                "/CMUserService",
-                "http://schemas.microsoft.com/5.0.0.0/ConfigurationManager/GetApplications",
-                700,
-                Reply::UserService,
-            )
-            .of(Role::ManagementPoint)
-            .by(Agent::Client)
-            .proved(Proof::Token),
-            Step::soap(
-                "request",
-                "/CMUserService",
-                "http://schemas.microsoft.com/5.0.0.0/ConfigurationManager/InstallApplication",
-                900,
-                Reply::UserService,
-            )
-            .of(Role::ManagementPoint)
-            .by(Agent::Client)
-            .proved(Proof::Token),
+            user_service("applications", GET_APPLICATIONS, 700).proved(Proof::Token),
+            user_service("request", INSTALL_APPLICATION, 900).proved(Proof::Token),
         ],
     },
     Feature {

@@ -23,6 +23,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 const AWAY_AFTER: Duration = Duration::from_secs(120);
 /// A notification comes to a client about once a day.
 const PUSHES_PER_HOLD: f64 = 15.0 / (24.0 * 60.0);
+/// What is held.
+const NOTIFICATIONS: &str = "notifications";
 /// What notifications ask for.
 const PUSHED: [&str; 3] = ["scripts", "cmpivot", "endpoint-protection"];
 /// Within what time a working day begins, and how long an outage's clients take to come back.
@@ -98,6 +100,32 @@ pub const TIMERS: &[Timer] = &[
         chance: 1.0,
     },
     Timer {
+        feature: "software-inventory",
+        steps: 1,
+        product: 7.0 * DAY,
+        benchmark: 7.0 * DAY,
+        jitter: 0.05,
+        chance: 1.0,
+    },
+    // Deployments are looked at again in seven days: what is asked is that of an application.
+    Timer {
+        feature: "device-apps",
+        steps: 4,
+        product: 7.0 * DAY,
+        benchmark: 7.0 * DAY,
+        jitter: 0.05,
+        chance: 1.0,
+    },
+    // At the start of a client, when 30 days are over.
+    Timer {
+        feature: "site-token",
+        steps: 1,
+        product: 30.0 * DAY,
+        benchmark: 30.0 * DAY,
+        jitter: 0.05,
+        chance: 1.0,
+    },
+    Timer {
         feature: "compliance",
         steps: 3,
         product: 7.0 * DAY,
@@ -114,6 +142,13 @@ pub const TIMERS: &[Timer] = &[
         chance: 1.0,
     },
 ];
+
+/// Whether a population ever asks for the feature: by a timer, held, or because a notification says so.
+pub fn has_time(feature: &str) -> bool {
+    feature == NOTIFICATIONS
+        || PUSHED.contains(&feature)
+        || TIMERS.iter().any(|timer| timer.feature == feature)
+}
 
 /// Which times timers have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -160,7 +195,9 @@ impl Timer {
 
 impl Habits {
     fn uses(&self, name: &str) -> bool {
-        features::find(name).is_some_and(|index| self.features.contains(&index))
+        let is_chosen = |name| features::find(name).is_some_and(|index| self.features.contains(&index));
+        // What comes by notification is waited for.
+        is_chosen(name) || name == NOTIFICATIONS && PUSHED.into_iter().any(is_chosen)
     }
 
     fn timers(&self) -> impl Iterator<Item = &'static Timer> {
@@ -189,11 +226,11 @@ impl Habits {
         for timer in self.timers() {
             count(timer.feature, 0, timer.steps, timer.chance / timer.every(self.schedule));
         }
-        if self.uses("notifications") {
+        if self.uses(NOTIFICATIONS) {
             let rate = 1.0 / KEEP_ALIVE.as_secs_f64();
             let pushed: Vec<_> = PUSHED.into_iter().filter(|name| self.uses(name)).collect();
             let pushes = if pushed.is_empty() { 0.0 } else { PUSHES_PER_HOLD };
-            count("notifications", 1, 1, rate * (1.0 - pushes));
+            count(NOTIFICATIONS, 1, 1, rate * (1.0 - pushes));
             for name in &pushed {
                 count(name, 0, usize::MAX, rate * pushes / pushed.len() as f64);
             }
@@ -232,7 +269,7 @@ pub struct Life {
 impl Life {
     /// Connection `index` of the population, which begins to live now.
     pub fn new(habits: &Habits, index: u32, now: Instant) -> Self {
-        let waits = index % 2 == 1 && habits.uses("notifications");
+        let waits = index % 2 == 1 && habits.uses(NOTIFICATIONS);
         let mut random = Random::new(habits.seed, u64::from(index));
         let arrival = match habits.burst {
             // The sum of three evenly spread times: most in the middle.
@@ -318,7 +355,7 @@ impl Life {
         }
         let from = usize::from(self.is_signed_in);
         self.is_signed_in = true;
-        self.run(habits, "notifications", from, usize::MAX)
+        self.run(habits, NOTIFICATIONS, from, usize::MAX)
     }
 
     fn run(&mut self, habits: &Habits, feature: &str, from: usize, end: usize) -> Run {

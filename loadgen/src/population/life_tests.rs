@@ -114,6 +114,21 @@ fn five_failures_make_a_client_hold_off() {
     assert!(waits[4..].iter().all(|wait| (hold_off / 2..hold_off * 3 / 2).contains(wait)), "{waits:?}");
 }
 
+/// What one feature alone makes of 20 people's two months.
+fn asked_of(name: &str) -> usize {
+    let habits =
+        Habits { features: vec![features::find(name).expect("known")], ..habits(Schedule::Product, None) };
+    let (start, time) = (Instant::now(), Duration::from_secs(60 * 86_400) / 60);
+    (0..20).map(|index| live(&habits, index, start, time).len()).sum()
+}
+
+#[test]
+fn whatever_has_a_time_is_asked_for_and_nothing_else() {
+    for feature in FEATURES {
+        assert_eq!(asked_of(feature.name) > 0, has_time(feature.name), "{}", feature.name);
+    }
+}
+
 #[test]
 fn only_chosen_features_are_used() {
     let chosen = ["policy", "notifications"].map(|name| features::find(name).expect("known"));

@@ -1,7 +1,7 @@
 //! The flags of profiles, and the population they make.
 
 use super::features::{self, FEATURES};
-use super::life::{Burst, Habits, Schedule};
+use super::life::{self, Burst, Habits, Schedule};
 use super::request::Site;
 use super::{People, Purpose};
 use crate::tokens::Signer;
@@ -29,8 +29,8 @@ pub struct Options {
     /// second for its held notification: -c 200 is 100 clients
     #[arg(long, value_name = "PROFILE", conflicts_with_all = ["path", "method", "body", "hold", "total", "requests_per_connection", "rate"], requires = "duration")]
     pub profile: Option<Profile>,
-    /// Of the population's features only these
-    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "profile", value_parser = feature)]
+    /// Of the population's features only these, of those that have a time in a client's day
+    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "profile", value_parser = lived_feature)]
     pub features: Vec<usize>,
     /// Try a feature from begin to end, once with each connection; `all` for every one. A line for each step says what was
     /// expected and found; the exit code is 1 when a step failed
@@ -156,6 +156,19 @@ fn feature(name: &str) -> Result<usize, String> {
     features::find(name).ok_or_else(|| format!("no such feature; --list-features has them: {}", names()))
 }
 
+fn lived_feature(name: &str) -> Result<usize, String> {
+    let found = feature(name)?;
+    if life::has_time(name) {
+        return Ok(found);
+    }
+    let lived: Vec<_> =
+        FEATURES.iter().map(|feature| feature.name).filter(|name| life::has_time(name)).collect();
+    Err(format!(
+        "clients have no timer for it and would never ask; `--feature {name}` tries it. With timers: {}",
+        lived.join(", ")
+    ))
+}
+
 fn feature_or_all(name: &str) -> Result<Tried, String> {
     if name == "all" { Ok(Tried::All) } else { feature(name).map(Tried::One) }
 }
@@ -188,6 +201,18 @@ mod tests {
         ] {
             assert_eq!(role_id(url), id, "{url}");
         }
+    }
+
+    #[test]
+    fn a_population_uses_only_what_has_a_time() {
+        for feature in FEATURES {
+            let expected = life::has_time(feature.name).then(|| features::find(feature.name).expect("known"));
+            assert_eq!(lived_feature(feature.name).ok(), expected, "{}", feature.name);
+        }
+        let text = lived_feature("user-apps").expect_err("no timer");
+        assert!(text.contains("`--feature user-apps`") && text.contains("policy, state-messages"), "{text}");
+        assert!(!text.contains("task-sequence") && text.contains("cmpivot"), "{text}");
+        assert!(lived_feature("polic").expect_err("unknown").contains("no such feature"));
     }
 
     #[test]

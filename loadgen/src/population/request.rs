@@ -48,7 +48,7 @@ pub struct Client {
     pub session: Option<String>,
     /// `ETag` of the file being fetched, with its name.
     pub tag: Option<(&'static str, String)>,
-    /// What the directory gave, and after that the token service.
+    /// What the directory or the site gave, and after that the token service.
     pub token: Option<String>,
 }
 
@@ -127,7 +127,7 @@ fn write_head(head: &mut String, site: &Site, client: &Client, step: &Step, body
     }
     match step.proof {
         Proof::None => {}
-        Proof::Token => {
+        Proof::Token | Proof::Registration => {
             let token = client.token.clone().unwrap_or_else(|| unsigned_token(id));
             line(format_args!("Authorization: Bearer {token}"));
         }

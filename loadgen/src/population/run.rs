@@ -75,10 +75,13 @@ impl Run {
         }
         self.client.utc = utc;
         self.is_signed = site.signer.is_some();
-        // One token for all that is asked until there is another, as a directory gives it.
-        if step.proof == Proof::Token && self.client.token.is_none() {
+        // One token for all that is asked until there is another, as whoever gave it meant it.
+        if step.shows_token() && self.client.token.is_none() {
             let device = request::client_id(self.client.number);
-            self.client.token = site.signer.as_ref().map(|signer| signer.of_directory(&device));
+            self.client.token = site.signer.as_ref().map(|signer| match step.proof {
+                Proof::Registration => signer.of_site(&device),
+                Proof::None | Proof::Token | Proof::Signed | Proof::Policy => signer.of_directory(&device),
+            });
         }
         let made = request::make(site, &self.client, self.feature(), self.at, name, id);
         (self.id, self.receipt) = (id, made.receipt);
@@ -143,7 +146,7 @@ impl Run {
         if let Some(place) = answer.differs_at {
             return Err(format!("{}, other content from byte {place} on", answer.status));
         }
-        let gives_token = step.reply == Reply::Token && step.proof == Proof::Token && self.is_signed;
+        let gives_token = step.reply == Reply::Token && step.shows_token() && self.is_signed;
         if gives_token && field(TOKEN_FIELD).is_none() {
             return Err(format!("{}, no {TOKEN_FIELD}", answer.status));
         }

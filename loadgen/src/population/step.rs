@@ -75,8 +75,10 @@ pub enum Agent {
 pub enum Proof {
     /// Nothing.
     None,
-    /// `Authorization: Bearer`.
+    /// `Authorization: Bearer`, with what the directory gave.
     Token,
+    /// The same with a registration token of the site, until the token service gave another.
+    Registration,
     /// `CCMClientID` and its signatures.
     Signed,
     /// `ClientToken` and its signature, as for policy bodies.
@@ -232,6 +234,11 @@ impl Step {
         Self { family: Family::Server, proof: Proof::Token, ..self }
     }
 
+    /// The same under the family for tokens, with one for registration.
+    pub const fn with_registration_token(self) -> Self {
+        Self { family: Family::Server, proof: Proof::Registration, ..self }
+    }
+
     /// The same of another role.
     pub const fn of(self, role: Role) -> Self {
         Self { role, ..self }
@@ -260,6 +267,11 @@ impl Step {
     /// The same with another method.
     pub const fn method(self, method: &'static str) -> Self {
         Self { method, ..self }
+    }
+
+    /// Whether it shows a token.
+    pub fn shows_token(&self) -> bool {
+        matches!(self.proof, Proof::Token | Proof::Registration)
     }
 
     /// The status that must come back.
