@@ -26,6 +26,8 @@ pub const TENANT: &str = "6f1c2a3b-4d5e-4f60-8a7b-9c0d1e2f3a4b";
 const SIGNING_KEY: &str = "signing.pem";
 const HALF_A_KEY: &str = ".signing.pem.new";
 const PUBLIC_KEYS: &str = "keys.json";
+/// What is printed, for `cmg up --tokens`.
+const ISSUERS: &str = "issuers.toml";
 const KEY_NAME: &str = "loadgen";
 /// `iss` of a token of the directory.
 const DIRECTORY: &str = "urn:loadgen:directory";
@@ -74,12 +76,15 @@ pub fn make(options: &Options) -> Result<String, String> {
     let keys = fs::canonicalize(&keys).map_err(|error| fault(&keys, &error))?;
     let keys = keys.to_str().ok_or_else(|| fault(&keys, &"no UTF-8"))?;
     let keys = Value::from(keys);
-    Ok(format!(
+    let issuers = format!(
         "[[token_issuer]]\nname = \"loadgen-directory\"\nissuer = \"{DIRECTORY}\"\naudiences = [\"{APPLICATION}\"]\n\
          tenants = [\"{TENANT}\"]\nkinds = [\"directory\"]\nkeys = [{keys}]\nclient_id = \"{APPLICATION}\"\n\n\
          [[token_issuer]]\nname = \"loadgen-service\"\nissuer = \"{SERVICE}\"\naudiences = [\"urn:sccm:service\"]\n\
          tenants = [\"{HIERARCHY}\"]\nkinds = [\"registration\", \"ccm\"]\nkeys = [{keys}]\n"
-    ))
+    );
+    let path = folder.join(ISSUERS);
+    fs::write(&path, &issuers).map_err(|error| fault(&path, &error))?;
+    Ok(issuers)
 }
 
 fn new_key() -> Result<String, &'static str> {
@@ -234,6 +239,7 @@ mod tests {
         let before = fs::read(&key).unwrap();
         assert_eq!(make(&options).unwrap(), lines, "the same again");
         assert_eq!(fs::read(&key).unwrap(), before);
+        assert_eq!(fs::read_to_string(options.folder.join(ISSUERS)).unwrap(), lines);
         let table: toml::Table = lines.parse().unwrap();
         assert_eq!(table["token_issuer"].as_array().unwrap().len(), 2);
         let keys: Value =

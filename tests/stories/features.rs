@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::harness::{
-    MANAGEMENT_POINT, Process, SERVICE, Setup, eventually, has_programs, outcome, program, run, text,
+    MANAGEMENT_POINT, Process, SERVICE, Setup, cmg, eventually, has_programs, outcome, program, run, text,
 };
 
 /// The built load tool, which lies beside the program under test in a whole build.
@@ -61,4 +62,41 @@ fn every_feature_of_a_client_passes_through_gateway_and_connector() {
         assert!(said.contains(&format!("FAILED {feature} (")), "{feature}\n{said}");
     }
     assert!(said.contains("CMGService_Invalid_Token"), "{said}");
+}
+
+#[test]
+fn all_features_pass_by_what_up_json_says_alone() {
+    let Some(loadgen) = loadgen() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens");
+    let d = folder.path().join("d");
+    let start = |flags: &[&str]| {
+        let mut command = cmg();
+        command.args(["up", "--clients", "2", "--dir"]).arg(&d).args(flags);
+        let mut up = Process::start(&mut command, &folder.path().join("up.log"));
+        eventually("cmg up is ready", || {
+            assert!(up.is_running(), "{}", up.log());
+            d.join("up.json").exists()
+        });
+        up
+    };
+    let stop = |mut up: Process| {
+        up.signal(libc::SIGINT);
+        assert!(up.wait_for_exit(Duration::from_secs(40)).expect("it drains").success(), "{}", up.log());
+    };
+    // A folder without a key's issuers is told before anything is made of it.
+    let output = outcome(cmg().args(["up", "--tokens", "/nowhere", "--dir"]).arg(&d));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("`loadgen tokens /nowhere` makes it"), "{}", text(&output.stderr));
+    run(Command::new(&loadgen).arg("tokens").arg(&tokens));
+    let (_origin, url) = origin(&loadgen, &tokens);
+    // Of a folder that was used without: the site takes them from the next start on, and keeps them.
+    stop(start(&["--origin", &url]));
+    stop(start(&["--tokens", tokens.to_str().unwrap()]));
+    let up = start(&[]);
+    let said = text(&run(Command::new(&loadgen)
+        .args(["clients", "-c", "2", "--feature", "all", "--up"])
+        .arg(d.join("up.json"))));
+    assert!(said.contains("24 of 24 feature(s) passed"), "{said}");
+    stop(up);
 }

@@ -132,6 +132,7 @@ struct Up {
     client_key: Option<PathBuf>,
     clients_dir: Option<PathBuf>,
     software_update_point: Option<u64>,
+    tokens: Option<PathBuf>,
     #[serde(default)]
     pids: BTreeMap<String, u32>,
 }
@@ -166,7 +167,7 @@ impl Options {
             let people = self.population.people(
                 &name,
                 up.url.as_deref(),
-                up.software_update_point,
+                (up.software_update_point, up.tokens.as_deref()),
                 (self.connections, seed),
             );
             people.map(|people| Arc::new(people) as Arc<dyn Population>)
@@ -392,9 +393,8 @@ fn read_up(file: &Path) -> Result<Up, String> {
     let mut up: Up = serde_json::from_str(&text)
         .map_err(|error| format!("{}: is no up.json of `cmg up`: {error}", file.display()))?;
     let folder = file.parent().unwrap_or(Path::new("."));
-    for path in
-        [&mut up.ca, &mut up.client_cert, &mut up.client_key, &mut up.clients_dir].into_iter().flatten()
-    {
+    let paths = [&mut up.ca, &mut up.client_cert, &mut up.client_key, &mut up.clients_dir, &mut up.tokens];
+    for path in paths.into_iter().flatten() {
         *path = folder.join(&*path);
     }
     Ok(up)

@@ -6,7 +6,7 @@ use super::request::Site;
 use super::{People, Purpose};
 use crate::tokens::Signer;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -59,7 +59,7 @@ pub struct Options {
     #[arg(long, value_name = "ID")]
     pub software_update_point: Option<u64>,
     /// Show tokens of a directory that are signed with this folder's key (`loadgen tokens`), and those that CCM_STS gives for
-    /// them, instead of letters that no site takes
+    /// them, instead of letters that no site takes [default: that of up.json]
     #[arg(long, value_name = "FOLDER", requires = "feature")]
     pub tokens: Option<PathBuf>,
 }
@@ -84,16 +84,18 @@ impl Options {
         !self.feature.is_empty()
     }
 
-    /// The population, of so many connections, whose chance begins with `seed`. `url` and `update_point` are those of `up.json`.
+    /// The population, of so many connections, whose chance begins with `seed`. `url`, `update_point` and `tokens` are those of `up.json`.
     /// Errors: a text for the user.
     pub fn people(
         &self,
         host: &str,
         url: Option<&str>,
-        update_point: Option<u64>,
+        (update_point, tokens): (Option<u64>, Option<&Path>),
         (connections, seed): (u32, u64),
     ) -> Result<People, String> {
-        let signer = self.tokens.as_deref().map(Signer::read).transpose()?.map(Arc::new);
+        // A population shows none that anybody looks at.
+        let tokens = self.tokens.as_deref().or(tokens.filter(|_| self.ends()));
+        let signer = tokens.map(Signer::read).transpose()?.map(Arc::new);
         let management_point = self.management_point.or(url.and_then(role_id)).unwrap_or(MANAGEMENT_POINT);
         let update_point = self.software_update_point.or(update_point);
         let site = Site {

@@ -32,6 +32,8 @@ pub struct Choices {
     pub name: String,
     /// The management point; none for the embedded one.
     pub origin: Option<Origin>,
+    /// Whose tokens the site takes besides.
+    pub tokens: Option<Tokens>,
     pub shards: Option<u16>,
     pub ports: Ports,
     /// Of `site.toml`: grows with each change, for a gateway ignores what is older than what it has, and
@@ -50,6 +52,16 @@ pub struct Origin {
     pub ca: Option<PathBuf>,
     /// Or the one certificate to believe.
     pub thumbprint: Option<String>,
+}
+
+/// A load tool's key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tokens {
+    /// Its folder; the absolute path.
+    pub folder: PathBuf,
+    /// Sections of `site.toml`, as they were when the folder was given.
+    pub issuers: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +95,7 @@ impl Choices {
         Choices {
             name: "cmg.localhost".into(),
             origin: None,
+            tokens: None,
             shards: None,
             ports,
             serial,
@@ -98,6 +111,9 @@ impl Choices {
             None => {}
             Some("sample") => self.origin = None,
             Some(url) => self.origin = Some(Origin::asked(url, arguments)?),
+        }
+        if let Some(folder) = &arguments.tokens {
+            self.tokens = Some(Tokens::read(folder)?);
         }
         self.shards = arguments.shards.or(self.shards);
         for (_, port, given) in self.ports.options(arguments) {
@@ -225,6 +241,18 @@ impl Origin {
             )));
         }
         Ok(Origin { url: url.to_owned(), ca, thumbprint: arguments.origin_thumbprint.clone() })
+    }
+}
+
+impl Tokens {
+    fn read(folder: &Path) -> Result<Tokens, Failure> {
+        let path = folder.join("issuers.toml");
+        let issuers = fs::read_to_string(&path).map_err(|error| {
+            let (path, folder) = (path.display(), folder.display());
+            Failure::Usage(format!("--tokens: {path}: {error}; `loadgen tokens {folder}` makes it"))
+        })?;
+        let folder = folder.canonicalize().map_err(|error| broken(folder, &error))?;
+        Ok(Tokens { folder, issuers })
     }
 }
 

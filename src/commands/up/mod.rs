@@ -47,6 +47,9 @@ pub struct Arguments {
     /// SHA-256 thumbprint by which an https origin is trusted, instead of a CA
     #[arg(long, value_name = "HEX", requires = "origin", conflicts_with = "origin_ca")]
     origin_thumbprint: Option<String>,
+    /// Folder that `loadgen tokens` made: the site takes what it signs, and up.json names it
+    #[arg(long, value_name = "FOLDER")]
+    tokens: Option<PathBuf>,
     /// Client certificates to have ready
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     clients: u32,

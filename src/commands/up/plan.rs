@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cmg::mapping::RoleKind;
 use cmg::settings::{ConnectorSettings, GatewaySettings, SettingsErrors, SiteSettings};
@@ -24,6 +24,8 @@ pub struct Plan {
     pub sample: Option<SocketAddr>,
     /// URL of the management point.
     pub origin: String,
+    /// Folder of a load tool's key, whose tokens the site takes.
+    pub tokens: Option<PathBuf>,
     /// Code of the site.
     pub site: String,
     /// Role id of the management point that clients are sent to.
@@ -49,6 +51,7 @@ impl Plan {
             connector_admin: connector.admin.address,
             sample: choices.origin.is_none().then(|| choices.origin_address()),
             origin: choices.origin_url(),
+            tokens: choices.tokens.as_ref().map(|tokens| tokens.folder.clone()),
         })
     }
 }

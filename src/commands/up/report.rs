@@ -50,6 +50,7 @@ pub fn write(folder: &Path, plan: &Plan, children: &Children) -> Result<(), Fail
         "admin": { "gateway": plan.gateway_admin, "connector": plan.connector_admin },
         "pids": pids,
         "origin": plan.origin,
+        "tokens": plan.tokens.as_deref().map(path_text),
     });
     let path = folder.join("up.json");
     let text = serde_json::to_vec_pretty(&report).map_err(|error| broken(&path, &error))?;

@@ -101,6 +101,7 @@ pub fn site(choices: &Choices) -> String {
     // A real management point does not read who asked; the sample shows that it was told.
     let forward_identity = choices.origin.is_none();
     let trust = choices.origin.as_ref().map_or(String::new(), origin_trust);
+    let issuers = choices.tokens.as_ref().map_or(String::new(), |tokens| format!("\n{}", tokens.issuers));
     format!(
         r#"{NOTE}
 code = "{SITE}"
@@ -119,7 +120,7 @@ self_update = true
 
 [trust]
 roots = ["pki/ca.pem"]
-"#
+{issuers}"#
     )
 }
 
