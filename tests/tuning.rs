@@ -194,6 +194,7 @@ fn what_is_missing_is_named_with_its_weight() {
             1,
             "should   governor",
         ),
+        ("sys/devices/system/cpu/isolated", "1\n", "gateway", 0, "unknown  isolated CPUs"),
         ("proc/9/comm", "irqbalance\n", "gateway", 1, "should   irqbalance"),
         ("sys/devices/system/node/node1/cpulist", "1\n", "gateway", 0, "unknown  NUMA"),
         (
@@ -227,6 +228,46 @@ fn fewer_queues_than_processors_are_told_unless_software_spreads_them() {
     machine.write("sys/class/net/eth0/queues/rx-0/rps_cpus", "00000000,00000003\n");
     let (code, text) = machine.check("--role gateway");
     assert!(code == 0 && text.contains("ok       packets of eth0") && !text.contains(" of lo"), "{text}");
+}
+
+#[test]
+fn interrupts_that_all_go_to_one_processor_are_told_until_they_are_placed() {
+    let machine = Machine::good();
+    for irq in [30, 31] {
+        machine.write(&format!("proc/irq/{irq}/smp_affinity_list"), "1\n");
+    }
+    let (code, text) = machine.check("--role gateway");
+    assert!(code == 1 && text.contains("should   interrupts of eth0"), "{text}");
+    assert!(text.contains("found 2, on 1 of 2 CPUs"), "{text}");
+    assert_eq!(said(&machine.run("apply", &["--only", "irq"])).0, 0);
+    let (code, text) = machine.check("--role gateway");
+    assert!(code == 0 && text.contains("ok       interrupts of eth0"), "{text}");
+    // With a queue too few they stay where they are, and software spreads what they bring.
+    assert_eq!(said(&machine.run("undo", &[])).0, 0);
+    machine.remove("sys/class/net/eth0/queues/rx-1");
+    assert!(machine.check("--role gateway").1.contains("should   interrupts of eth0"));
+    assert_eq!(said(&machine.run("apply", &["--only", "irq"])).0, 0);
+    let (code, text) = machine.check("--role gateway");
+    assert!(code == 0 && text.contains("ok       interrupts of eth0"), "{text}");
+}
+
+#[test]
+fn isolated_processors_are_for_a_role_that_may_run_on_them() {
+    let machine = Machine::good();
+    machine.write("sys/devices/system/cpu/isolated", "2-3,10\n");
+    let limits = machine.read("proc/self/limits");
+    for (allowed, code, line) in [
+        ("0-1", 1, "should   isolated CPUs"),
+        ("0-1,11", 1, "should   isolated CPUs"),
+        ("3", 0, "ok       isolated CPUs"),
+        ("8-10", 0, "ok       isolated CPUs"),
+        ("", 0, "unknown  isolated CPUs"),
+    ] {
+        machine.write("proc/7/limits", &limits);
+        machine.write("proc/7/status", &format!("Seccomp:\t0\nCpus_allowed_list:\t{allowed}\n"));
+        let (found, text) = machine.check("--role gateway --pid 7");
+        assert!(found == code && text.contains(line), "{allowed}: {found}\n{text}");
+    }
 }
 
 #[test]
@@ -277,6 +318,8 @@ fn untuned() -> Machine {
         ("proc/sys/net/core/somaxconn", "128\n"),
         ("proc/sys/net/ipv4/tcp_slow_start_after_idle", "1\n"),
         ("proc/sys/net/core/default_qdisc", "pfifo_fast\n"),
+        ("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "powersave\n"),
+        ("sys/devices/system/cpu/cpu1/cpufreq/scaling_governor", "schedutil\n"),
         ("etc/sysctl.d/90-cmg.conf", "# of somebody else\nnet.core.somaxconn = 128\n"),
         ("etc/systemd/system/cmg-gateway.service.d/own.conf", "[Service]\n"),
     ] {
@@ -295,6 +338,11 @@ fn what_apply_does_undo_takes_back_to_the_byte() {
     assert_eq!(machine.read("proc/sys/net/core/somaxconn").trim(), "4096");
     assert_eq!(machine.read("proc/sys/net/core/default_qdisc").trim(), "fq");
     assert_eq!(machine.read("sys/class/net/eth0/queues/rx-0/rps_cpus").trim(), "3");
+    for cpu in ["cpu0", "cpu1"] {
+        let path = format!("sys/devices/system/cpu/{cpu}/cpufreq/scaling_governor");
+        assert_eq!(machine.read(&path).trim(), "performance");
+    }
+    assert!(machine.check("--role gateway").1.contains("ok       governor"));
     assert!(machine.read("etc/sysctl.d/90-cmg.conf").contains("net.core.somaxconn = 4096"));
     assert!(
         machine.read("etc/systemd/system/cmg-gateway.service.d/90-cmg-tuning.conf").contains("LimitNOFILE")
