@@ -404,3 +404,22 @@ pub fn public_key_of(leaf: &[u8]) -> Option<&[u8]> {
 pub fn client_cert_field(leaf: &[u8]) -> String {
     format!(":{}:", BASE64.encode(leaf))
 }
+
+/// The certificate that the values of `Client-Cert` bring, DER. `None`: there is no such field.
+///
+/// # Errors
+/// They are not one certificate, written as [`client_cert_field`] writes it.
+pub fn client_cert_of<'v>(
+    values: impl IntoIterator<Item = &'v [u8]>,
+) -> Result<Option<Vec<u8>>, NoClientCert> {
+    let mut values = values.into_iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let inner = value.strip_prefix(b":").and_then(|rest| rest.strip_suffix(b":"));
+    let der = inner.and_then(|text| BASE64.decode(text).ok()).filter(|der| parse(der).is_some());
+    der.filter(|_| values.next().is_none()).map(Some).ok_or(NoClientCert)
+}
+
+/// `Client-Cert` with something else than one certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Client-Cert that is not one certificate (RFC 9440 2.2)")]
+pub struct NoClientCert;

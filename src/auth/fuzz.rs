@@ -2,9 +2,13 @@
 
 use rustls::pki_types::UnixTime;
 
-use super::token::{AUDIENCE, Issuers, TokenIssuer, TokenKey, TokenKind, TokenKinds, bearer, issuer_of};
+use super::token::{
+    AUDIENCE, DirectoryFault, Issuers, TokenIssuer, TokenKey, TokenKind, TokenKinds, TokenMaterial, bearer,
+    directory as directory_info, issuer_of,
+};
 use super::{
-    BlockList, InternalName, RevocationList, Trust, certificate, client_cert_field, internal_identity, judge,
+    BlockList, InternalName, RevocationList, Trust, certificate, client_cert_field, client_cert_of,
+    internal_identity, judge, life_of, thumbprints,
 };
 use super::{list_der, name_text, revocation_list};
 
@@ -79,6 +83,25 @@ fn names(bytes: &[u8]) {
     );
 }
 
+/// `bytes` as the value of `Client-Cert`, and as the certificate in it.
+///
+/// # Panics
+/// When a value has a second spelling, or a certificate does not survive being written and read.
+pub fn client_cert(bytes: &[u8]) {
+    assert_eq!(client_cert_of([]), Ok(None));
+    if let Ok(read) = client_cert_of([bytes]) {
+        let der = read.expect("there is a value");
+        assert_eq!(client_cert_field(&der).as_bytes(), bytes);
+        assert!(life_of(&der).is_some() && !thumbprints(&der).is_empty());
+        assert!(client_cert_of([bytes, bytes]).is_err(), "of two nobody knows which is meant");
+    }
+    let written = client_cert_field(bytes);
+    match client_cert_of([written.as_bytes()]) {
+        Ok(read) => assert_eq!(read.as_deref(), Some(bytes)),
+        Err(_) => assert_eq!(life_of(bytes), None),
+    }
+}
+
 /// What the signature of a certificate covers: its own encoding has more than one form.
 fn signed_part(der: &[u8]) -> Option<Vec<u8>> {
     certificate::parse(der).map(|certificate| certificate.tbs_certificate.as_ref().to_vec())
@@ -140,4 +163,70 @@ pub fn token(bytes: &[u8]) {
 fn message_of(token: &[u8]) -> &[u8] {
     let end = token.iter().rposition(|octet| *octet == b'.').unwrap_or(token.len());
     &token[..end]
+}
+
+/// `bytes` as what a connection point says of tokens, and as an operator's list of blocked ones.
+///
+/// # Panics
+/// When what is read does not survive being written, or a token that is named is not blocked.
+pub fn token_material(bytes: &[u8]) {
+    if let Ok(material) = TokenMaterial::from_bytes(bytes) {
+        let written = material.to_bytes();
+        // A key that says what it is for is longer than one that does not.
+        if material.check_size().is_ok() {
+            assert_eq!(TokenMaterial::from_bytes(&written).as_ref(), Ok(&material));
+        }
+        let issuers = TokenMaterial::issuers(&[], std::iter::once(&material));
+        assert!(issuers.is_empty(), "material brings keys and no issuers");
+        assert!(material.blocked.iter().all(|id| issuers.is_blocked(&id.to_ascii_uppercase())));
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(blocked) = TokenMaterial::read_blocked(text) {
+        assert_eq!(TokenMaterial::read_blocked(&blocked.join(" # why\n")).as_ref(), Ok(&blocked));
+        let material = TokenMaterial { blocked, ..TokenMaterial::default() };
+        if material.check_size().is_ok() {
+            assert_eq!(TokenMaterial::from_bytes(&material.to_bytes()).as_ref(), Ok(&material));
+        }
+    }
+}
+
+/// `bytes` as the query of `AADAuthInfo`, to a gateway of two sites that have one tenant in common.
+///
+/// # Panics
+/// When a tenant is told of that nobody named, or that two sites did, or otherwise than as JSON of it.
+pub fn directory(bytes: &[u8]) {
+    let tenants = ["aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee", "contoso.example", "both"];
+    let of = |tenants: &[&str], client: &str| {
+        let entry = TokenIssuer {
+            name: "directory".to_owned(),
+            issuer: "https://login.example/t".to_owned(),
+            audiences: vec![AUDIENCE.to_owned()],
+            tenants: tenants.iter().map(|&tenant| tenant.to_owned()).collect(),
+            kinds: TokenKinds::of(&[TokenKind::Directory]),
+            keys: Vec::new(),
+            client: Some(client.to_owned()),
+        };
+        Issuers::new(&[entry], [], [""; 0])
+    };
+    let sites = [of(&[tenants[0], "both"], "one"), of(&[tenants[1], "both"], "other")];
+    let is_in_query = |tenant: &str| {
+        String::from_utf8_lossy(bytes).to_ascii_lowercase().contains(&format!("tenantid={tenant}"))
+    };
+    match directory_info(bytes, &sites) {
+        Ok(told) => {
+            let told: serde_json::Value = serde_json::from_str(&told).expect("it is JSON");
+            let tenant = told["TenantId"].as_str().expect("it says whose it is").to_ascii_lowercase();
+            let place = tenants.iter().position(|one| *one == tenant).expect("a site named it");
+            assert_eq!(told["ClientAppId"].as_str(), ["one", "other"].get(place).copied());
+            assert!(is_in_query(&tenant));
+        }
+        Err(DirectoryFault::Claimed(tenant)) => assert!(tenant.eq_ignore_ascii_case("both")),
+        Err(DirectoryFault::Unknown(tenant)) => {
+            assert!(tenants.iter().all(|one| !one.eq_ignore_ascii_case(&tenant)));
+        }
+        Err(DirectoryFault::NoTenant) => assert!(tenants.iter().all(|one| {
+            let alone = format!("TenantID={one}");
+            bytes != alone.as_bytes()
+        })),
+    }
 }

@@ -20,8 +20,8 @@ mod twin;
 mod verdicts;
 
 pub use certificate::{
-    CertificateFacts, CertificateFault, Validity, client_cert_field, judge, key_fault, life_of,
-    may_be_shut_out, public_key_of, subject_of,
+    CertificateFacts, CertificateFault, NoClientCert, Validity, client_cert_field, client_cert_of, judge,
+    key_fault, life_of, may_be_shut_out, public_key_of, subject_of,
 };
 pub use internal::{InternalFault, InternalName, InternalRole, internal_identity, is_name, is_site_code};
 pub use lists::{AllowRules, BlockFault, BlockList};

@@ -49,6 +49,11 @@ fn seeded_certificates_are_trusted_only_as_they_were_issued() {
 }
 
 #[test]
+fn seeded_client_cert_fields_have_one_spelling() {
+    crate::seeded::run("client_cert", 4_000, fuzz::client_cert);
+}
+
+#[test]
 fn a_client_cert_field_is_a_byte_sequence() {
     assert_eq!(client_cert_field(b""), "::");
     assert_eq!(client_cert_field(&[0xFB, 0xFF, 0x01]), ":+/8B:");

@@ -11,7 +11,7 @@ use slab::Slab;
 
 use super::gate::{self, Gate, InForce};
 use super::request::Answer;
-use crate::auth::token::{TokenAsked, TokenFacts, TokenFault, TokenVerdicts, bearer};
+use crate::auth::token::{self, DirectoryFault, TokenAsked, TokenFacts, TokenFault, TokenVerdicts, bearer};
 use crate::dispatch::ClientKey;
 use crate::http::RequestHead;
 use crate::logs;
@@ -73,27 +73,12 @@ pub fn judge(
     }
 }
 
-/// What `AADAuthInfo` says to a tenant that the site has taken up.
+/// What `AADAuthInfo` says to a tenant that a site has taken up.
 pub fn directory(settings: &InForce, query: &[u8]) -> Result<Answer, Refused> {
-    let refused = |cause: String| Refused::new(Refusal::InvalidToken, logs::bounded(cause));
-    let tenant = std::str::from_utf8(query).ok().and_then(|query| {
-        let mut parameters = query.split('&').filter_map(|one| one.split_once('='));
-        parameters.find(|(name, _)| name.eq_ignore_ascii_case("TenantID")).map(|(_, tenant)| tenant)
-    });
-    let tenant = tenant.ok_or_else(|| refused("no TenantID in the query of AADAuthInfo".to_owned()))?;
-    let mut entries = settings.sites.iter().filter_map(|site| site.issuers.directory_of(tenant));
-    let entry = entries.next();
-    // Of two sites that name one tenant nobody can tell which it belongs to, and one may lie.
-    if entries.next().is_some() {
-        return Err(refused(format!("tenant {tenant:?} is named by more than one site")));
-    }
-    let entry = entry.ok_or_else(|| refused(format!("tenant {tenant:?} is that of no token issuer here")))?;
-    let body = serde_json::json!({
-        "TenantId": tenant,
-        "ClientAppId": entry.client,
-        "ResourceUri": entry.audiences.first(),
-    });
-    Ok(Answer::Directory(body.to_string()))
+    let told = token::directory(query, settings.sites.iter().map(|site| &*site.issuers));
+    let refused =
+        |fault: DirectoryFault| Refused::new(Refusal::InvalidToken, logs::bounded(fault.to_string()));
+    told.map(Answer::Directory).map_err(refused)
 }
 
 /// Whose requests share a bound: those of one bearer, whom one issuer of one site knows.

@@ -11,8 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::Instant;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
@@ -38,7 +36,7 @@ use super::folder::guid;
 use super::{Signer, StsError};
 use crate::admin::Doors;
 use crate::auth::token::{TokenFault, TokenKind, TokenKinds, bearer, issuer_of};
-use crate::auth::{InternalRole, internal_identity, life_of, thumbprints};
+use crate::auth::{InternalRole, NoClientCert, client_cert_of, internal_identity, life_of, thumbprints};
 use crate::limits::{
     DRAIN_WITHIN, STS_CONNECTIONS_MAX, STS_HANDSHAKE_WITHIN, STS_HANDSHAKES_MAX, STS_HEAD_SIZE_MAX,
     STS_HEAD_WITHIN,
@@ -290,8 +288,8 @@ enum Refused {
         "neither a token nor a certificate; expected Authorization: Bearer, or Client-Cert of the connection point"
     )]
     Nothing,
-    #[error("Client-Cert that is not one certificate (RFC 9440 2.2)")]
-    Certificate,
+    #[error("{0}")]
+    Certificate(#[from] NoClientCert),
     #[error("{0}")]
     Broken(#[from] StsError),
 }
@@ -386,12 +384,9 @@ impl Service {
 
 /// SHA-256 and end of the one certificate in `Client-Cert`.
 fn certificate(fields: &HeaderMap) -> Result<(Vec<[u8; 32]>, u64), Refused> {
-    let mut values = fields.get_all("client-cert").iter();
-    let (Some(value), more) = (values.next(), values.next()) else { return Err(Refused::Nothing) };
-    let inner = value.as_bytes().strip_prefix(b":").and_then(|rest| rest.strip_suffix(b":"));
-    let der = inner.and_then(|text| BASE64.decode(text).ok()).filter(|_| more.is_none());
-    let der = der.ok_or(Refused::Certificate)?;
-    let life = life_of(&der).ok_or(Refused::Certificate)?;
+    let values = fields.get_all("client-cert").iter().map(HeaderValue::as_bytes);
+    let der = client_cert_of(values)?.ok_or(Refused::Nothing)?;
+    let life = life_of(&der).ok_or(NoClientCert)?;
     Ok((thumbprints(&der), life.until))
 }
 
@@ -415,6 +410,9 @@ const ACCEPT_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(1
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD as BASE64;
+
     use super::*;
 
     #[test]

@@ -9,6 +9,7 @@
 //! tokens that CCM_STS gives say `UDA` or `DA`; directory tokens are OpenID Connect's.
 
 mod claims;
+mod directory;
 mod fault;
 mod issuer;
 mod key;
@@ -24,6 +25,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use claims::{AUDIENCE, AUTHORITY, CATEGORY_PRE_AUTH, CATEGORY_SESSION, TYPE_BULK, issuer_of};
+pub use directory::{DirectoryFault, directory};
 pub use fault::TokenFault;
 pub use issuer::{IssuerFault, Issuers, TokenIssuer};
 pub use key::{KeyFault, PublicKey, TokenKey};

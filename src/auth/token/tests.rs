@@ -514,3 +514,13 @@ fn what_is_forgotten_is_freed_little_by_little_and_in_bounds() {
 fn seeded_tokens_are_taken_only_as_they_were_signed() {
     crate::seeded::run("token", 3_000, crate::auth::fuzz::token);
 }
+
+#[test]
+fn seeded_material_blocks_what_it_names_and_survives_being_written() {
+    crate::seeded::run("token_material", 8_000, crate::auth::fuzz::token_material);
+}
+
+#[test]
+fn seeded_queries_are_told_of_a_tenant_that_one_site_named() {
+    crate::seeded::run("directory", 8_000, crate::auth::fuzz::directory);
+}
