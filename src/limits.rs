@@ -133,7 +133,10 @@ pub const TOKEN_KEYS_FETCHED_EVERY: Duration = Duration::from_secs(5 * 60);
 /// The same after one could not be had.
 pub const TOKEN_KEYS_RETRIED_AFTER: Duration = Duration::from_secs(10);
 /// How long keys are believed that cannot be fetched again: an issuer may be away for a day.
+/// A gateway believes them for as long once the connection point that fetched them is gone.
 pub const TOKEN_KEYS_KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often a gateway looks whether that time is over: a minute is little beside a day.
+pub const TOKEN_KEYS_LOOKED_AT_EVERY: Duration = Duration::from_secs(60);
 /// Names of what a token was given for, by which it is blocked too: what one token may have of its own.
 pub const TOKEN_GIVEN_FOR_MAX: usize = 8;
 /// A device's own token is given anew once it is so old: a device that comes within its life stays known, and one

@@ -139,7 +139,7 @@ impl Watch {
     /// Looks whether something has changed.
     fn look(&mut self) -> bool {
         let blocked = self.blocked();
-        let keys = self.keys();
+        let keys = self.keys(Instant::now());
         if blocked == self.material.blocked && keys == self.material.keys {
             self.refused = None;
             return false;
@@ -174,9 +174,9 @@ impl Watch {
         }
     }
 
-    /// Keys that were fetched, or came to a file behind the start, by issuer.
-    fn keys(&mut self) -> BTreeMap<String, Vec<TokenKey>> {
-        self.fetched.retain(|_, (_, at)| at.elapsed() < TOKEN_KEYS_KEPT_FOR);
+    /// Keys that were fetched and are not too old at `now`, or that came to a file behind the start, by issuer.
+    fn keys(&mut self, now: Instant) -> BTreeMap<String, Vec<TokenKey>> {
+        self.fetched.retain(|_, (_, at)| now.duration_since(*at) < TOKEN_KEYS_KEPT_FOR);
         let mut keys: BTreeMap<String, Vec<TokenKey>> = BTreeMap::new();
         for (number, (fetched, _)) in &self.fetched {
             let all = keys.entry(self.tokens.urls[*number].issuer.clone()).or_default();
@@ -285,4 +285,26 @@ fn fetch(from: &KeyUrl) -> Result<Vec<TokenKey>, String> {
 fn read_blocked(file: &Path) -> Result<Vec<String>, String> {
     let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
     TokenMaterial::read_blocked(&text).map_err(|fault| format!("{}: {fault}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fetched_keys_are_kept_for_a_day_after_the_last_good_fetch() {
+        let keys = || TokenKey::read_set(include_bytes!("../fuzz/seeds/token/keys.json")).unwrap();
+        let address = InternalUrl::parse("http://127.0.0.1:1/keys").unwrap();
+        let url = KeyUrl { issuer: "directory".to_owned(), url: address, ca: None };
+        let tokens = SiteTokens { urls: vec![url], ..SiteTokens::default() };
+        let (mut watch, _) = Watch::new(&tokens);
+        watch.hear((0, Ok(keys())));
+        let fetched = watch.fetched[&0].1;
+        // One that fails takes nothing, and gives no more time.
+        watch.hear((0, Err("it answers 503".to_owned())));
+        let almost = fetched + TOKEN_KEYS_KEPT_FOR - Duration::from_secs(1);
+        assert_eq!(watch.keys(almost)["directory"].len(), keys().len());
+        assert!(watch.keys(fetched + TOKEN_KEYS_KEPT_FOR).is_empty());
+        assert!(watch.keys(almost).is_empty(), "what is forgotten has to be fetched");
+    }
 }

@@ -115,6 +115,11 @@ impl Lobby {
         seats.len() < CHANNEL_COUNT_MAX && own < CHANNELS_OF_POINT_MAX
     }
 
+    /// Whether this connection point has a channel.
+    pub fn is_attached(&self, site: usize, point: &str) -> bool {
+        self.seats.borrow().values().any(|(of, name)| *of == site && name == point)
+    }
+
     /// A link ended.
     pub fn leave(&self, seat: &Seat) {
         self.seats.borrow_mut().remove(seat);

@@ -1,7 +1,7 @@
 //! Settings in force: what connection points publish is judged on shard 0, kept on disk, and put in
 //! force on every shard.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use super::admission::EndpointBook;
 use super::gate::{Gate, InForce, RoleSeries, SiteInForce};
 use super::lists::{self, BlockMark};
 use crate::auth::Trust;
-use crate::auth::token::TokenMaterial;
+use crate::auth::token::{TokenMaterial, TokenWords};
 use crate::channel::{List, ListTag, Publication, Verdict};
 use crate::mapping::{self, Family, PublishedTable};
 use crate::metrics::{Ledger, Name};
@@ -26,8 +26,8 @@ pub struct Publications {
     blocks: Vec<Option<BlockMark>>,
     /// What was to be written.
     written: Arc<Written>,
-    /// By site: what each of its connection points said of tokens, in the order it said it.
-    tokens: Vec<BTreeMap<Arc<str>, (u64, TokenMaterial)>>,
+    /// By site: what its connection points said of tokens.
+    tokens: Vec<TokenWords>,
     ledger: Arc<Ledger>,
     endpoints: EndpointBook,
     /// What every shard has.
@@ -54,7 +54,7 @@ impl Publications {
             held,
             blocks: vec![None; sites],
             written: Arc::default(),
-            tokens: vec![BTreeMap::new(); sites],
+            tokens: vec![TokenWords::default(); sites],
             ledger: ledger.clone(),
             endpoints: EndpointBook::default(),
             in_force: Arc::new(empty),
@@ -123,8 +123,7 @@ impl Publications {
             }
         }
         let mut sites = self.in_force.sites.clone();
-        let materials = self.tokens[site].values().map(|(_, material)| material);
-        let issuers = Arc::new(TokenMaterial::issuers(&offered.token_issuers, materials));
+        let issuers = Arc::new(self.tokens[site].issuers(&offered.token_issuers));
         sites[site] = SiteInForce { revision: Some(revision), trust: Arc::new(trust), issuers };
         let (epoch, series) = (self.in_force.epoch + 1, self.series_of(&table));
         let allowances = self.endpoints.of(&table);
@@ -270,9 +269,10 @@ impl Publications {
     /// Takes what a connection point says of tokens; tells every shard when it changes anything. What it
     /// said later is not undone by what it said before, on another channel.
     pub fn take_tokens(&mut self, gate: &Gate, site: usize, point: &Arc<str>, publication: &Publication) {
+        let now = gate.shard.now();
         let code = &self.settings.sites[site].code;
         let serial = publication.revision.serial;
-        if self.tokens[site].get(point).is_some_and(|(held, _)| *held >= serial) {
+        if !self.tokens[site].is_new(point, serial, now) {
             return;
         }
         let material = match TokenMaterial::from_bytes(&publication.bytes) {
@@ -283,21 +283,37 @@ impl Publications {
                 return;
             }
         };
-        // One that starts anew says the same once more: that is no news, and everybody would be judged again.
-        if let Some((held, before)) = self.tokens[site].get_mut(point)
-            && *before == material
-        {
-            *held = serial;
-            return;
-        }
         let blocked = material.blocked.len();
-        tracing::info!(site = code, point = &**point, blocked, "keys and blocked tokens in force");
-        self.tokens[site].insert(point.clone(), (serial, material));
+        // What is no news would have everybody judged again.
+        if self.tokens[site].take(point, serial, material, now) {
+            tracing::info!(site = code, point = &**point, blocked, "keys and blocked tokens in force");
+            self.believe_anew(gate, site);
+        }
+    }
+
+    /// Forgets the keys of connection points that have been gone for too long.
+    pub fn look_at_tokens(&mut self, gate: &Gate, is_attached: impl Fn(usize, &str) -> bool) {
+        for site in 0..self.tokens.len() {
+            let gone = self.tokens[site].look(|point| is_attached(site, point), gate.shard.now());
+            for point in &gone {
+                let code = &self.settings.sites[site].code;
+                tracing::warn!(
+                    site = code,
+                    point = &**point,
+                    "gone for a day: the keys it fetched no longer count"
+                );
+            }
+            if !gone.is_empty() {
+                self.believe_anew(gate, site);
+            }
+        }
+    }
+
+    /// Puts in force whom a site believes now.
+    fn believe_anew(&mut self, gate: &Gate, site: usize) {
         let Some(held) = &self.held[site] else { return };
-        let materials = self.tokens[site].values().map(|(_, material)| material);
-        let issuers = Arc::new(TokenMaterial::issuers(&held.token_issuers, materials));
         let mut sites = self.in_force.sites.clone();
-        sites[site].issuers = issuers;
+        sites[site].issuers = Arc::new(self.tokens[site].issuers(&held.token_issuers));
         let InForce { epoch, table, series, allowances, .. } = &*self.in_force;
         let (epoch, table, series) = (epoch + 1, table.clone(), series.clone());
         let allowances = allowances.clone();

@@ -12,6 +12,7 @@ use super::control::{self, Publications};
 use super::gate::Gate;
 use super::{GatewayMessage, lists, report};
 use crate::channel::{ListTag, Verdict};
+use crate::limits::TOKEN_KEYS_LOOKED_AT_EVERY;
 
 /// See the file's head.
 pub struct Inbox {
@@ -46,6 +47,17 @@ impl Inbox {
     pub fn keep(&self, publications: Publications) {
         self.report.show(&publications.in_force);
         *self.publications.borrow_mut() = Some(publications);
+    }
+
+    /// Looks again and again, for ever, whose fetched keys still count.
+    pub async fn look_at_tokens(self: Rc<Self>) {
+        loop {
+            self.gate.shard.sleep(TOKEN_KEYS_LOOKED_AT_EVERY).await;
+            if let Some(publications) = self.publications.borrow_mut().as_mut() {
+                publications.look_at_tokens(&self.gate, |site, point| self.lobby.is_attached(site, point));
+                self.report.show(&publications.in_force);
+            }
+        }
     }
 
     /// Handles what lies in the inbox; gives how much that was.

@@ -402,6 +402,7 @@ impl Role {
         let inbox = Inbox::new(&gate, self.report);
         if let Some((channel_listeners, publications, config)) = self.first {
             inbox.keep(publications);
+            shard.spawn("look at tokens", inbox.clone().look_at_tokens());
             for fd in channel_listeners {
                 let listener = Listener::new(&shard.ring, fd, false);
                 let lobby = inbox.lobby();

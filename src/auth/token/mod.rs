@@ -15,6 +15,7 @@ mod issuer;
 mod key;
 mod material;
 mod provider;
+mod said;
 #[cfg(test)]
 mod tests;
 mod verdicts;
@@ -31,6 +32,7 @@ pub use issuer::{IssuerFault, Issuers, TokenIssuer};
 pub use key::{KeyFault, PublicKey, TokenKey};
 pub use material::{MaterialFault, TokenMaterial};
 pub use provider::{SignerFactory, install as install_provider, provider};
+pub use said::TokenWords;
 pub use verdicts::{TokenAsked, TokenVerdicts};
 pub use verify::{TokenFacts, bearer};
 
