@@ -372,6 +372,12 @@ pub struct Ports {
     pub connector_admin: u16,
 }
 
+/// Another instance of a stack's gateway.
+pub struct SecondGateway {
+    pub address: SocketAddr,
+    pub process: Process,
+}
+
 /// A gateway and a connector in a folder of their own.
 pub struct Stack {
     pub ports: Ports,
@@ -492,6 +498,28 @@ impl Stack {
     pub fn start_second_connector(&self) -> Process {
         let config = self.path("connector2.toml");
         Process::start(cmg().arg("connector").arg("--config").arg(config), &self.path("connector2.log"))
+    }
+
+    /// Starts a second instance of the gateway, and lets the connector, which is not running yet, dial it, too.
+    pub fn start_second_gateway(&self) -> SecondGateway {
+        Pki::open(&self.path("pki")).unwrap().gateway("gw2").unwrap();
+        let read = |name: &str| fs::read_to_string(self.path(name)).unwrap();
+        let (port, channel, admin) = (free_port(), free_port(), free_port());
+        let Ports { gateway: first, channel: first_channel, gateway_admin, .. } = self.ports;
+        let gateway = read("gateway.toml")
+            .replace(&format!("127.0.0.1:{first}\""), &format!("127.0.0.1:{port}\""))
+            .replace(&format!("127.0.0.1:{first_channel}\""), &format!("127.0.0.1:{channel}\""))
+            .replace(&format!("127.0.0.1:{gateway_admin}\""), &format!("127.0.0.1:{admin}\""))
+            .replace("gw1", "gw2")
+            .replace("\"state\"", "\"state2\"");
+        self.write("gateway2.toml", &gateway);
+        let name = gateway_tls_name("gw2");
+        let section = format!("[[gateway]]\naddress = \"{}\"\nname = \"{name}\"\n[internal]", local(channel));
+        self.write("connector.toml", &read("connector.toml").replace("[internal]", &section));
+        let config = self.path("gateway2.toml");
+        let log = self.path("gateway2.log");
+        let process = Process::start(cmg().arg("gateway").arg("--config").arg(config), &log);
+        SecondGateway { address: local(port), process }
     }
 
     // ── asking it ───────────────────────────────────────────────────────────────────────────────
