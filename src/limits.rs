@@ -139,9 +139,6 @@ pub const TOKEN_KEYS_KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 pub const TOKEN_KEYS_LOOKED_AT_EVERY: Duration = Duration::from_secs(60);
 /// Names of what a token was given for, by which it is blocked too: what one token may have of its own.
 pub const TOKEN_GIVEN_FOR_MAX: usize = 8;
-/// A device's own token is given anew once it is so old: a device that comes within its life stays known, and one
-/// that asks again and again has two signatures a day, not two each time.
-pub const TOKEN_RENEWED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Connections that the token service holds: each shard of a connection point keeps a few, more wait to be accepted.
 pub const STS_CONNECTIONS_MAX: usize = 1_024;
 /// For a handshake with it; who asks is inside, next door.

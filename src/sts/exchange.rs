@@ -3,7 +3,7 @@
 //! For a good token, or a certificate that a connection point vouches for, there is a token of the session (CCM) for
 //! one working day, and no longer than what was shown lives. Who has no token of its own yet, for it came with one
 //! that was handed out in bulk, gets that too, and a new name with it: what a device says it is called is not
-//! believed. Who has one that was given here gets a new one for it once a day, so that a device that comes within 90
+//! believed. Who has one that was given here gets a new one whenever it shows it, so that a device that comes within 90
 //! days stays known. What others name a device stands behind their own name: nobody's subject can be that of
 //! somebody whom another issuer knows.
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::auth::token::{
     AUDIENCE, AUTHORITY, CATEGORY_PRE_AUTH, CATEGORY_SESSION, TokenFacts, TokenKind, issuer_of,
 };
-use crate::limits::{TOKEN_CCM_LIFE_MAX, TOKEN_CLIENT_LIFE_MAX, TOKEN_GIVEN_FOR_MAX, TOKEN_RENEWED_AFTER};
+use crate::limits::{TOKEN_CCM_LIFE_MAX, TOKEN_CLIENT_LIFE_MAX, TOKEN_GIVEN_FOR_MAX};
 
 /// What proves who asks.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +102,7 @@ pub fn exchange<E: From<NotExchanged>>(
     let gets_own = match shown {
         Shown::Token(facts, is_own) => match facts.kind {
             TokenKind::Registration => true,
-            TokenKind::Client => is_own && facts.valid.from + TOKEN_RENEWED_AFTER.as_secs() <= now,
+            TokenKind::Client => is_own,
             TokenKind::Directory | TokenKind::Ccm => false,
         },
         Shown::Certificate(..) => false,
@@ -161,8 +161,7 @@ mod tests {
             (TokenKind::Registration, true, 10, 3 * DAY, "GUID:G1", 28_800, true),
             (TokenKind::Registration, true, 10, 600, "GUID:G1", 600, true),
             (TokenKind::Registration, false, 10, 3 * DAY, "GUID:G1", 28_800, true),
-            (TokenKind::Client, true, 10, 89 * DAY, "GUID:7", 28_800, false),
-            (TokenKind::Client, true, DAY - 1, 89 * DAY, "GUID:7", 28_800, false),
+            (TokenKind::Client, true, 0, 90 * DAY, "GUID:7", 28_800, true),
             (TokenKind::Client, true, DAY, 89 * DAY, "GUID:7", 28_800, true),
             (TokenKind::Client, true, 89 * DAY, 1, "GUID:7", 1, true),
             (TokenKind::Client, false, DAY, 89 * DAY, "x:GUID:7", 28_800, false),

@@ -376,7 +376,10 @@ impl Service {
             body["client_token_expires_in"] = until.saturating_sub(now.as_secs()).into();
             self.counts.own.add(1);
             // Nothing of it is kept but this line: by it the devices are found that came with a token that leaked.
-            tracing::info!(device, shown = parent, peer, "a device got a token of its own");
+            // A renewed one has the device's name, which is found already.
+            if let Kind::Registration = kind {
+                tracing::info!(device, shown = parent, peer, "a device got a token of its own");
+            }
         }
         Ok((kind, body))
     }

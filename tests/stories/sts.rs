@@ -144,16 +144,19 @@ fn a_device_gets_from_a_token_in_bulk_to_one_of_its_own() {
         let answer = ask(&mut client, "ServerAuth", "ccm_system_tokenauth/request", shown);
         assert_eq!(answer.status, 200, "{kind}: {}", answer.text());
     }
-    // Its own token gets it another session, and another of its own only on another day.
+    // Its own token gets it another session, and is renewed whenever it comes.
     let again = exchange(&mut client, given["client_token"].as_str().unwrap());
     assert_eq!(again["device_id"], given["device_id"]);
-    assert!(again.get("client_token").is_none(), "{again}");
+    let renewed = claims(&again["client_token"]);
+    assert_eq!(renewed["DeviceId"], given["device_id"]);
+    assert_ne!(renewed["UniqueId"], own["UniqueId"]);
+    assert!(renewed["exp"].as_u64() >= own["exp"].as_u64());
     // A session is no proof for another.
     let answer = ask(&mut client, "ServerAuth", "CCM_STS", given["access_token"].as_str());
     assert_eq!((answer.status, answer.reason.as_str()), (401, "CMGService_Invalid_Token"));
     let status = site.status();
     assert_eq!(status["exchanged"]["registration"], 2, "{status}");
-    assert_eq!((&status["exchanged"]["client"], &status["own_tokens"]), (&1.into(), &2.into()), "{status}");
+    assert_eq!((&status["exchanged"]["client"], &status["own_tokens"]), (&1.into(), &3.into()), "{status}");
     // Nothing of a token is in a log.
     for log in [site.service.log(), site.stack.gateway().log(), site.stack.connector().log()] {
         for token in [&bulk, again["access_token"].as_str().unwrap()] {
