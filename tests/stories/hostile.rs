@@ -1,15 +1,22 @@
 //! What somebody does who wants to stop the service, or is unlucky with files: logs that cannot be
-//! written, commands that are given devices, connectors that die again and again.
+//! written, commands that are given devices, connectors that die again and again, clients that reset their
+//! connections, renegotiate, or send records that are too large.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use crate::client::Client;
+use crate::client::{self, Client};
 use crate::harness::{
-    HandOrigin, MANAGEMENT_POINT, PATIENCE, Process, SampleOrigin, Setup, Stack, ask_admin, cmg, eventually,
-    read_head,
+    HandOrigin, MANAGEMENT_POINT, OWN, PATIENCE, Process, SERVICE, SampleOrigin, Setup, Stack, ask_admin,
+    cmg, eventually, read_head, text,
 };
 use crate::needs;
 
@@ -199,4 +206,206 @@ fn a_machine_without_threads_to_give_is_told_and_no_bug() {
             assert!(!log.contains("thread 'main'"), "{log}");
         }
     }
+}
+
+/// Asks again and again while `attack` goes on; nobody may notice that. Then nothing is left of it.
+fn while_others_are_answered(stack: &Stack, attack: impl FnOnce()) {
+    let (is_over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let mut kept = stack.client().unwrap();
+            while !is_over.load(Ordering::Relaxed) {
+                assert_eq!(kept.ask("GET", &target("SMS_MP/x")).unwrap().status, 200);
+                let mut new = stack.client().unwrap();
+                assert_eq!(new.ask("GET", &target("SMS_MP/x")).unwrap().status, 200);
+                answered.fetch_add(2, Ordering::Relaxed);
+            }
+        });
+        // Or the other would go on for ever.
+        let attacked = catch_unwind(AssertUnwindSafe(attack));
+        let before = answered.load(Ordering::Relaxed);
+        eventually("others are answered still", || {
+            other.is_finished() || answered.load(Ordering::Relaxed) > before
+        });
+        is_over.store(true, Ordering::Relaxed);
+        other.join().unwrap();
+        attacked.unwrap_or_else(|cause| resume_unwind(cause));
+    });
+    eventually("nothing is left", || {
+        ["active", "waiting", "clients"].iter().all(|gauge| stack.count(gauge) == 0)
+    });
+    assert_eq!(stack.count("panics"), 0);
+}
+
+/// A socket whose end is a reset, whatever was sent.
+fn abrupt(stack: &Stack) -> TcpStream {
+    let socket = TcpStream::connect(stack.gateway_address()).unwrap();
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let size = libc::socklen_t::try_from(size_of_val(&linger)).unwrap();
+    // SAFETY: the descriptor is the socket's, and the option is read before the call returns.
+    let set = unsafe {
+        let value = (&raw const linger).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, value, size)
+    };
+    assert_eq!(set, 0);
+    socket
+}
+
+#[test]
+fn clients_that_reset_their_connections_leave_nothing_behind() {
+    let held: Arc<AtomicUsize> = Arc::default();
+    let count = held.clone();
+    let origin = HandOrigin::start(move |mut stream| {
+        loop {
+            let head = read_head(&mut stream);
+            let answer: &[u8] = match &head {
+                head if head.is_empty() => return,
+                head if head.contains("/held") => {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    let _ = read_head(&mut stream);
+                    count.fetch_sub(1, Ordering::SeqCst);
+                    return;
+                }
+                // Never whole.
+                head if head.starts_with("POST") => {
+                    let _ = stream.read(&mut [0; 64]);
+                    return;
+                }
+                _ => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            };
+            if stream.write_all(answer).is_err() {
+                return;
+            }
+        }
+    });
+    let mut setup = Setup::new(origin.url());
+    setup.site =
+        format!("[[endpoint]]\nid = {OWN}\npath = \"held\"\nurl = \"{}/held\"\nheld = true\n", origin.url());
+    let stack = setup.start();
+    let (certificate, key) = stack.client_pair();
+    let config = client::config(&stack.path("pki/ca.pem"), Some((&certificate, &key)));
+    let in_head = format!("GET {} HTTP/1.1\r\nHo", target("SMS_MP/x"));
+    let in_body = format!(
+        "POST {} HTTP/1.1\r\nHost: {SERVICE}\r\nContent-Length: 1000\r\n\r\n{}",
+        target("CCM_System/request"),
+        "x".repeat(500)
+    );
+    let in_held = format!("GET /CCM_Proxy_MutualAuth/{OWN}/held/x HTTP/1.1\r\nHost: {SERVICE}\r\n\r\n");
+    let sent = [in_head, in_body, in_held.clone(), in_held];
+    while_others_are_answered(&stack, || {
+        for number in 0..500 {
+            let socket = abrupt(&stack);
+            // One of five has not even said hello.
+            match sent.get(number % 5) {
+                Some(sent) => {
+                    let mut client = Client::over(socket, config.clone(), PATIENCE).unwrap();
+                    client.send(sent.as_bytes());
+                    if number % 10 == 3 {
+                        eventually("it is held", || held.load(Ordering::SeqCst) > 0);
+                    }
+                }
+                None => { &socket }.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1]).unwrap(),
+            }
+        }
+    });
+    eventually("no origin holds a request of theirs", || held.load(Ordering::SeqCst) == 0);
+}
+
+#[test]
+fn a_client_that_asks_to_renegotiate_is_turned_away_and_nobody_else_notices() {
+    needs!("openssl");
+    let origin = SampleOrigin::start();
+    let stack = Setup::new(origin.url()).start();
+    let (certificate, key) = stack.client_pair();
+    let request = format!("GET {} HTTP/1.1\r\nHost: {SERVICE}\r\n\r\n", target("SMS_MP/x"));
+    while_others_are_answered(&stack, || {
+        for _ in 0..10 {
+            let mut openssl = Command::new("openssl");
+            openssl.args(["s_client", "-tls1_2", "-connect", &stack.gateway_address().to_string()]);
+            openssl.args(["-servername", SERVICE, "-CAfile"]).arg(stack.path("pki/ca.pem"));
+            openssl.arg("-cert").arg(&certificate).arg("-key").arg(&key);
+            let process = openssl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+            let mut process = process.unwrap();
+            let mut stdin = process.stdin.take().unwrap();
+            let (tell, told) = mpsc::channel();
+            let (stdout, stderr) = (process.stdout.take().unwrap(), process.stderr.take().unwrap());
+            for mut stream in [Box::new(stdout) as Box<dyn Read + Send>, Box::new(stderr)] {
+                let tell = tell.clone();
+                thread::spawn(move || {
+                    let mut piece = [0; 4096];
+                    while let Ok(size @ 1..) = stream.read(&mut piece) {
+                        let _ = tell.send(text(&piece[..size]));
+                    }
+                });
+            }
+            drop(tell);
+            let mut said = String::new();
+            let mut hear = |until: &str| {
+                while !said.contains(until) {
+                    match told.recv_timeout(PATIENCE) {
+                        Ok(more) => said += &more,
+                        Err(error) => return (Some(error), said.clone()),
+                    }
+                }
+                (None, said.clone())
+            };
+            stdin.write_all(request.as_bytes()).unwrap();
+            hear("HTTP/1.1 200");
+            stdin.write_all(b"R\n").unwrap();
+            hear("RENEGOTIATING");
+            // With the next request it begins, if not before; then the process ends by itself, for `stdin` is open.
+            let _ = stdin.write_all(request.as_bytes());
+            let (ended, said) = hear("what is never said");
+            assert_eq!(ended, Some(mpsc::RecvTimeoutError::Disconnected), "it was turned away: {said}");
+            assert!(said.contains("RENEGOTIATING") && said.contains("no renegotiation"), "{said}");
+            assert_eq!(said.matches("HTTP/1.1 200").count(), 1, "{said}");
+            process.wait().unwrap();
+        }
+    });
+}
+
+#[test]
+fn records_and_hellos_that_are_too_large_end_their_connection_alone() {
+    let origin = SampleOrigin::start();
+    let stack = Setup::new(origin.url()).start();
+    let (certificate, key) = stack.client_pair();
+    let config = client::config(&stack.path("pki/ca.pem"), Some((&certificate, &key)));
+    let filled = |head: &[u8], size: usize| [head, &vec![0; size]].concat();
+    // A hello of 16 MiB, in records of the largest size.
+    let mut endless = filled(&[0x16, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff], (1 << 14) - 4);
+    for _ in 0..15 {
+        endless.extend(filled(&[0x16, 3, 1, 0x40, 0], 1 << 14));
+    }
+    let first =
+        [filled(&[0x16, 3, 1, 0xff, 0xff], 0xffff), filled(&[0x16, 3, 1, 0x48, 0x01], 0x4801), endless];
+    let later = [filled(&[0x17, 3, 3, 0xff, 0xff], 0xffff), filled(&[0x17, 3, 3, 0x48, 0x01], 0x4801)];
+    let is_ended = |socket: &mut TcpStream| {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut rest = Vec::new();
+        match socket.read_to_end(&mut rest) {
+            Ok(_) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    };
+    let before = stack.gateway().resident();
+    while_others_are_answered(&stack, || {
+        for _ in 0..20 {
+            for bytes in &first {
+                let mut socket = TcpStream::connect(stack.gateway_address()).unwrap();
+                // The gateway need not take all of it.
+                let _ = socket.write_all(bytes);
+                assert!(is_ended(&mut socket), "a hello that begins {:x?}", &bytes[..9]);
+            }
+            for bytes in &later {
+                let mut socket = TcpStream::connect(stack.gateway_address()).unwrap();
+                let behind = socket.try_clone().unwrap();
+                let mut client = Client::over(behind, config.clone(), PATIENCE).unwrap();
+                assert_eq!(client.ask("GET", &target("SMS_MP/x")).unwrap().status, 200);
+                let _ = socket.write_all(bytes);
+                assert!(is_ended(&mut socket), "a record that begins {:x?}", &bytes[..5]);
+            }
+        }
+    });
+    let grown = stack.gateway().resident().saturating_sub(before);
+    assert!(grown < 32 << 20, "{grown} octets more");
 }
