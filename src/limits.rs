@@ -365,6 +365,9 @@ pub const INTERMEDIATE_COUNT_MAX: usize = 6;
 pub const CRL_SIZE_MAX: usize = 8 * 1024 * 1024;
 /// Revocation lists of a site: complete ones and deltas of as many authorities as a large company has.
 pub const CRL_COUNT_MAX: usize = 64;
+/// Authorities without a list in force of which a gateway says so: those of several sites. The names are those of
+/// trusted authorities and what these signed, but nobody bounds how many that is.
+pub const UNLISTED_TOLD_MAX: usize = 4 * CRL_COUNT_MAX;
 /// Bytes of a site's block list: [`BLOCKED_COUNT_MAX`] lines of 100.
 pub const BLOCK_LIST_SIZE_MAX: usize = 1024 * 1024;
 /// Certificates on a site's block list. Who has more to shut out revokes them.

@@ -29,8 +29,8 @@ pub struct CertificateFacts {
     pub thumbprint: [u8; 32],
     /// When every certificate on the way to the anchor lives, and its revocation lists vouch for it.
     pub valid: Validity,
-    /// Some certificate is on no revocation list that is in force, and the site admits that.
-    pub is_unchecked: bool,
+    /// Of each certificate that is on no revocation list in force, why; the site admits that.
+    pub unchecked: Vec<CertificateFault>,
 }
 
 /// Seconds since 1970 in which certificates live, both ends among them.
@@ -150,13 +150,13 @@ pub enum CertificateFault {
     /// Nobody has the list that would say so.
     #[error(
         "there is no revocation list of {issuer:?}; name it in the site's revocation.crls{}",
-        if *only_ldap { " as a file or http URL (the certificate names ldap: points alone, which are not used)" } else { "" }
+        not_by_ldap(unusable)
     )]
     NoList {
         /// Whose.
         issuer: String,
-        /// The certificate says that lists are found by LDAP alone.
-        only_ldap: bool,
+        /// Where the certificate says that one is found, by LDAP.
+        unusable: Vec<String>,
     },
     /// Anything else that webpki finds.
     #[error("the chain is not valid: {0}")]
@@ -164,6 +164,15 @@ pub enum CertificateFault {
 }
 
 impl CertificateFault {
+    /// Whose list is not in force, and when that ended which was.
+    pub fn unlisted(&self) -> Option<(&str, Option<u64>)> {
+        match self {
+            CertificateFault::NoList { issuer, .. } => Some((issuer, None)),
+            CertificateFault::ListTooOld { issuer, since } => Some((issuer, Some(*since))),
+            _ => None,
+        }
+    }
+
     /// What the client is answered.
     pub const fn refusal(&self) -> Refusal {
         match self {
@@ -222,7 +231,7 @@ pub fn judge<D: AsRef<[u8]>>(
     let valid = above.iter().map(Validity::of).fold(Validity::of(&parsed), Validity::and);
     let unrevoked = by_lists(&parsed, &above, trust.key_of_anchor(path.anchor()), trust, now)?;
     let valid = Validity { until: valid.until.min(unrevoked.until), ..valid };
-    Ok(facts(&leaf, &parsed, valid, unrevoked.is_unchecked))
+    Ok(facts(&leaf, &parsed, valid, unrevoked.unchecked))
 }
 
 /// What the site's own lists and bounds say of a path that leads to its trust: `leaf`, those `above` it,
@@ -252,7 +261,7 @@ fn by_lists(
     }
     trust.allowed.judge(leaf)?;
     if !trust.looks_at_lists() {
-        return Ok(Unrevoked { until: u64::MAX, is_unchecked: false });
+        return Ok(Unrevoked { until: u64::MAX, unchecked: Vec::new() });
     }
     let keys = above.iter().map(|certificate| key_of(certificate)).chain(std::iter::once(anchor_key));
     let linked = path().zip(keys).map(|(certificate, issuer_key)| Linked { certificate, issuer_key });
@@ -314,7 +323,12 @@ fn one_of_each_name<D: AsRef<[u8]>>(sent: &[D]) -> Vec<CertificateDer<'_>> {
     kept.into_iter().map(|(der, _)| CertificateDer::from(der)).collect()
 }
 
-fn facts(der: &[u8], parsed: &X509Certificate<'_>, valid: Validity, is_unchecked: bool) -> CertificateFacts {
+fn facts(
+    der: &[u8],
+    parsed: &X509Certificate<'_>,
+    valid: Validity,
+    unchecked: Vec<CertificateFault>,
+) -> CertificateFacts {
     let serial = parsed.raw_serial().iter().fold(String::new(), |mut text, octet| {
         let _ = write!(text, "{octet:02x}");
         text
@@ -326,7 +340,7 @@ fn facts(der: &[u8], parsed: &X509Certificate<'_>, valid: Validity, is_unchecked
         serial,
         thumbprint: digest.as_ref().try_into().expect("SHA-256 has 32 octets"),
         valid,
-        is_unchecked,
+        unchecked,
     }
 }
 
@@ -382,6 +396,19 @@ pub(super) fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
 /// Distinguished name of a certificate in DER, whoever signed it: for logs alone.
 pub fn subject_of(leaf: &[u8]) -> Option<String> {
     parse(leaf).map(|certificate| name_text(certificate.subject()))
+}
+
+/// That lists are not fetched from these, which a certificate names.
+fn not_by_ldap(points: &[String]) -> String {
+    match points {
+        [] => String::new(),
+        [first, ..] => {
+            format!(
+                " as a file or http URL: of {} ldap: points, as {first:?}, none can be used",
+                points.len()
+            )
+        }
+    }
 }
 
 /// A time as people write it.

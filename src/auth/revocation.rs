@@ -54,12 +54,12 @@ pub(super) struct Linked<'c> {
 }
 
 /// What the lists say of a chain that none of them revokes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unrevoked {
     /// Seconds since 1970 until which that holds.
     pub until: u64,
-    /// Some certificate is on no list that is in force.
-    pub is_unchecked: bool,
+    /// Of each certificate that is on no list in force, why.
+    pub unchecked: Vec<CertificateFault>,
 }
 
 impl Revocation {
@@ -115,7 +115,7 @@ impl Revocation {
 
     /// Looks up every certificate below the root, `chain` from the leaf on, at `now` in seconds since 1970.
     pub(super) fn look(&self, chain: &[Linked<'_>], now: u64) -> Result<Unrevoked, CertificateFault> {
-        let mut found = Unrevoked { until: u64::MAX, is_unchecked: false };
+        let mut found = Unrevoked { until: u64::MAX, unchecked: Vec::new() };
         if self.mode == RevocationMode::Off {
             return Ok(found);
         }
@@ -124,7 +124,7 @@ impl Revocation {
                 Ok(until) => found.until = found.until.min(until),
                 Err(revoked @ CertificateFault::Revoked { .. }) => return Err(revoked),
                 Err(unknown) if self.mode == RevocationMode::Hard => return Err(unknown),
-                Err(_) => found.is_unchecked = true,
+                Err(unknown) => found.unchecked.push(unknown),
             }
         }
         Ok(found)
@@ -212,10 +212,12 @@ fn revoked(certificate: &X509Certificate<'_>, list: &RevocationList) -> Certific
 }
 
 fn unknown(certificate: &X509Certificate<'_>) -> CertificateFault {
-    let points = points(certificate);
-    let is_ldap = |uri: &String| uri.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("ldap:"));
+    let is_ldap = |uri: &String| {
+        let scheme = uri.split(':').next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case("ldap") || scheme.eq_ignore_ascii_case("ldaps")
+    };
     CertificateFault::NoList {
         issuer: name_text(certificate.issuer()),
-        only_ldap: !points.is_empty() && points.iter().all(is_ldap),
+        unusable: points(certificate).into_iter().filter(is_ldap).collect(),
     }
 }

@@ -5,8 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
 use rustls::server::ProducesTickets;
@@ -18,6 +18,7 @@ use super::handshake::Handshaking;
 use super::record::{self, Records};
 use super::request::Request;
 use super::token::Tokens;
+use super::verdict::Unlisted;
 use super::wait::{self, Line};
 use crate::auth::token::Issuers;
 use crate::auth::{Trust, Verdicts};
@@ -105,6 +106,8 @@ pub struct Common {
     pub admission: Admission,
     /// How near its bounds are.
     pub headroom: Headroom,
+    /// Which authorities were told of as without a list; looked at after a chain was judged, and only then.
+    pub unlisted: Mutex<Unlisted>,
     /// One line per request, if there is to be one.
     pub access_log: Option<Arc<AccessLog>>,
 }

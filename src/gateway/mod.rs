@@ -25,9 +25,9 @@ mod wait;
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -247,6 +247,7 @@ impl Start {
             instance_id,
             slots,
             headroom: metrics::Headroom::default(),
+            unlisted: Mutex::default(),
             admission,
             access_log,
         };

@@ -1,14 +1,16 @@
 //! Whether a client's certificate is good for a site: by what is remembered of its chain, or judged
 //! from the beginning.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::PoisonError;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::gate::{self, Gate};
 use super::request::Request;
-use crate::auth::{self, Asked};
-use crate::limits;
+use crate::auth::{self, Asked, CertificateFault};
+use crate::limits::{self, UNLISTED_TOLD_MAX};
 use crate::logs;
 use crate::refusal::{Refusal, Refused};
 
@@ -34,8 +36,9 @@ pub fn judge(gate: &Gate, chain: &[CertificateDer<'_>], request: &Request) -> Ve
             (Err(Refused::new(Refusal::UntrustedCertificate, cause)), Some(bounded(facts.subject)))
         }
         Ok(facts) => {
-            if facts.is_unchecked {
+            if !facts.unchecked.is_empty() {
                 gate::add(&gate.counters().verdicts_unchecked, 1);
+                tell_unchecked(gate, request.site, &facts.unchecked);
             }
             let subject = bounded(facts.subject);
             gate.verdicts.borrow_mut().remember(asked, &subject, facts.valid);
@@ -60,9 +63,58 @@ pub fn shut_out(gate: &Gate, chain: &[CertificateDer<'_>], site: usize) -> Optio
     Some(Refused::new(fault.refusal(), logs::bounded(fault.to_string())))
 }
 
+/// Says of each authority once that nothing could be looked up in its list.
+fn tell_unchecked(gate: &Gate, site: usize, unchecked: &[CertificateFault]) {
+    let mut told = gate.common.unlisted.lock().unwrap_or_else(PoisonError::into_inner);
+    for fault in unchecked.iter().filter(|fault| told.is_news(site, fault)) {
+        let (code, cause) = (&gate.common.settings.sites[site].code, logs::bounded(fault.to_string()));
+        tracing::warn!(site = code, cause, "clients are admitted unchecked, as revocation.mode = soft says");
+    }
+}
+
+/// Authorities of which it was said that no list of theirs is in force; of one whose list ended, for that list.
+#[derive(Default)]
+pub struct Unlisted {
+    told: BTreeSet<(usize, Box<str>, Option<u64>)>,
+}
+
+impl Unlisted {
+    fn is_news(&mut self, site: usize, fault: &CertificateFault) -> bool {
+        let Some((issuer, since)) = fault.unlisted() else { return false };
+        self.told.len() < UNLISTED_TOLD_MAX && self.told.insert((site, issuer.into(), since))
+    }
+}
+
 fn bounded(subject: String) -> Rc<str> {
     logs::bounded(subject).into()
 }
 
 /// A certificate that fits an IDENTITY frame beside the address.
 const LEAF_SIZE_MAX: usize = limits::IDENTITY_SIZE_MAX - 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_without_a_list_is_told_of_once_and_of_so_many_at_most() {
+        let none =
+            |issuer: &str| CertificateFault::NoList { issuer: issuer.to_owned(), unusable: Vec::new() };
+        let ended = |since| CertificateFault::ListTooOld { issuer: "CN=A".to_owned(), since };
+        let mut told = Unlisted::default();
+        let rows = [
+            (0, none("CN=A"), true),
+            (0, none("CN=A"), false),
+            (1, none("CN=A"), true),
+            (0, ended(7), true),
+            (0, ended(7), false),
+            (0, ended(8), true),
+            (0, CertificateFault::BadSignature, false),
+        ];
+        for (row, (site, fault, expected)) in rows.into_iter().enumerate() {
+            assert_eq!(told.is_news(site, &fault), expected, "row {row}");
+        }
+        let more = (0..2 * UNLISTED_TOLD_MAX).filter(|name| told.is_news(0, &none(&format!("CN={name}"))));
+        assert_eq!(more.count(), UNLISTED_TOLD_MAX - 4);
+    }
+}

@@ -707,6 +707,17 @@ fn a_list_comes_by_http_a_bad_one_costs_nothing_and_an_old_one_is_told_of() {
     eventually("what is no list is told of", || stack.connector().log().contains("no list in DER"));
     assert_eq!(ask(), "200 OK", "admitted without a list");
     assert_eq!(stack.count("verdicts_unchecked"), 1, "and counted");
+    let by_ldap = papers.client("by-ldap", &papers.root, &[], |params| {
+        let uris = ["http://127.0.0.1:9/root.crl", "ldap:///CN=root"].map(str::to_owned).to_vec();
+        params.crl_distribution_points = vec![rcgen::CrlDistributionPoint { uris }];
+    });
+    for _ in 0..2 {
+        let leaf = CertificateDer::from_pem_file(&by_ldap.leaf).unwrap();
+        assert_eq!(by_rustls(&stack, vec![leaf], &by_ldap.key, "1.3"), "200 OK");
+    }
+    eventually("it is told of, once", || {
+        stack.gateway().log().matches("clients are admitted unchecked").count() == 1
+    });
 
     let number = |number: &str| {
         let status = stack.status();

@@ -147,7 +147,7 @@ fn a_revoked_certificate_is_refused_whatever_its_place_in_the_chain() {
         assert!(matches!(&fault, CertificateFault::Revoked { serial, .. } if serial == "5"), "{fault}");
         assert_eq!(fault.refusal(), Refusal::UntrustedCertificate);
         let facts = judge(from_ref(&other), &trust, at(NOW)).unwrap();
-        assert_eq!((facts.valid.until, facts.is_unchecked), (NOW + 1_000, false));
+        assert_eq!((facts.valid.until, facts.unchecked), (NOW + 1_000, vec![]));
         let fault = judge(from_ref(&under_middle), &trust, at(NOW)).unwrap_err();
         let text = "\"CN=Middle\", serial number 9, was revoked by \"CN=Root\"";
         assert_eq!(fault.to_string(), text, "an authority above it");
@@ -194,13 +194,54 @@ fn a_missing_or_old_list_means_what_the_mode_says() {
     for (row, (mode, grace, lists, now, expected)) in rows.into_iter().enumerate() {
         let trust = with(&base, mode, grace, &lists);
         let judged = judge(&chain, &trust, at(now));
-        assert_eq!(judged.as_ref().ok().map(|facts| facts.is_unchecked), expected, "row {row}: {judged:?}");
+        assert_eq!(
+            judged.as_ref().ok().map(|facts| !facts.unchecked.is_empty()),
+            expected,
+            "row {row}: {judged:?}"
+        );
     }
     let none = judge(&chain, &with(&base, hard, 0, &[]), at(NOW)).unwrap_err().to_string();
     assert!(none.contains("no revocation list of \"CN=Issuing\""), "{none}");
     let lists = [draft(1, &[]).signed(&top), of_issuing];
     let old = judge(&chain, &with(&base, hard, 0, &lists), at(NOW + 2_000)).unwrap_err().to_string();
     assert!(old.contains("ended at 2030-01-01T00:16:40Z"), "{old}");
+}
+
+#[test]
+fn a_certificate_whose_list_is_found_by_ldap_says_so_where_there_is_none() {
+    let top = root("Root");
+    let points = |uris: &'static [&'static str]| {
+        move |params: &mut rcgen::CertificateParams| {
+            let point = |uri: &&str| rcgen::CrlDistributionPoint { uris: vec![(*uri).to_owned()] };
+            params.crl_distribution_points = uris.iter().map(point).collect();
+        }
+    };
+    let none = "there is no revocation list of \"CN=Root\"; name it in the site's revocation.crls";
+    let rows: [(&[&str], &str); 6] = [
+        (&[], ""),
+        (&["http://pki.corp/a.crl"], ""),
+        (
+            &["ldap:///CN=a"],
+            " as a file or http URL: of 1 ldap: points, as \"ldap:///CN=a\", none can be used",
+        ),
+        (
+            &["LDAPS://dc/CN=a"],
+            " as a file or http URL: of 1 ldap: points, as \"LDAPS://dc/CN=a\", none can be used",
+        ),
+        (
+            &["http://pki.corp/a.crl", "ldap:///CN=a", "ldaps://dc/CN=a"],
+            " as a file or http URL: of 2 ldap: points, as \"ldap:///CN=a\", none can be used",
+        ),
+        (&["ldapx:///CN=a"], ""),
+    ];
+    for (uris, expected) in rows {
+        let chain = [leaf(&top, points(uris))];
+        let hard = with(&trust(&[&top], &[]), RevocationMode::Hard, 0, &[]);
+        let fault = judge(&chain, &hard, at(NOW)).unwrap_err();
+        assert_eq!(fault.to_string(), format!("{none}{expected}"), "{uris:?}");
+        let soft = with(&trust(&[&top], &[]), RevocationMode::Soft, 0, &[]);
+        assert_eq!(judge(&chain, &soft, at(NOW)).unwrap().unchecked, [fault], "{uris:?}: the same is told");
+    }
 }
 
 #[test]
