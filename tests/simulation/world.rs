@@ -93,9 +93,9 @@ impl Tally {
             done_twice,
             links_lost,
         } = *self;
-        assert!(answered > 100_000 && refused > 10_000 && cut > 10_000 && left > 10_000, "{self:?}");
+        assert!(answered > 1_000_000 && refused > 100_000 && cut > 2_000 && left > 100_000, "{self:?}");
         assert!(waited > 10_000 && given_back > 10_000 && lost > 10_000 && repeated > 10_000, "{self:?}");
-        assert!(done_twice > 100 && links_lost > 10_000, "{self:?}");
+        assert!(done_twice > 300 && links_lost > 5_000, "{self:?}");
     }
 }
 
