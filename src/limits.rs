@@ -487,6 +487,9 @@ pub const SHARD_COUNT_MAX: u16 = 256;
 
 /// Bytes of a reason phrase that are passed on; the longest registered one has 31.
 pub const REASON_SIZE_MAX: usize = 256;
+/// A connection point that ends asks gateways to open no further request, and waits so long for their answers: a
+/// round trip of the slowest line, and that of a gateway that has much to do.
+pub const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// After a signal: exchanges may end within this time before channels are closed.
 pub const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 /// A channel that lived this long was sound: reconnecting starts with the short wait again. With 10 s an instance

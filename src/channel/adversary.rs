@@ -181,6 +181,7 @@ impl Match<'_> {
             18 => (FrameKind::List, self.list_piece()),
             19 => (FrameKind::Ping, vec![op; 8]),
             20 => (FrameKind::Pong, vec![0; 8]),
+            21 if op >= 120 => (FrameKind::Leave, Vec::new()),
             21 => (FrameKind::Drain, self.drained_at().to_be_bytes().to_vec()),
             22 => (FrameKind::Status, self.raw(5)),
             _ => {
@@ -529,6 +530,7 @@ impl Match<'_> {
             | FrameKind::Pong
             | FrameKind::Status
             | FrameKind::List
+            | FrameKind::Leave
             | FrameKind::ListAck => {}
             FrameKind::Hello | FrameKind::HelloReply | FrameKind::Ignored => panic!("{:?}", frame.kind),
         }

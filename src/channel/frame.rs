@@ -58,6 +58,8 @@ pub enum FrameKind {
     ListAck = 19,
     /// A piece of what a connection point says of tokens.
     Tokens = 20,
+    /// The connection point would like to end: answered with DRAIN.
+    Leave = 21,
 }
 
 impl FrameKind {
@@ -84,6 +86,7 @@ impl FrameKind {
             18 => FrameKind::List,
             19 => FrameKind::ListAck,
             20 => FrameKind::Tokens,
+            21 => FrameKind::Leave,
             _ => return None,
         })
     }

@@ -48,6 +48,8 @@ pub struct Channel {
     outgoing_list: Option<OutgoingList>,
     outgoing_tokens: Option<Outgoing>,
     pub(super) draining: bool,
+    /// The gateway was asked to open no further stream.
+    leaving: bool,
     /// The latest stream that a draining peer took.
     pub(super) peer_drained_at: Option<u32>,
     pub(super) closed: bool,
@@ -79,6 +81,7 @@ impl Channel {
             outgoing_list: None,
             outgoing_tokens: None,
             draining: false,
+            leaving: false,
             peer_drained_at: None,
             closed: false,
             peer_closed: false,
@@ -417,6 +420,20 @@ impl Channel {
         if !std::mem::replace(&mut self.draining, true) {
             self.put(FrameKind::Drain, 0, &self.last_wire.to_be_bytes());
         }
+    }
+
+    /// Connector: asks the gateway to open no further stream. Its DRAIN is the answer; what it opened before that is
+    /// taken like any other, so that nothing is turned away.
+    pub fn leave(&mut self) {
+        assert_eq!(self.side, Side::Connector, "a gateway knows itself what it opens");
+        if !std::mem::replace(&mut self.leaving, true) {
+            self.put(FrameKind::Leave, 0, &[]);
+        }
+    }
+
+    /// The peer opens, or takes, no further stream.
+    pub fn has_peer_drained(&self) -> bool {
+        self.peer_drained_at.is_some()
     }
 
     /// Sends a report, JSON of at most `limits::FRAME_PAYLOAD_SIZE_MAX` bytes.

@@ -61,6 +61,7 @@ impl Channel {
             | FrameKind::Ping
             | FrameKind::Pong
             | FrameKind::Drain
+            | FrameKind::Leave
             | FrameKind::Status
             | FrameKind::List
             | FrameKind::ListAck
@@ -92,6 +93,7 @@ impl Channel {
                 Ok(Event::Pong)
             }
             FrameKind::Drain => self.hear_drain(frame),
+            FrameKind::Leave => self.hear_leave(frame),
             FrameKind::Status => Ok(Event::Status { bytes: frame.payload }),
             FrameKind::Close => self.hear_close(frame),
             other => Err(ChannelError::Unexpected(other)),
@@ -291,6 +293,13 @@ impl Channel {
             return Err(ChannelError::Malformed(frame.kind, "drained twice, or at a stream to come"));
         }
         self.peer_drained_at = Some(last);
+        Ok(Event::Drain)
+    }
+
+    fn hear_leave<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {
+        self.only(Side::Gateway, frame.kind)?;
+        let [] = exactly(&frame)?;
+        self.drain();
         Ok(Event::Drain)
     }
 

@@ -61,6 +61,7 @@ pub(super) struct World<'b> {
     reports_sent: [usize; 2],
     reports_heard: [usize; 2],
     drains: [bool; 2],
+    leaves: bool,
     steps: u32,
 }
 
@@ -101,6 +102,7 @@ impl<'b> World<'b> {
             reports_sent: [0; 2],
             reports_heard: [0; 2],
             drains: [false; 2],
+            leaves: false,
             steps: 0,
         }
     }
@@ -131,6 +133,7 @@ impl<'b> World<'b> {
             27 => self.identify(),
             28 => self.publish(),
             29 if op == 0xfd => self.drain(end),
+            29 if op == 0xdd => self.leave(),
             30 => self.report(end),
             _ => self.flush(),
         }
@@ -153,7 +156,7 @@ impl<'b> World<'b> {
         let message = request(number, has_body, identity, window);
         let id = match self.ends[GATEWAY].open(&message, number as u32) {
             Ok(id) => id,
-            Err(Busy::Draining) => return assert!(self.drains[0] || self.drains[1]),
+            Err(Busy::Draining) => return assert!(self.drains[0] || self.drains[1] || self.leaves),
             Err(Busy::Backlog) => return,
             Err(busy) => panic!("{busy:?}"),
         };
@@ -310,6 +313,11 @@ impl<'b> World<'b> {
         self.ends[end].drain();
     }
 
+    fn leave(&mut self) {
+        self.leaves = true;
+        self.ends[CONNECTOR].leave();
+    }
+
     fn report(&mut self, end: usize) {
         let size = self.below(FRAME_PAYLOAD_SIZE_MAX + 1);
         let report = pattern(self.reports_sent[end], end, 0, size);
@@ -397,7 +405,7 @@ impl<'b> World<'b> {
                 assert_eq!(self.identities_heard.insert(number, bytes.to_vec()), None);
             }
             Event::IdentityGone { number } => assert!(self.identities_heard.remove(&number).is_some()),
-            Event::Drain => assert!(self.drains[1 - end]),
+            Event::Drain => assert!(self.drains[1 - end] || self.leaves),
             Event::Pong => assert!(self.ends[end].round_trip().is_some()),
             Event::None | Event::Room => {}
             Event::Status { bytes } => {

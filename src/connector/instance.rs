@@ -337,7 +337,9 @@ impl LinkEvents for Attached {
     }
 
     fn draining(&self, _link: &Rc<Link>) {
-        tracing::info!(instance = self.reach.plan().dialled, "the instance drains");
+        if !self.reach.here.draining.get() {
+            tracing::info!(instance = self.reach.plan().dialled, "the instance drains");
+        }
     }
 }
 

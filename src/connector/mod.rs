@@ -274,8 +274,13 @@ impl Here {
     }
 
     async fn drain(&self) {
+        self.each_link(Link::leave);
+        self.until(limits::LEAVE_WITHIN, || self.links.borrow().iter().all(|link| link.has_peer_drained()))
+            .await;
+        // Who has not answered is told that nothing more is taken.
         self.each_link(Link::drain);
-        self.until(limits::DRAIN_WITHIN, || self.exchanges.get() == 0).await;
+        let is_idle = || self.links.borrow().iter().all(|link| link.stream_count() == 0);
+        self.until(limits::DRAIN_WITHIN, || self.exchanges.get() == 0 && is_idle()).await;
         self.each_link(|link| link.close(CloseCode::Done, ""));
         self.until(GOODBYE_WITHIN, || self.links.borrow().is_empty()).await;
     }

@@ -367,13 +367,11 @@ impl Gate {
         self.draining.get()
     }
 
-    /// Takes no new clients; answers say that the connection ends.
+    /// Takes no new clients; answers say that the connection ends. Links go on until the last is answered: a
+    /// client that asks once more before it knows is not turned away.
     pub fn drain(&self) {
         self.draining.set(true);
         self.common.draining.store(true, Ordering::Relaxed);
-        for (_, _, link) in self.roster.borrow().links() {
-            link.drain();
-        }
         self.drain_waiting();
         self.wake_acceptors();
     }

@@ -247,6 +247,17 @@ impl Link {
         self.kick();
     }
 
+    /// Connector: asks the gateway to open no further stream; what it opened before is served.
+    pub fn leave(&self) {
+        self.channel.borrow_mut().leave();
+        self.kick();
+    }
+
+    /// The other side opens or takes no further stream.
+    pub fn has_peer_drained(&self) -> bool {
+        self.lost.get() || self.channel.borrow().has_peer_drained()
+    }
+
     /// Says goodbye; the link ends when that is sent.
     pub fn close(&self, code: CloseCode, text: &str) {
         self.channel.borrow_mut().close(code, text);

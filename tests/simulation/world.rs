@@ -15,13 +15,13 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::{Duration, Instant};
 
 use cmg::channel::{
-    Body, Event as Heard, RequestMessage, RequestStart, RequestWriter, ResetCode, ResponseMessage,
+    Body, Channel, Event as Heard, RequestMessage, RequestStart, RequestWriter, ResetCode, ResponseMessage,
     ResponseStart, ResponseWriter, StreamId, TrailersWriter,
 };
 use cmg::dispatch::{
     Attempts, Broke, ClientKey, Facts, Roster, Standing, Then, Ticket, Waiting, WaitingBounds,
 };
-use cmg::limits::{CHANNEL_LOST_AFTER, STREAM_WINDOW_INITIAL, WAIT_FOR_CHANNEL};
+use cmg::limits::{CHANNEL_LOST_AFTER, LEAVE_WITHIN, STREAM_WINDOW_INITIAL, WAIT_FOR_CHANNEL};
 use cmg::refusal::Refusal;
 
 use crate::network::{CONNECTOR, GATEWAY, Link, Parcel, Random};
@@ -162,6 +162,7 @@ enum Event {
     Heal { gateway: usize, point: usize },
     StartGateway { gateway: usize },
     StartPoint { point: usize },
+    Insist { point: usize },
     Stop { point: usize },
     Dial { gateway: usize, point: usize },
 }
@@ -267,6 +268,7 @@ impl World {
             Event::Heal { gateway, point } => self.heal(gateway, point),
             Event::StartGateway { gateway } => self.gateways[gateway].is_up = true,
             Event::StartPoint { point } => self.start_point(point),
+            Event::Insist { point } => self.insist(point),
             Event::Stop { point } => self.stop(point),
             Event::Dial { gateway, point } => self.dial(gateway, point),
         }
@@ -849,7 +851,7 @@ impl World {
         match self.random.below(8) {
             0 if self.gateways[gateway].is_up => self.kill_gateway(gateway, lasts / 10),
             1 if self.points[point] => self.kill_point(point, lasts / 10),
-            2 | 3 if self.points[point] => self.drain_point(point),
+            2 | 3 if self.points[point] => self.leave(point),
             4..=6 if !self.cuts.insert((gateway, point), true).unwrap_or(false) => {
                 self.later(lasts, Event::Heal { gateway, point });
             }
@@ -898,14 +900,22 @@ impl World {
         self.later(lasts, Event::StartPoint { point });
     }
 
-    fn drain_point(&mut self, point: usize) {
+    /// As `connector/mod.rs` ends: first asks, then insists, then goes.
+    fn leave(&mut self, point: usize) {
+        self.each_end(point, |channel| channel.leave());
+        self.later(LEAVE_WITHIN, Event::Insist { point });
+    }
+
+    fn insist(&mut self, point: usize) {
+        self.each_end(point, |channel| channel.drain());
+        self.later(Duration::from_secs(1), Event::Stop { point });
+    }
+
+    fn each_end(&mut self, point: usize, what: impl Fn(&mut Channel)) {
         for link in self.links_of(|link| link.point == point) {
-            if let Some(channel) = &mut self.links[link].ends[CONNECTOR] {
-                channel.drain();
-            }
+            self.links[link].ends[CONNECTOR].as_mut().into_iter().for_each(&what);
             self.transmit(link);
         }
-        self.later(Duration::from_secs(1), Event::Stop { point });
     }
 
     fn stop(&mut self, point: usize) {

@@ -338,6 +338,22 @@ fn a_request_a_draining_connector_never_took_may_go_elsewhere() {
 }
 
 #[test]
+fn a_connector_that_leaves_takes_what_the_gateway_opened_before_it_heard_of_it() {
+    let mut pair = Pair::new();
+    let (taken, _) = pair.stream(false);
+    pair.connector.leave();
+    let crossed = pair.gateway.open(&request_message(true), 8).unwrap();
+    assert_eq!(pair.reach_gateway(), [Heard::Other("Drain".into())]);
+    assert_eq!(pair.gateway.open(&request_message(false), 9), Err(Busy::Draining));
+    assert!(!pair.gateway.is_excluded(taken) && !pair.gateway.is_excluded(crossed));
+    assert!(!pair.connector.has_peer_drained());
+    let heard = pair.reach_connector();
+    assert!(matches!(heard[..], [Heard::Opened(_), Heard::Other(_)]), "{heard:?}");
+    assert!(pair.connector.has_peer_drained());
+    assert_eq!(pair.gateway.stream_count(), 2);
+}
+
+#[test]
 fn a_silent_peer_is_pinged_and_a_channel_silent_for_long_is_lost() {
     let now = Instant::now();
     let mut channel = Channel::new(Side::Gateway, now);
