@@ -449,6 +449,14 @@ impl Channel {
         Ok(())
     }
 
+    /// Says the last word past all that waits, and gives it alone: whoever opened a stream that still waits is told
+    /// that it never left (`is_untaken`), so it must not. To be called between whole frames.
+    pub fn break_off(&mut self, code: CloseCode, text: &str) -> &[u8] {
+        let before = self.out.len();
+        self.close(code, text);
+        &self.out.as_slice()[before..]
+    }
+
     /// Says the last word: nothing is queued behind it. A text longer than 255 bytes is cut.
     pub fn close(&mut self, code: CloseCode, text: &str) {
         let text = publication::close_text(text);

@@ -415,8 +415,7 @@ impl Link {
         if let Cause::Protocol(error) = &cause {
             let mut channel = self.channel.borrow_mut();
             if !channel.is_closed() {
-                channel.close(error.close_code(), &error.to_string());
-                let _ = wire.write(channel.transmit());
+                let _ = wire.write(channel.break_off(error.close_code(), &error.to_string()));
             }
             drop(channel);
             let _ = wire.start_send();

@@ -324,6 +324,18 @@ fn a_request_of_which_no_byte_has_left_may_go_elsewhere() {
 }
 
 #[test]
+fn what_never_left_does_not_leave_with_the_last_word() {
+    let mut pair = Pair::new();
+    pair.reach_connector();
+    let waits = pair.gateway.open(&request_message(false), 1).unwrap();
+    assert!(pair.gateway.is_untaken(waits));
+    let last = pair.gateway.break_off(CloseCode::Lost, "late").to_vec();
+    let (frame, size) = frame::take(&last).unwrap().unwrap();
+    assert_eq!((frame.kind, size), (frame::FrameKind::Close, last.len()));
+    assert_eq!(pair.gateway.break_off(CloseCode::Lost, "twice"), b"");
+}
+
+#[test]
 fn a_request_a_draining_connector_never_took_may_go_elsewhere() {
     let mut pair = Pair::new();
     let (taken, _) = pair.stream(false);
