@@ -108,11 +108,28 @@ pub fn exchange<E: From<NotExchanged>>(
         Shown::Certificate(..) => false,
     };
     let client = if gets_own {
-        Some(claims([CATEGORY_PRE_AUTH, TYPE_CLIENT], TOKEN_CLIENT_LIFE_MAX.as_secs(), guid()?))
+        let mut client = claims([CATEGORY_PRE_AUTH, TYPE_CLIENT], TOKEN_CLIENT_LIFE_MAX.as_secs(), guid()?);
+        let before = before(shown, &device);
+        if !before.is_empty() {
+            client["GivenFor"] = before.into();
+        }
+        Some(client)
     } else {
         None
     };
     Ok(Given { session, session_life, client, device })
+}
+
+/// The ids of the tokens of its own that a device had before the one it gets now: who blocks one of them blocks
+/// what it led to. Of more than there is room for the latest, and the first of all.
+fn before<'s>(shown: Shown<'s>, device: &str) -> Vec<&'s str> {
+    let Shown::Token(TokenFacts { kind: TokenKind::Client, names, .. }, _) = shown else { return Vec::new() };
+    let mut ids: Vec<&str> = names.iter().map(|name| &**name).filter(|name| *name != device).collect();
+    if let (true, Some(first)) = (ids.len() > TOKEN_GIVEN_FOR_MAX, ids.last().copied()) {
+        ids.truncate(TOKEN_GIVEN_FOR_MAX - 1);
+        ids.push(first);
+    }
+    ids
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -184,9 +201,29 @@ mod tests {
             assert_eq!(session["iss"], format!("urn:sccm:oauth2:{HIERARCHY}"));
             if let Some(client) = given.client {
                 assert_eq!(client["DeviceId"], device, "{row}");
-                assert!(client.get("GivenFor").is_none(), "a device outlives the token it came with");
+                match kind {
+                    TokenKind::Client => assert_eq!(client["GivenFor"], json!(["parent"]), "{row}"),
+                    _ => {
+                        assert!(client.get("GivenFor").is_none(), "a device outlives the token it came with")
+                    }
+                }
                 assert_ne!(client["UniqueId"], session["UniqueId"]);
             }
+        }
+    }
+
+    #[test]
+    fn a_token_is_blocked_with_any_that_led_to_it() {
+        let mut facts = facts(TokenKind::Client, 0, 1_000, "");
+        for renewal in 0..20 {
+            let client = ask(Shown::Token(&facts, true)).unwrap().client.unwrap();
+            let given_for: Vec<_> = client["GivenFor"].as_array().unwrap().clone();
+            assert!(given_for.contains(&json!("parent")) && given_for.len() <= TOKEN_GIVEN_FOR_MAX);
+            assert_eq!(given_for[0], facts.names[0].as_ref(), "the latest, too");
+            // As the claims of the next one are read.
+            let own = [format!("id {renewal}"), "GUID:7".to_owned()];
+            let above = given_for.iter().map(|id| id.as_str().unwrap().to_owned());
+            facts.names = own.into_iter().chain(above).map(String::into_boxed_str).collect();
         }
     }
 
