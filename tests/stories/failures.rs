@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::client::{Client, config};
-use crate::harness::{MANAGEMENT_POINT, SERVICE, SampleOrigin, Setup, Stack, eventually};
+use crate::harness::{MANAGEMENT_POINT, PATIENCE, SERVICE, SampleOrigin, Setup, Stack, eventually};
 
 #[derive(Default)]
 struct Tally {
@@ -111,6 +111,29 @@ fn a_connector_that_dies_under_load_comes_back_by_itself() {
     let refused = tally.refused.load(Ordering::Relaxed);
     assert!(refused <= 3 * 12, "{refused} of {good} were refused");
     assert_eq!(stack.count("panics"), 0);
+}
+
+#[test]
+fn a_connector_that_ends_beside_another_turns_no_request_away() {
+    let origin = SampleOrigin::start();
+    let mut stack = Setup::new(origin.url()).start();
+    stack.add_connection_point();
+    let other = stack.start_second_connector();
+    eventually("both are attached", || stack.count("links") == 4);
+    let (tally, clients) = load(&stack, 8);
+    for _ in 0..5 {
+        flows(&tally, "it flows");
+        let mut connector = stack.connector.take().unwrap();
+        connector.signal(libc::SIGTERM);
+        assert!(connector.wait_for_exit(PATIENCE).expect("it ends").success());
+        flows(&tally, "the other one goes on");
+        stack.start_connector();
+        eventually("it is back", || stack.count("links") == 4);
+    }
+    stop(&tally, clients);
+    let [refused, broken] = [&tally.refused, &tally.broken].map(|count| count.load(Ordering::Relaxed));
+    assert_eq!((refused, broken), (0, 0), "{}", stack.gateway().log());
+    drop(other);
 }
 
 #[test]

@@ -494,7 +494,18 @@ impl Stack {
         self.write("site2.toml", &site);
     }
 
-    /// Starts the connection point of the second site.
+    /// Lets a second connection point of the same site attach: its settings in `connector2.toml`.
+    pub fn add_connection_point(&self) {
+        Pki::open(&self.path("pki")).unwrap().connector("PS1", "2").unwrap();
+        let connector = fs::read_to_string(self.path("connector.toml")).unwrap();
+        let connector = connector
+            .replace("identity = \"1\"", "identity = \"2\"")
+            .replace("connector-PS1-1", "connector-PS1-2")
+            .replace(&self.ports.connector_admin.to_string(), &free_port().to_string());
+        self.write("connector2.toml", &connector);
+    }
+
+    /// Starts the connection point of the second site, or the second one of the site.
     pub fn start_second_connector(&self) -> Process {
         let config = self.path("connector2.toml");
         Process::start(cmg().arg("connector").arg("--config").arg(config), &self.path("connector2.log"))
