@@ -347,8 +347,8 @@ pub const WAITING_COUNT_MAX: usize = 4_096;
 /// Requests of one client that may wait so for one site on one shard, held ones and others each. A client agent has a handful of
 /// connections, one request on each; what asks for more waiting places floods.
 pub const WAITING_OF_CLIENT_MAX: usize = 16;
-/// Requests of one site that are called at once to look whether a link has room. A link with room takes
-/// so many heads of the greatest size before it has a backlog.
+/// Requests of one site, held ones and others together, that are called at once to look whether a link has room. A
+/// link with room takes so many heads of the greatest size before it has a backlog.
 pub const WAITING_CALLED_MAX: usize = 32;
 /// Bytes read of a client while its request waits, to see that it left; the rest stays with it.
 pub const WAITING_AHEAD_SIZE_MAX: usize = 8 * 1024;
@@ -418,8 +418,11 @@ const _: () = assert!(ORIGIN_HELD_MAX + OUTGOING_SLOTS as usize + 500 <= DIRECT_
 pub const ORIGIN_WAIT: Duration = Duration::from_secs(10);
 /// TCP connect and TLS handshake with an origin.
 pub const ORIGIN_CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// When an origin comes back, all that it may hold shake hands in turns, and the last in time.
-const _: () = assert!(ORIGIN_HELD_MAX * PATIENT_HANDSHAKE * 40 < ORIGIN_CONNECT_WITHIN.as_micros() as usize);
+/// When an origin comes back, all that it may hold shake hands in turns. By these budgets the last is in time where a
+/// shard has nothing else to do and the origin speaks TLS 1.3, which costs each a turn and one step; otherwise some
+/// are late, and their clients ask again.
+const _: () =
+    assert!(ORIGIN_HELD_MAX * (1 + PATIENT_HANDSHAKE) * 40 < ORIGIN_CONNECT_WITHIN.as_micros() as usize);
 /// Keep-alive time an origin is assumed to have; IIS: 120 s, nginx: 75 s, Apache: 5 s.
 pub const ORIGIN_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// 100-continue: the connector starts the body after this long without an answer.

@@ -86,6 +86,7 @@ impl Filed {
     fn look(&mut self, KeyFile { issuer, path }: &KeyFile) {
         let seen = fs::metadata(path).and_then(|facts| Ok((facts.modified()?, facts.len()))).ok();
         if seen.is_some() && seen == self.seen {
+            self.trouble.clear();
             return;
         }
         match review::read_key_file(path) {
@@ -190,7 +191,14 @@ impl Watch {
             let held = keys.get(&file.issuer).into_iter().flatten();
             let known: Vec<_> = published.into_iter().flat_map(|entry| &entry.keys).chain(held).collect();
             let others = filed.keys.iter().filter(|key| !known.contains(key)).cloned();
-            let others: Vec<_> = others.take(TOKEN_KEY_COUNT_MAX.saturating_sub(known.len())).collect();
+            let mut others: Vec<_> = others.collect();
+            let room = TOKEN_KEY_COUNT_MAX.saturating_sub(known.len());
+            if others.len() > room && filed.trouble.is_empty() {
+                let more = names(&others[room..]);
+                filed.trouble = format!("{TOKEN_KEY_COUNT_MAX} keys at most; not believed: {more}");
+                tracing::error!(issuer = file.issuer, trouble = filed.trouble, "more keys than there may be");
+            }
+            others.truncate(room);
             if !others.is_empty() {
                 keys.entry(file.issuer.clone()).or_default().extend(others);
             }

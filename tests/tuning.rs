@@ -231,6 +231,16 @@ fn fewer_queues_than_processors_are_told_unless_software_spreads_them() {
 }
 
 #[test]
+fn send_queues_that_processors_share_are_told_until_xps_says_whose_they_are() {
+    let machine = Machine::good();
+    let processors: String = (0..4).map(|cpu| format!("processor\t: {cpu}\n\n")).collect();
+    machine.write("proc/cpuinfo", &processors);
+    assert!(machine.check("--role gateway").1.contains("should   sending of eth0"));
+    machine.write("sys/class/net/eth0/queues/tx-0/xps_cpus", "00000003\n");
+    assert!(machine.check("--role gateway").1.contains("ok       sending of eth0"));
+}
+
+#[test]
 fn interrupts_that_all_go_to_one_processor_are_told_until_they_are_placed() {
     let machine = Machine::good();
     for irq in [30, 31] {
@@ -239,6 +249,7 @@ fn interrupts_that_all_go_to_one_processor_are_told_until_they_are_placed() {
     let (code, text) = machine.check("--role gateway");
     assert!(code == 1 && text.contains("should   interrupts of eth0"), "{text}");
     assert!(text.contains("found 2, on 1 of 2 CPUs"), "{text}");
+    assert!(text.contains("ok       sending of eth0"), "{text}");
     assert_eq!(said(&machine.run("apply", &["--only", "irq"])).0, 0);
     let (code, text) = machine.check("--role gateway");
     assert!(code == 0 && text.contains("ok       interrupts of eth0"), "{text}");

@@ -164,11 +164,11 @@ pub enum CertificateFault {
 }
 
 impl CertificateFault {
-    /// Whose list is not in force, and when that ended which was.
-    pub fn unlisted(&self) -> Option<(&str, Option<u64>)> {
+    /// Whose list is not in force, whether it is named where nobody looks, and when that ended which was.
+    pub fn unlisted(&self) -> Option<(&str, bool, Option<u64>)> {
         match self {
-            CertificateFault::NoList { issuer, .. } => Some((issuer, None)),
-            CertificateFault::ListTooOld { issuer, since } => Some((issuer, Some(*since))),
+            CertificateFault::NoList { issuer, unusable } => Some((issuer, !unusable.is_empty(), None)),
+            CertificateFault::ListTooOld { issuer, since } => Some((issuer, false, Some(*since))),
             _ => None,
         }
     }

@@ -731,7 +731,6 @@ enum Done {
     Cut(Cow<'static, str>),
 }
 
-/// Why a request whose channel was lost is not sent once more.
 /// What a client is told whose request is not sent again.
 fn why_given_up(request: &Request, why: WhyNot) -> Refused {
     let method = message::request_line(&request.message)

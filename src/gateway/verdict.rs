@@ -1,7 +1,7 @@
 //! Whether a client's certificate is good for a site: by what is remembered of its chain, or judged
 //! from the beginning.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::PoisonError;
 
@@ -72,16 +72,21 @@ fn tell_unchecked(gate: &Gate, site: usize, unchecked: &[CertificateFault]) {
     }
 }
 
-/// Authorities of which it was said that no list of theirs is in force; of one whose list ended, for that list.
+/// Authorities of which it was said that no list of theirs is in force, those that are named where nobody looks
+/// apart; of one whose list ended, for which list.
 #[derive(Default)]
 pub struct Unlisted {
-    told: BTreeSet<(usize, Box<str>, Option<u64>)>,
+    told: BTreeMap<(usize, Box<str>, bool), Option<u64>>,
 }
 
 impl Unlisted {
     fn is_news(&mut self, site: usize, fault: &CertificateFault) -> bool {
-        let Some((issuer, since)) = fault.unlisted() else { return false };
-        self.told.len() < UNLISTED_TOLD_MAX && self.told.insert((site, issuer.into(), since))
+        let Some((issuer, is_misplaced, since)) = fault.unlisted() else { return false };
+        let key = (site, issuer.into(), is_misplaced);
+        if self.told.len() >= UNLISTED_TOLD_MAX && !self.told.contains_key(&key) {
+            return false;
+        }
+        self.told.insert(key, since) != Some(since)
     }
 }
 
@@ -100,6 +105,10 @@ mod tests {
     fn an_authority_without_a_list_is_told_of_once_and_of_so_many_at_most() {
         let none =
             |issuer: &str| CertificateFault::NoList { issuer: issuer.to_owned(), unusable: Vec::new() };
+        let by_ldap = |issuer: &str| CertificateFault::NoList {
+            issuer: issuer.to_owned(),
+            unusable: vec!["ldap:///CN=A".to_owned()],
+        };
         let ended = |since| CertificateFault::ListTooOld { issuer: "CN=A".to_owned(), since };
         let mut told = Unlisted::default();
         let rows = [
@@ -109,12 +118,14 @@ mod tests {
             (0, ended(7), true),
             (0, ended(7), false),
             (0, ended(8), true),
+            (0, by_ldap("CN=A"), true),
+            (0, by_ldap("CN=A"), false),
             (0, CertificateFault::BadSignature, false),
         ];
         for (row, (site, fault, expected)) in rows.into_iter().enumerate() {
             assert_eq!(told.is_news(site, &fault), expected, "row {row}");
         }
         let more = (0..2 * UNLISTED_TOLD_MAX).filter(|name| told.is_news(0, &none(&format!("CN={name}"))));
-        assert_eq!(more.count(), UNLISTED_TOLD_MAX - 4);
+        assert_eq!(more.count(), UNLISTED_TOLD_MAX - 3);
     }
 }

@@ -14,6 +14,7 @@ use super::GatewayMessage;
 use super::gate::Gate;
 use super::request::Request;
 use crate::dispatch::{ClientKey, Outcome, Standing, Ticket, Waiting, WaitingBounds};
+use crate::limits;
 use crate::refusal::Refusal;
 
 /// What a shard knows of waiting.
@@ -59,7 +60,8 @@ fn line_of(site: usize, is_held: bool) -> usize {
 impl Line {
     /// Nobody waits on a shard with so many sites and places, one of so many shards.
     pub fn new(sites: usize, shards: usize, places: usize) -> Line {
-        let bounds = WaitingBounds { places, ..WaitingBounds::default() };
+        let called = limits::WAITING_CALLED_MAX / LINES;
+        let bounds = WaitingBounds { places, called, ..WaitingBounds::default() };
         let waiting = RefCell::new(Waiting::new(LINES * sites, bounds));
         let (full, turned_away) = (vec![vec![false; shards]; sites], vec![vec![false; shards]; sites]);
         Line { waiting, full: RefCell::new(full), turned_away: RefCell::new(turned_away) }

@@ -221,7 +221,14 @@ fn what_waits_is_counted_in_its_limits() {
         "[[endpoint]]\nid = {OWN}\npath = \"slow\"\nurl = \"{}/held\"\nconnections_max = 1\n",
         origin.url()
     );
-    let setup = Setup { site: own, gateway_shards: 1, connector_shards: 1, ..Setup::new(origin.url()) };
+    let connector_limits = "wait_secs = 60".into();
+    let setup = Setup {
+        site: own,
+        gateway_shards: 1,
+        connector_shards: 1,
+        connector_limits,
+        ..Setup::new(origin.url())
+    };
     let stack = setup.start();
     let slow = format!("/CCM_Proxy_MutualAuth/{OWN}/slow/x");
     let targets = [target("BGB/handler.ashx"), slow.clone(), slow.clone(), slow];

@@ -112,8 +112,10 @@ impl Choices {
             Some("sample") => self.origin = None,
             Some(url) => self.origin = Some(Origin::asked(url, arguments)?),
         }
-        if let Some(folder) = &arguments.tokens {
-            self.tokens = Some(Tokens::read(folder)?);
+        match arguments.tokens.as_deref() {
+            None => {}
+            Some(folder) if folder == "none" => self.tokens = None,
+            Some(folder) => self.tokens = Some(Tokens::read(folder)?),
         }
         self.shards = arguments.shards.or(self.shards);
         for (_, port, given) in self.ports.options(arguments) {

@@ -47,7 +47,8 @@ pub struct Arguments {
     /// SHA-256 thumbprint by which an https origin is trusted, instead of a CA
     #[arg(long, value_name = "HEX", requires = "origin", conflicts_with = "origin_ca")]
     origin_thumbprint: Option<String>,
-    /// Folder that `loadgen tokens` made: the site takes what it signs, and up.json names it
+    /// Folder that `loadgen tokens` made: the site takes what it signs, and up.json names it; kept for the next time,
+    /// `none` forgets it
     #[arg(long, value_name = "FOLDER")]
     tokens: Option<PathBuf>,
     /// Client certificates to have ready
