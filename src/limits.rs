@@ -75,6 +75,13 @@ pub const IDENTITY_SIZE_MAX: usize = 8_192;
 pub const SETTINGS_SIZE_MAX: usize = 1024 * 1024;
 /// Silence on a channel after which a ping is sent.
 pub const PING_AFTER: Duration = Duration::from_secs(5);
+/// A gateway that opened a stream and hears nothing at all on its channel for so long pings it: a request alone on a
+/// quiet channel, whose origin takes its time, costs one more frame.
+pub const PROBE_AFTER: Duration = Duration::from_secs(1);
+/// A ping without any sign of life behind it for so long, and the channel stalls: others are asked while it does. Far
+/// beyond any round trip, and a short delay for who waits.
+pub const STALLED_AFTER: Duration = Duration::from_secs(2);
+const _: () = assert!(PROBE_AFTER.as_millis() + STALLED_AFTER.as_millis() < CHANNEL_LOST_AFTER.as_millis());
 /// Silence after which a channel is lost: three pings unanswered.
 pub const CHANNEL_LOST_AFTER: Duration = Duration::from_secs(15);
 /// A channel's TLS handshake and hello together.

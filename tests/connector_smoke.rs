@@ -434,12 +434,28 @@ fn resident() -> usize {
     text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// CPU time of this process.
+/// CPU time of this process, to the nanosecond: what `/proc/self/stat` tells is guessed from ticks, and threads that
+/// wake by a timer wake with a tick.
 fn cpu() -> Duration {
-    let text = fs::read_to_string("/proc/self/stat").unwrap();
-    let ticks: Vec<u64> =
-        text.rsplit(") ").next().unwrap().split(' ').skip(11).take(2).map(|n| n.parse().unwrap()).collect();
-    Duration::from_millis(10 * (ticks[0] + ticks[1]))
+    let ran = |task: fs::DirEntry| fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+    let nanos = |text: String| text.split(' ').next().map_or(0, |nanos| nanos.parse().unwrap_or(0));
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    Duration::from_nanos(tasks.map(|task| nanos(ran(task.unwrap()))).sum())
+}
+
+/// What a wake costs a thread that does nothing.
+fn bare_wake() -> Duration {
+    const WAKES: u32 = 10;
+    let ran = || -> u64 {
+        let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        text.split(' ').next().unwrap().parse().unwrap()
+    };
+    let wake = move || {
+        let before = ran();
+        (0..WAKES).for_each(|_| std::thread::sleep(Duration::from_millis(100)));
+        Duration::from_nanos(ran() - before) / WAKES
+    };
+    std::thread::spawn(wake).join().unwrap()
 }
 
 fn refused(refusal: Refusal) -> Broken {
@@ -579,7 +595,11 @@ async fn story(gateway: &Rc<Gateway>) {
     shard.sleep(Duration::from_secs(3)).await;
     let used = cpu() - before;
     eprintln!("at rest: {used:?} of CPU in 3 s");
-    assert!(used < Duration::from_millis(60), "{used:?}");
+    assert!(used > Duration::ZERO, "it is not told");
+    // On some virtual machines a thread that does nothing but wake uses a millisecond each time.
+    let bare = bare_wake();
+    eprintln!("a bare wake: {bare:?}");
+    assert!(used < Duration::from_millis(60).max(100 * bare), "{used:?}, a bare wake {bare:?}");
 
     // Lost channels come back.
     for link in gateway.links.borrow().iter() {

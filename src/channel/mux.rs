@@ -110,6 +110,12 @@ impl Channel {
         self.identities.len()
     }
 
+    /// The peer was asked something and gives no sign of life, though it is not given up yet: streams are better
+    /// opened elsewhere. The next frame ends that.
+    pub fn is_stalled(&self) -> bool {
+        self.pulse.is_stalled()
+    }
+
     /// Smoothed round trip, once one was measured.
     pub fn round_trip(&self) -> Option<Duration> {
         self.pulse.round_trip()
@@ -192,6 +198,7 @@ impl Channel {
             opened_at: self.out.total(),
         };
         self.put(FrameKind::Open, wire, message);
+        self.pulse.ask();
         Ok(self.streams.insert(stream))
     }
 

@@ -1,12 +1,13 @@
 //! Whether the peer lives, and how far away it is.
 //!
 //! Each side sees to it that it says something and hears something every few seconds: so a link whose
-//! one direction is busy for long is not mistaken for a dead one.
+//! one direction is busy for long is not mistaken for a dead one. Who asks something and hears nothing at all for a
+//! second asks whether the peer is there; one that does not even say that stalls, long before it is given up.
 
 use std::time::{Duration, Instant};
 
 use super::error::ChannelError;
-use crate::limits::{CHANNEL_LOST_AFTER, PING_AFTER, ROUND_TRIP_EVERY};
+use crate::limits::{CHANNEL_LOST_AFTER, PING_AFTER, PROBE_AFTER, ROUND_TRIP_EVERY, STALLED_AFTER};
 
 /// Silence, pings and the round trip of one channel.
 #[derive(Debug)]
@@ -22,6 +23,21 @@ pub(super) struct Pulse {
     /// Pings without their pong.
     unanswered: u32,
     round_trip: Option<Duration>,
+    expects: Expects,
+}
+
+/// Whether the peer has something to say.
+///
+/// Nothing ── asked ──▶ Word ── looked ──▶ Since ── a ping unanswered ──▶ Sign        (any ── heard ──▶ Nothing)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expects {
+    Nothing,
+    /// Something was asked, and it was not looked since.
+    Word,
+    /// Something was asked by then.
+    Since(Instant),
+    /// It stalls: no sign of life came for a ping.
+    Sign,
 }
 
 impl Pulse {
@@ -35,6 +51,7 @@ impl Pulse {
             pinged: None,
             unanswered: 0,
             round_trip: None,
+            expects: Expects::Nothing,
         }
     }
 
@@ -48,12 +65,57 @@ impl Pulse {
     }
 
     pub fn due(&self) -> Instant {
-        self.check_at.min(self.heard + CHANNEL_LOST_AFTER)
+        let regular = self.check_at.min(self.heard + CHANNEL_LOST_AFTER);
+        match self.expects {
+            Expects::Nothing | Expects::Sign => regular,
+            Expects::Word => regular.min(self.now),
+            Expects::Since(asked) => match self.probed(asked) {
+                Some(pinged) => regular.min(pinged + STALLED_AFTER),
+                None => regular.min(asked + PROBE_AFTER),
+            },
+        }
+    }
+
+    /// The ping that left behind what was asked.
+    fn probed(&self, asked: Instant) -> Option<Instant> {
+        self.pinged.filter(|pinged| self.unanswered > 0 && *pinged > asked)
     }
 
     pub fn hear(&mut self, now: Instant) {
         self.now = now;
         self.heard = now;
+        self.expects = Expects::Nothing;
+    }
+
+    /// Something was asked of the peer.
+    pub fn ask(&mut self) {
+        if self.expects == Expects::Nothing {
+            self.expects = Expects::Word;
+        }
+    }
+
+    /// The peer was asked something, and then whether it is there, and says nothing.
+    pub fn is_stalled(&self) -> bool {
+        self.expects == Expects::Sign
+    }
+
+    /// Whether it is time to ask if the peer is there, because it says nothing.
+    fn look_at_asked(&mut self, now: Instant) -> bool {
+        match self.expects {
+            Expects::Nothing | Expects::Sign => false,
+            Expects::Word => {
+                self.expects = Expects::Since(now);
+                false
+            }
+            Expects::Since(asked) => match self.probed(asked) {
+                Some(pinged) if now >= pinged + STALLED_AFTER => {
+                    self.expects = Expects::Sign;
+                    false
+                }
+                Some(_) => false,
+                None => now >= asked + PROBE_AFTER,
+            },
+        }
     }
 
     /// Time passed; `queued`: bytes ever queued to the peer. Gives the payload of a ping to send.
@@ -62,13 +124,14 @@ impl Pulse {
         if now >= self.heard + CHANNEL_LOST_AFTER {
             return Err(ChannelError::Lost);
         }
-        if now < self.check_at {
+        let is_probe = self.look_at_asked(now);
+        if now < self.check_at && !is_probe {
             return Ok(None);
         }
         let is_stale = self.pinged.is_none_or(|pinged| now >= pinged + ROUND_TRIP_EVERY);
         let is_quiet = now >= self.heard + PING_AFTER || queued == self.queued;
         self.queued = queued;
-        if !is_stale && !is_quiet {
+        if !is_stale && !is_quiet && !is_probe {
             self.check_at = self.heard + PING_AFTER;
             return Ok(None);
         }

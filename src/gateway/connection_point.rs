@@ -355,6 +355,22 @@ impl LinkEvents for Events {
         self.gate.hear_room(self.site);
     }
 
+    fn stalled(&self, _link: &Rc<Link>, is_stalled: bool) {
+        let (point, shard) = (&*self.point, self.gate.shard.index);
+        let site = &self.gate.common.settings.sites[self.site].code;
+        if is_stalled {
+            tracing::warn!(
+                site,
+                point,
+                shard,
+                "a channel stalls: nothing comes; others are asked while it does"
+            );
+        } else {
+            tracing::info!(site, point, shard, "the channel goes on");
+            self.gate.hear_room(self.site);
+        }
+    }
+
     fn draining(&self, link: &Rc<Link>) {
         // Streams that live go on; new ones look for another link.
         self.gate.detach(self.site, link);

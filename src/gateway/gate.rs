@@ -516,7 +516,7 @@ impl Gate {
         let mut opened = None;
         let mut roster = self.roster.borrow_mut();
         let (point, _) = roster.choose(site, |link| {
-            opened = if link.is_open() { open(link) } else { None };
+            opened = if link.is_open() && !link.is_stalled() { open(link) } else { None };
             opened.is_some()
         })?;
         Some((point.clone(), opened?))

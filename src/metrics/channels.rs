@@ -31,6 +31,8 @@ pub struct Seen<K> {
     pub bytes: (u64, u64),
     /// Whether it takes more exchanges.
     pub is_open: bool,
+    /// The other side gives no sign of life: others are asked.
+    pub is_stalled: bool,
 }
 
 impl<K> Seen<K> {
@@ -43,11 +45,13 @@ impl<K> Seen<K> {
         self.since = self.since.min(other.since);
         self.round_trip = other.round_trip.or(self.round_trip);
         self.is_open |= other.is_open;
+        self.is_stalled &= other.is_stalled;
     }
 
     /// For `/status`, behind what names the channel.
     pub fn describe(&self, mut named: serde_json::Value) -> serde_json::Value {
         named["open"] = self.is_open.into();
+        named["stalled"] = self.is_stalled.into();
         named["streams"] = self.streams.into();
         named["identities"] = self.identities.into();
         named["round_trip_secs"] = self.round_trip.map(|time| time.as_secs_f64()).into();
@@ -77,6 +81,10 @@ pub fn describe_channels<'c, K>(
     fill(page.gauge(&name("identities"), "Clients that a channel has introduced."), |seen| {
         Some(seen.identities as f64)
     });
+    fill(
+        page.gauge(&name("stalled"), "1 while nothing comes on a channel, so that others are asked."),
+        |seen| Some(f64::from(u8::from(seen.is_stalled))),
+    );
     fill(page.gauge(&name("round_trip_seconds"), "Smoothed round trip on a channel."), |seen| {
         Some(seen.round_trip?.as_secs_f64())
     });
@@ -152,6 +160,7 @@ impl<K: Clone> Live<K> {
             round_trip: self.link.round_trip(),
             bytes: traffic(&self.link),
             is_open: self.link.is_open(),
+            is_stalled: self.link.is_stalled(),
         }
     }
 }
@@ -181,6 +190,7 @@ mod tests {
             round_trip,
             bytes: (streams as u64, 10),
             is_open: round_trip.is_some(),
+            is_stalled: round_trip.is_none(),
         }
     }
 
@@ -194,6 +204,7 @@ mod tests {
         for row in [
             "x_channel_streams{name=\"a\"} 5",
             "x_channel_identities{name=\"a\"} 10",
+            "x_channel_stalled{name=\"a\"} 0",
             "x_channel_round_trip_seconds{name=\"a\"} 0.004",
             "x_channel_sent_bytes_total{name=\"a\"} 5",
             "x_channel_received_bytes_total{name=\"a\"} 20",

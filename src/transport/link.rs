@@ -47,6 +47,8 @@ pub trait LinkEvents {
     fn room(&self, _link: &Rc<Link>) {}
     /// The other side opens or takes no further stream.
     fn draining(&self, link: &Rc<Link>);
+    /// Gateway: the other side gives no sign of life, or does again.
+    fn stalled(&self, _link: &Rc<Link>, _is_stalled: bool) {}
 }
 
 /// Who hears what arrives for a stream.
@@ -105,6 +107,8 @@ pub struct Link {
     /// Where what was received lies, while it is looked at.
     pieces: RefCell<Vec<Range<usize>>>,
     lost: Cell<bool>,
+    /// As was told last.
+    stalled: Cell<bool>,
     next_identity: Cell<u32>,
     crossing: Option<Rc<Crossing>>,
     /// Bytes sent and received on the channel, plain.
@@ -127,6 +131,7 @@ impl Link {
             wire: RefCell::default(),
             pieces: RefCell::default(),
             lost: Cell::new(false),
+            stalled: Cell::new(false),
             next_identity: Cell::new(0),
             crossing,
             traffic: Default::default(),
@@ -137,6 +142,11 @@ impl Link {
     pub fn is_open(&self) -> bool {
         let channel = self.channel.borrow();
         !self.lost.get() && !channel.is_draining() && !channel.is_closed()
+    }
+
+    /// The other side gives no sign of life, but is not given up.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.get()
     }
 
     /// Smoothed round trip.
@@ -463,6 +473,10 @@ impl Link {
             && let Err(error) = self.channel.borrow_mut().handle_timeout(now)
         {
             return Poll::Ready(Cause::Protocol(error));
+        }
+        let is_stalled = self.channel.borrow().is_stalled();
+        if self.stalled.replace(is_stalled) != is_stalled {
+            events.stalled(self, is_stalled);
         }
         if let Err(error) = self.write(context, wire) {
             return Poll::Ready(Cause::Wire(error));

@@ -70,6 +70,8 @@ impl Link {
     }
 
     pub fn is_open(&self) -> bool {
-        self.ends[GATEWAY].as_ref().is_some_and(|channel| !channel.is_draining() && !channel.is_closed())
+        let takes =
+            |channel: &Channel| !channel.is_draining() && !channel.is_closed() && !channel.is_stalled();
+        self.ends[GATEWAY].as_ref().is_some_and(takes)
     }
 }

@@ -137,6 +137,52 @@ fn a_connector_that_ends_beside_another_turns_no_request_away() {
 }
 
 #[test]
+fn a_connection_point_that_stalls_is_passed_over_until_it_goes_on() {
+    let origin = SampleOrigin::start();
+    let stack = Setup::new(origin.url()).start();
+    stack.add_connection_point();
+    let other = stack.start_second_connector();
+    eventually("both are attached", || stack.count("links") == 4);
+    let target = format!("/CCM_Proxy_MutualAuth/{MANAGEMENT_POINT}/SMS_MP/x");
+    let ask = |client: &mut Client| client.ask("GET", &target).unwrap().status;
+    let stalled = |stack: &Stack| {
+        let status = stack.status();
+        status["links"].as_array().unwrap().iter().filter(|link| link["stalled"] == true).count()
+    };
+    stack.connector().signal(libc::SIGSTOP);
+    // Strict turns give half of them to the one that is stopped; they wait, for nobody knows whether it has them.
+    let waiting: Vec<_> = (0..8)
+        .map(|_| {
+            let (mut client, target) = (stack.client().unwrap(), target.clone());
+            thread::spawn(move || client.ask("GET", &target).unwrap().status)
+        })
+        .collect();
+    eventually("it is taken for stalled", || stalled(&stack) > 0);
+    assert!(stack.gateway().log().contains("a channel stalls"));
+    let mut client = stack.client().unwrap();
+    for _ in 0..20 {
+        // On a channel of the same connection point on which nothing was asked yet one may still wait.
+        assert_eq!(ask(&mut client), 200);
+    }
+    stack.connector().signal(libc::SIGCONT);
+    for thread in waiting {
+        assert_eq!(thread.join().unwrap(), 200);
+    }
+    eventually("it goes on", || stalled(&stack) == 0);
+    let requests = || -> u64 {
+        let status = stack.connector_status();
+        status["shards"].as_array().unwrap().iter().map(|shard| shard["requests"].as_u64().unwrap()).sum()
+    };
+    let before = requests();
+    eventually("it has its turn again", || {
+        ask(&mut client);
+        requests() > before
+    });
+    assert_eq!(stack.count("panics"), 0);
+    drop(other);
+}
+
+#[test]
 fn a_gateway_that_dies_under_load_comes_back_by_itself() {
     let origin = SampleOrigin::start();
     let mut stack = Setup::new(origin.url()).start();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::channel::*;
 use crate::limits::{
     CHANNEL_LOST_AFTER, CHANNEL_OUT_SIZE_HARD_MAX, CHANNEL_OUT_SIZE_MAX, CHANNEL_WINDOW, INTERIM_COUNT_MAX,
-    PING_AFTER, STREAM_WINDOW_INITIAL, STREAM_WINDOW_MAX,
+    PING_AFTER, PROBE_AFTER, STALLED_AFTER, STREAM_WINDOW_INITIAL, STREAM_WINDOW_MAX,
 };
 use crate::refusal::Refusal;
 
@@ -363,6 +363,39 @@ fn a_connector_that_leaves_takes_what_the_gateway_opened_before_it_heard_of_it()
     assert!(matches!(heard[..], [Heard::Opened(_), Heard::Other(_)]), "{heard:?}");
     assert!(pair.connector.has_peer_drained());
     assert_eq!(pair.gateway.stream_count(), 2);
+}
+
+#[test]
+fn a_peer_that_was_asked_and_gives_no_sign_of_life_stalls_until_it_does() {
+    let mut pair = Pair::new();
+    let mut now = pair.now;
+    let pinged = |channel: &Channel| {
+        let waits = channel.transmit();
+        std::iter::successors(frame::take(waits).unwrap(), |_| None)
+            .any(|(frame, _)| frame.kind == frame::FrameKind::Ping)
+    };
+    // The first ping measures the way.
+    pair.gateway.handle_timeout(now).unwrap();
+    pair.reach_connector();
+    pair.reach_gateway();
+    let asked = now;
+    pair.gateway.open(&request_message(false), 1).unwrap();
+    pair.gateway.handle_timeout(now).unwrap();
+    pair.gateway.transmitted(pair.gateway.transmit_len());
+    assert!(!pair.gateway.is_stalled() && pair.gateway.poll_timeout() == Some(asked + PROBE_AFTER));
+    now = asked + PROBE_AFTER;
+    pair.gateway.handle_timeout(now).unwrap();
+    assert!(pinged(&pair.gateway) && !pair.gateway.is_stalled());
+    assert_eq!(pair.gateway.poll_timeout(), Some(now + STALLED_AFTER));
+    now += STALLED_AFTER;
+    pair.gateway.handle_timeout(now).unwrap();
+    assert!(pair.gateway.is_stalled());
+    // It is given up as late as ever, and any frame ends it.
+    assert!(pair.gateway.poll_timeout().is_some_and(|due| due <= asked + CHANNEL_LOST_AFTER));
+    let mut pong = Vec::new();
+    frame::put(&mut pong, frame::FrameKind::Ping, 0, b"12345678");
+    pair.gateway.handle_frame(&pong, now).unwrap();
+    assert!(!pair.gateway.is_stalled());
 }
 
 #[test]
