@@ -79,6 +79,8 @@ struct Filed {
     seen: Option<(SystemTime, u64)>,
     /// What was wrong with it, so that it is told once.
     trouble: String,
+    /// Keys in it that there is no room for; the same.
+    excess: String,
 }
 
 impl Filed {
@@ -94,7 +96,8 @@ impl Filed {
                 if keys != self.keys {
                     tracing::info!(issuer, file = %path.display(), "keys read: {}", names(&keys));
                 }
-                *self = Filed { keys, seen, trouble: String::new() };
+                *self =
+                    Filed { keys, seen, trouble: String::new(), excess: std::mem::take(&mut self.excess) };
             }
             Err(trouble) if trouble == self.trouble => {}
             Err(trouble) => {
@@ -193,11 +196,14 @@ impl Watch {
             let others = filed.keys.iter().filter(|key| !known.contains(key)).cloned();
             let mut others: Vec<_> = others.collect();
             let room = TOKEN_KEY_COUNT_MAX.saturating_sub(known.len());
-            if others.len() > room && filed.trouble.is_empty() {
-                let more = names(&others[room..]);
-                filed.trouble = format!("{TOKEN_KEY_COUNT_MAX} keys at most; not believed: {more}");
-                tracing::error!(issuer = file.issuer, trouble = filed.trouble, "more keys than there may be");
+            let excess = names(others.get(room..).unwrap_or_default());
+            if !excess.is_empty() && excess != filed.excess {
+                tracing::error!(
+                    issuer = file.issuer,
+                    "{TOKEN_KEY_COUNT_MAX} keys at most; not believed: {excess}"
+                );
             }
+            filed.excess = excess;
             others.truncate(room);
             if !others.is_empty() {
                 keys.entry(file.issuer.clone()).or_default().extend(others);

@@ -90,6 +90,11 @@ impl Channel {
         }
     }
 
+    /// Which end this is.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
     /// Either side drains: no stream is opened any more.
     pub fn is_draining(&self) -> bool {
         self.draining || self.peer_drained_at.is_some()

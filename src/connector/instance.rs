@@ -153,7 +153,7 @@ impl Reach {
         let _up = Up::new(self, &link, index, offering.clone());
         self.learn(reply.shards);
         if self.here.draining.get() {
-            link.drain();
+            link.leave();
         }
         if index == 0 {
             link.publish(self.here.plan.revision, &self.here.plan.published);
@@ -337,9 +337,7 @@ impl LinkEvents for Attached {
     }
 
     fn draining(&self, _link: &Rc<Link>) {
-        if !self.reach.here.draining.get() {
-            tracing::info!(instance = self.reach.plan().dialled, "the instance drains");
-        }
+        // It opens no further stream, as it was asked.
     }
 }
 

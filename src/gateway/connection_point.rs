@@ -356,18 +356,15 @@ impl LinkEvents for Events {
     }
 
     fn stalled(&self, _link: &Rc<Link>, is_stalled: bool) {
-        let (point, shard) = (&*self.point, self.gate.shard.index);
-        let site = &self.gate.common.settings.sites[self.site].code;
-        if is_stalled {
-            tracing::warn!(
-                site,
-                point,
-                shard,
-                "a channel stalls: nothing comes; others are asked while it does"
-            );
-        } else {
-            tracing::info!(site, point, shard, "the channel goes on");
-            self.gate.hear_room(self.site);
+        let (gate, point) = (&self.gate, &*self.point);
+        let (site, shard) = (&gate.common.settings.sites[self.site].code, gate.shard.index);
+        if gate.records.stalls.admits(&gate.shard) {
+            let what =
+                if is_stalled { "stalls: nothing comes; others are asked while it does" } else { "goes on" };
+            tracing::warn!(site, point, shard, "a channel {what}");
+        }
+        if !is_stalled {
+            gate.hear_room(self.site);
         }
     }
 

@@ -496,27 +496,49 @@ impl Gate {
         if !self.may_look(request, place) {
             return None;
         }
-        if let Some((point, stream)) = self.choose(request.site, |link| {
+        let mut opened = self.open_here(client, leaf, request, false);
+        if opened.is_none() {
+            if let Some(stream) = self.open_elsewhere(client, leaf, request, place) {
+                return Some((stream, None));
+            }
+            // Nobody else is there: what hangs may go on at any moment.
+            opened = self.open_here(client, leaf, request, true);
+        }
+        let (point, stream) = opened?;
+        if let Some(place) = place {
+            self.leave(place.ticket);
+        }
+        Some((stream, Some(point)))
+    }
+
+    fn open_here(
+        &self,
+        client: &Client,
+        leaf: Option<&[u8]>,
+        request: &mut Request,
+        is_stalled: bool,
+    ) -> Option<(Rc<str>, Stream)> {
+        self.choose(request.site, is_stalled, |link| {
             let number = if request.names_client { self.announce(client, leaf, link) } else { Ok(0) };
             message::set_identity(&mut request.message, number.ok()?);
             link.open(&request.message).ok()
-        }) {
-            if let Some(place) = place {
-                self.leave(place.ticket);
-            }
-            return Some((stream, Some(point)));
-        }
-        self.open_elsewhere(client, leaf, request, place).map(|stream| (stream, None))
+        })
     }
 
     /// What `open` gives for the first link of this shard, in turn, that it gives anything for; and the
     /// name of its connection point. Every link is asked, because only one that refused says when it has
     /// room: a request that waits while an unasked one has room would wait in vain.
-    fn choose<T>(&self, site: usize, mut open: impl FnMut(&Rc<Link>) -> Option<T>) -> Option<(Rc<str>, T)> {
+    /// Those that stall, or those that do not.
+    fn choose<T>(
+        &self,
+        site: usize,
+        is_stalled: bool,
+        mut open: impl FnMut(&Rc<Link>) -> Option<T>,
+    ) -> Option<(Rc<str>, T)> {
         let mut opened = None;
         let mut roster = self.roster.borrow_mut();
         let (point, _) = roster.choose(site, |link| {
-            opened = if link.is_open() && !link.is_stalled() { open(link) } else { None };
+            opened = if link.is_open() && link.is_stalled() == is_stalled { open(link) } else { None };
             opened.is_some()
         })?;
         Some((point.clone(), opened?))
@@ -574,7 +596,7 @@ impl Gate {
 
     fn admit_guest(&self, from: usize, guest: Guest) -> bool {
         let Guest { exchange, site, client, identity, mut message, .. } = guest;
-        let admitted = self.choose(site, |link| {
+        let admitted = self.choose(site, false, |link| {
             let number = identity.as_ref().map_or(Ok(0), |identity| {
                 let mut guests = self.guests.borrow_mut();
                 announce(guests.entry((from, client)).or_default(), link, || identity)

@@ -182,6 +182,8 @@ pub struct Records {
     pub handshakes: Rc<Limited>,
     /// Whoever came to the channel listener and was not taken in.
     pub strangers: Rc<Limited>,
+    /// Channels that stall, or go on.
+    pub stalls: Rc<Limited>,
     access: Option<Queue>,
 }
 
@@ -194,6 +196,7 @@ impl Records {
             foreign_prefaces: Limited::new("PROXY headers of clients refused, not logged"),
             handshakes: Limited::new("handshakes failed, not logged"),
             strangers: Limited::new("channels refused, not logged"),
+            stalls: Limited::new("channels that stalled or went on, not logged"),
             access: common.access_log.as_ref().map(|log| log.queue(shard)),
         }
     }

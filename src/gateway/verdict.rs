@@ -83,10 +83,15 @@ impl Unlisted {
     fn is_news(&mut self, site: usize, fault: &CertificateFault) -> bool {
         let Some((issuer, is_misplaced, since)) = fault.unlisted() else { return false };
         let key = (site, issuer.into(), is_misplaced);
-        if self.told.len() >= UNLISTED_TOLD_MAX && !self.told.contains_key(&key) {
-            return false;
+        let is_news = match self.told.get(&key) {
+            None => self.told.len() < UNLISTED_TOLD_MAX,
+            // Of several keys of one name those that are told of take no turns.
+            Some(told) => since > *told,
+        };
+        if is_news {
+            self.told.insert(key, since);
         }
-        self.told.insert(key, since) != Some(since)
+        is_news
     }
 }
 
@@ -118,6 +123,8 @@ mod tests {
             (0, ended(7), true),
             (0, ended(7), false),
             (0, ended(8), true),
+            (0, ended(7), false),
+            (0, none("CN=A"), false),
             (0, by_ldap("CN=A"), true),
             (0, by_ldap("CN=A"), false),
             (0, CertificateFault::BadSignature, false),

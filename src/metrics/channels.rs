@@ -31,8 +31,8 @@ pub struct Seen<K> {
     pub bytes: (u64, u64),
     /// Whether it takes more exchanges.
     pub is_open: bool,
-    /// The other side gives no sign of life: others are asked.
-    pub is_stalled: bool,
+    /// The other side gives no sign of life: others are asked. `None` where that is not told.
+    pub is_stalled: Option<bool>,
 }
 
 impl<K> Seen<K> {
@@ -45,13 +45,15 @@ impl<K> Seen<K> {
         self.since = self.since.min(other.since);
         self.round_trip = other.round_trip.or(self.round_trip);
         self.is_open |= other.is_open;
-        self.is_stalled &= other.is_stalled;
+        self.is_stalled = self.is_stalled.zip(other.is_stalled).map(|(one, other)| one && other);
     }
 
     /// For `/status`, behind what names the channel.
     pub fn describe(&self, mut named: serde_json::Value) -> serde_json::Value {
         named["open"] = self.is_open.into();
-        named["stalled"] = self.is_stalled.into();
+        if let Some(is_stalled) = self.is_stalled {
+            named["stalled"] = is_stalled.into();
+        }
         named["streams"] = self.streams.into();
         named["identities"] = self.identities.into();
         named["round_trip_secs"] = self.round_trip.map(|time| time.as_secs_f64()).into();
@@ -83,7 +85,7 @@ pub fn describe_channels<'c, K>(
     });
     fill(
         page.gauge(&name("stalled"), "1 while nothing comes on a channel, so that others are asked."),
-        |seen| Some(f64::from(u8::from(seen.is_stalled))),
+        |seen| Some(f64::from(u8::from(seen.is_stalled?))),
     );
     fill(page.gauge(&name("round_trip_seconds"), "Smoothed round trip on a channel."), |seen| {
         Some(seen.round_trip?.as_secs_f64())
@@ -160,7 +162,7 @@ impl<K: Clone> Live<K> {
             round_trip: self.link.round_trip(),
             bytes: traffic(&self.link),
             is_open: self.link.is_open(),
-            is_stalled: self.link.is_stalled(),
+            is_stalled: self.link.tells_stalls().then(|| self.link.is_stalled()),
         }
     }
 }
@@ -190,7 +192,7 @@ mod tests {
             round_trip,
             bytes: (streams as u64, 10),
             is_open: round_trip.is_some(),
-            is_stalled: round_trip.is_none(),
+            is_stalled: Some(round_trip.is_none()),
         }
     }
 

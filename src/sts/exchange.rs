@@ -98,7 +98,7 @@ pub fn exchange<E: From<NotExchanged>>(
         session["UserId"] = user.into();
     }
     // Who is blocked by any of these is blocked with the session, too.
-    session["GivenFor"] = names.into_iter().take(TOKEN_GIVEN_FOR_MAX).collect::<Vec<_>>().into();
+    session["GivenFor"] = latest_and_first(names).into();
     let gets_own = match shown {
         Shown::Token(facts, is_own) => match facts.kind {
             TokenKind::Registration => true,
@@ -124,12 +124,15 @@ pub fn exchange<E: From<NotExchanged>>(
 /// what it led to. Of more than there is room for the latest, and the first of all.
 fn before<'s>(shown: Shown<'s>, device: &str) -> Vec<&'s str> {
     let Shown::Token(TokenFacts { kind: TokenKind::Client, names, .. }, _) = shown else { return Vec::new() };
-    let mut ids: Vec<&str> = names.iter().map(|name| &**name).filter(|name| *name != device).collect();
-    if let (true, Some(first)) = (ids.len() > TOKEN_GIVEN_FOR_MAX, ids.last().copied()) {
-        ids.truncate(TOKEN_GIVEN_FOR_MAX - 1);
-        ids.push(first);
+    latest_and_first(names.iter().map(|name| &**name).filter(|name| *name != device).collect())
+}
+
+/// As many of these names, the latest in front, as there is room for, and the first of all among them.
+fn latest_and_first<N>(mut names: Vec<N>) -> Vec<N> {
+    if names.len() > TOKEN_GIVEN_FOR_MAX {
+        names.drain(TOKEN_GIVEN_FOR_MAX - 1..names.len() - 1);
     }
-    ids
+    names
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -216,7 +219,11 @@ mod tests {
     fn a_token_is_blocked_with_any_that_led_to_it() {
         let mut facts = facts(TokenKind::Client, 0, 1_000, "");
         for renewal in 0..20 {
-            let client = ask(Shown::Token(&facts, true)).unwrap().client.unwrap();
+            let Given { session, client, .. } = ask(Shown::Token(&facts, true)).unwrap();
+            let client = client.unwrap();
+            let of_session = session["GivenFor"].as_array().unwrap();
+            assert!(of_session.contains(&json!("parent")) && of_session.len() <= TOKEN_GIVEN_FOR_MAX);
+            assert_eq!(of_session[0], facts.names[0].as_ref());
             let given_for: Vec<_> = client["GivenFor"].as_array().unwrap().clone();
             assert!(given_for.contains(&json!("parent")) && given_for.len() <= TOKEN_GIVEN_FOR_MAX);
             assert_eq!(given_for[0], facts.names[0].as_ref(), "the latest, too");

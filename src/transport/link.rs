@@ -144,9 +144,14 @@ impl Link {
         !self.lost.get() && !channel.is_draining() && !channel.is_closed()
     }
 
-    /// The other side gives no sign of life, but is not given up.
+    /// Gateway: the other side gives no sign of life, but is not given up.
     pub fn is_stalled(&self) -> bool {
         self.stalled.get()
+    }
+
+    /// Whether it can be told that a link stalls: whoever answers expects nothing.
+    pub fn tells_stalls(&self) -> bool {
+        self.channel.borrow().side() == Side::Gateway
     }
 
     /// Smoothed round trip.

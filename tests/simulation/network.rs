@@ -70,8 +70,10 @@ impl Link {
     }
 
     pub fn is_open(&self) -> bool {
-        let takes =
-            |channel: &Channel| !channel.is_draining() && !channel.is_closed() && !channel.is_stalled();
-        self.ends[GATEWAY].as_ref().is_some_and(takes)
+        self.ends[GATEWAY].as_ref().is_some_and(|channel| !channel.is_draining() && !channel.is_closed())
+    }
+
+    pub fn is_stalled(&self) -> bool {
+        self.ends[GATEWAY].as_ref().is_some_and(Channel::is_stalled)
     }
 }

@@ -383,13 +383,18 @@ impl World {
         let message = request_message(number, facts.has_body);
         let mut opened = None;
         let links = &mut self.links;
-        roster.choose(0, |link| {
-            let is_open = links[*link].is_open();
-            let channel = links[*link].ends[GATEWAY].as_mut().filter(|_| is_open);
-            let stream = channel.and_then(|channel| channel.open(&message, number as u32).ok());
-            opened = stream.map(|stream| (*link, stream));
-            opened.is_some()
-        });
+        for is_stalled in [false, true] {
+            roster.choose(0, |link| {
+                let is_meant = links[*link].is_open() && links[*link].is_stalled() == is_stalled;
+                let channel = links[*link].ends[GATEWAY].as_mut().filter(|_| is_meant);
+                let stream = channel.and_then(|channel| channel.open(&message, number as u32).ok());
+                opened = stream.map(|stream| (*link, stream));
+                opened.is_some()
+            });
+            if opened.is_some() {
+                break;
+            }
+        }
         opened
     }
 
