@@ -532,7 +532,8 @@ impl Channel {
         self.out.len() >= CHANNEL_OUT_SIZE_HARD_MAX
     }
 
-    pub(super) fn knows_identity(&self, number: u32) -> bool {
+    /// Whether the number is one that stands, or 0, which names nobody.
+    pub fn knows_identity(&self, number: u32) -> bool {
         number == 0 || self.identities.contains(&number)
     }
 

@@ -205,8 +205,14 @@ impl Link {
     /// # Errors
     /// When the link takes none.
     pub fn identity(&self, bytes: &[u8]) -> Result<u32, Busy> {
-        let number = self.next_identity.get().wrapping_add(1).max(1);
-        self.channel.borrow_mut().identity(number, bytes).inspect_err(|busy| self.note_refused(*busy))?;
+        let mut channel = self.channel.borrow_mut();
+        let mut number = self.next_identity.get().wrapping_add(1);
+        // A client may stay while four billion others come and go.
+        while channel.knows_identity(number) {
+            number = number.wrapping_add(1);
+        }
+        channel.identity(number, bytes).inspect_err(|busy| self.note_refused(*busy))?;
+        drop(channel);
         self.next_identity.set(number);
         self.kick();
         Ok(number)
@@ -927,3 +933,28 @@ const _: () = assert!(SENDERS_PER_TURN * limits::TRANSFER_SIZE <= limits::CHANNE
 const SHARED_FROM: usize = 8 * 1024;
 /// Bytes of one TLS record.
 const RECORD: usize = 16 * 1024;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::shard::{self, Place, Slots};
+
+    #[test]
+    fn the_number_of_an_identity_that_stands_is_not_given_again_when_all_have_been_given() {
+        let (tell, told) = mpsc::channel();
+        let place = Place { index: 0, cpu: shard::allowed_cpus()[0], slots: 64, owner: Slots::ByRing };
+        shard::start(place, move |shard| {
+            let link = Link::new(&shard, Side::Gateway, None);
+            let first = link.identity(b"stays").unwrap();
+            link.next_identity.set(u32::MAX - 1);
+            let further = [(); 3].map(|()| link.identity(b"comes").unwrap());
+            tell.send((first, further)).unwrap();
+            (|| 0, async {})
+        })
+        .unwrap();
+        assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok((1, [u32::MAX, 2, 3])));
+    }
+}
