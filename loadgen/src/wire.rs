@@ -30,6 +30,8 @@ pub enum Framing {
 pub struct ResponseHead<'b> {
     /// Its status.
     pub status: u16,
+    /// Its reason phrase.
+    pub reason: &'b str,
     /// How the body ends; `Length(0)` when there is none.
     pub framing: Framing,
     /// Whether the connection stays after this answer.
@@ -168,11 +170,12 @@ pub fn parse_response(bytes: &[u8], answers_head: bool) -> Result<Option<Respons
         Err(_) => return Err(Malformed("response head")),
     };
     let (status, version) = (response.code.unwrap_or_default(), response.version);
+    let reason = response.reason.unwrap_or_default();
     let found = Fields::read(response.headers)?;
     let has_no_body = answers_head || status < 200 || status == 204 || status == 304;
     let framing = if has_no_body { Framing::Length(0) } else { found.framing().unwrap_or(Framing::Close) };
     let keep_alive = found.keep_alive(version) && framing != Framing::Close;
-    Ok(Some(ResponseHead { status, framing, keep_alive, id: found.id, length: found.length, size }))
+    Ok(Some(ResponseHead { status, reason, framing, keep_alive, id: found.id, length: found.length, size }))
 }
 
 /// The request's head at the front of `bytes`; `None` when it is not complete.

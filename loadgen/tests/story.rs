@@ -5,6 +5,8 @@ mod rates;
 mod reports;
 
 use peer::{Origin, Relay, TlsFiles, clients};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 #[test]
 fn every_answer_of_the_origin_is_right() {
@@ -190,4 +192,47 @@ fn a_request_closed_unread_is_asked_again_and_no_failure() {
         "{}",
         outcome.text
     );
+}
+
+#[test]
+fn connections_take_several_targets_in_turn() {
+    let origin = Origin::start(&[]);
+    let counts: [Arc<AtomicU64>; 2] = Default::default();
+    let relays = counts.clone().map(|count| {
+        let note = move |_: &mut Vec<u8>| {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        Relay::start(&origin.address, note, |_| true)
+    });
+    let targets = format!("{},{}", relays[0].address, relays[1].address);
+    let outcome = clients(&format!("--plain --target {targets} -c 4 -m 5"));
+    assert_eq!((outcome.code, &outcome.report["requests"]), (0, &20.into()), "{}", outcome.text);
+    assert_eq!(counts.map(|count| count.load(Ordering::Relaxed)), [10, 10]);
+}
+
+#[test]
+fn what_fails_is_told_one_by_one() {
+    let origin = Origin::start(&[]);
+    let count = AtomicU64::new(0);
+    let third_is_cut = move |_: &mut Vec<u8>| count.fetch_add(1, Ordering::Relaxed) != 2;
+    let relay = Relay::start(&origin.address, |_| {}, third_is_cut);
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("log");
+    let targets = format!("{},127.0.0.1:1", relay.address);
+    let flags = format!("--plain --target {targets} -c 2 --rate 50 -d 1 --log {}", file.display());
+    let outcome = clients(&format!("{flags} --allow-failures"));
+    assert_eq!(outcome.code, 3, "half of the starts cannot be sent: {}", outcome.text);
+    let text = std::fs::read_to_string(&file).expect("a log");
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let of = |kind: &str| -> Vec<_> { lines.iter().filter(|line| line["kind"] == kind).collect() };
+    let [cut] = of("goodbye")[..] else { panic!("one request was cut: {text}") };
+    assert_eq!((&cut["target"], cut["id"].as_str().map(str::len)), (&relay.address.clone().into(), Some(16)));
+    assert!(cut["asked_ms"].as_f64() < Some(500.0) && cut["begun"].is_null(), "{cut}");
+    let refused = of("connect");
+    assert_eq!(outcome.report["failures"]["connect"], refused.len(), "{text}");
+    assert!(refused.iter().all(|line| line["text"].as_str().is_some_and(|text| text.contains("refused"))));
+    let gaps = of("gap").into_iter().filter(|gap| gap["target"] == "127.0.0.1:1");
+    let gaps: Vec<_> = gaps.filter_map(|gap| gap["lasted_ms"].as_f64()).collect();
+    assert!(matches!(gaps[..], [millis] if (900.0..2_000.0).contains(&millis)), "{gaps:?}");
 }

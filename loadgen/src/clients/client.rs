@@ -80,6 +80,10 @@ pub struct Client {
     pub last_traffic: Instant,
     /// The connection rested when the oldest outstanding request was asked.
     pub rested: bool,
+    /// For how long nothing had moved when that was asked.
+    pub rest: Option<Duration>,
+    /// Which of the targets it connects to.
+    pub target: u16,
     /// The first failure since the last right answer.
     pub trying_since: Option<Instant>,
     /// Failures since the last right answer.
@@ -95,8 +99,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client with `left` requests to ask, or a script to follow.
-    pub fn new(life: Life, left: u64, now: Instant) -> Self {
+    /// A client of a target, with `left` requests to ask, or a script to follow.
+    pub fn new(life: Life, left: u64, target: u16, now: Instant) -> Self {
         Self {
             state: State::Waiting,
             generation: 0,
@@ -120,6 +124,8 @@ impl Client {
             began: now,
             last_traffic: now,
             rested: false,
+            rest: None,
+            target,
             trying_since: None,
             failures_in_row: 0,
             has_arrived: false,
@@ -136,7 +142,7 @@ impl Client {
         self.slot = slot;
         (self.receive, self.send) = (Flight::Idle, Flight::Idle);
         self.asked_here = 0;
-        (self.rested, self.cannot_send) = (false, false);
+        (self.rested, self.rest, self.cannot_send) = (false, None, false);
         (self.is_renewing, self.is_leaving, self.has_shut) = (false, false, false);
         (self.began, self.last_traffic) = (now, now);
     }

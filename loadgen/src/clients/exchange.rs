@@ -53,6 +53,12 @@ pub struct Answered {
     pub kept: Option<Box<Kept>>,
     /// Where the body differs from its shape.
     pub differs_at: Option<u64>,
+    /// The request's id.
+    pub id: u64,
+    /// When it was asked.
+    pub asked: Instant,
+    /// The reason phrase of a status that was not expected.
+    pub reason: Box<str>,
 }
 
 /// An answer's head and the first bytes of its body.
@@ -128,6 +134,7 @@ struct Reading {
     is_past_account: bool,
     kept: Option<Box<Kept>>,
     differs_at: Option<u64>,
+    reason: Box<str>,
 }
 
 /// One connection's requests, in order.
@@ -175,6 +182,11 @@ impl Exchange {
     /// When the oldest outstanding request was asked.
     pub fn asked_at(&self) -> Option<Instant> {
         self.waiting.front().map(|asked| asked.at)
+    }
+
+    /// Ids of the outstanding requests and when they were asked, the oldest first.
+    pub fn asked(&self) -> impl Iterator<Item = (u64, Instant)> {
+        self.waiting.iter().map(|asked| (asked.id, asked.at))
     }
 
     /// When the outstanding requests were to start, the last one first.
@@ -311,6 +323,7 @@ impl Exchange {
                     .keeps
                     .then(|| Box::new(Kept { head: source[..head.size].to_vec(), body: Vec::new() })),
                 differs_at: None,
+                reason: if is_right { Box::default() } else { head.reason.into() },
             });
         }
         self.kept.clear();
@@ -405,6 +418,9 @@ impl Exchange {
             size: reading.size,
             kept: reading.kept,
             differs_at: reading.differs_at,
+            id: asked.id,
+            asked: asked.at,
+            reason: reading.reason,
         });
         // An answer before the whole request: the connection cannot carry another one.
         self.is_closing |= self.waiting.len() == 1 && self.upload.is_some();

@@ -72,12 +72,13 @@ pub fn run(options: &Options, flags: Flags) -> Result<Outcome, RunError> {
         .map_err(RunError::Usage)?;
     let (started, machine) = (SystemTime::now(), Machine::look());
     let identities = Identities::load(&plan).map_err(RunError::Usage)?;
-    let shared = Shared::new(Instant::now(), run_number());
+    // Behind what takes its time: the log says moments by this clock.
+    let (began, shared) = (SystemTime::now(), Shared::new(Instant::now(), run_number()));
     let progress: Vec<Progress> = (0..plan.threads).map(|_| Progress::default()).collect();
     interrupt::listen()?;
     let mut conductor = Conductor::new(&plan, &shared, &progress, options.output.count_syscalls);
     conductor.begin();
-    let tally = std::thread::scope(|scope| {
+    let mut tally = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..plan.threads)
             .map(|index| {
                 let (plan, shared, identities) = (&plan, &shared, identities.as_ref());
@@ -93,6 +94,7 @@ pub fn run(options: &Options, flags: Flags) -> Result<Outcome, RunError> {
         Ok::<_, io::Error>(sum)
     })?;
     let Conductor { moments, timeline, calls, .. } = conductor.finish();
+    let journal = std::mem::take(&mut tally.journal);
     let names = plan.population.as_ref().map(|population| population.names()).unwrap_or_default();
     let mut report = Report::new(Sources {
         tally: &tally,
@@ -111,6 +113,7 @@ pub fn run(options: &Options, flags: Flags) -> Result<Outcome, RunError> {
     options.output.judge(&mut report);
     print!("{}", report.table());
     options.output.write(&report, &timeline, started)?;
+    options.output.write_log(journal, began, &plan.targets)?;
     let (text, all_features_passed) =
         plan.population.as_ref().map_or((String::new(), true), |population| population.conclude());
     print!("{text}");

@@ -19,9 +19,9 @@ pub struct Options {
     /// Take gateway, service, url, ca, certificates and processes from a running `cmg up`; flags given beside it win
     #[arg(long, value_name = "FILE")]
     pub up: Option<PathBuf>,
-    /// Where to connect
-    #[arg(long, value_name = "HOST:PORT", required_unless_present_any = ["up", "list_features"])]
-    pub target: Option<String>,
+    /// Where to connect; several are taken in turn by connections, and each keeps its own
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required_unless_present_any = ["up", "list_features"])]
+    pub target: Vec<String>,
     /// Name for SNI, for the check of the certificate, and for Host
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,

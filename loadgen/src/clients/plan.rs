@@ -16,8 +16,10 @@ use std::time::Duration;
 /// What to do, free of contradictions.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where to connect.
-    pub target: SocketAddr,
+    /// Where to connect: connections take them in turn.
+    pub targets: Vec<SocketAddr>,
+    /// Whether failures are taken down one by one.
+    pub is_logged: bool,
     /// SNI and Host.
     pub name: String,
     /// Everything of a request before the id.
@@ -141,17 +143,18 @@ impl Options {
     /// The plan of these flags. Errors: a text for the user.
     pub fn plan(&self, slots: u32) -> Result<Plan, String> {
         let up = self.up.as_deref().map(read_up).transpose()?.unwrap_or_default();
-        let target =
-            self.target.clone().or(up.gateway.clone()).ok_or("no --target, and up.json names no gateway")?;
+        let mut targets = self.target.clone();
+        targets.extend(up.gateway.clone().filter(|_| self.target.is_empty()));
+        let target = targets.first().ok_or("no --target, and up.json names no gateway")?;
         let url = up.url.as_deref().map(split_url);
         let host_of = |target: &str| target.rsplit_once(':').map_or(target, |(host, _)| host).to_owned();
-        let name = self.name.clone().or(up.service.clone()).unwrap_or_else(|| host_of(&target));
+        let name = self.name.clone().or(up.service.clone()).unwrap_or_else(|| host_of(target));
         let path = self.path.clone().or(url.map(|url| url.to_owned())).unwrap_or_else(|| "/".into());
         check_path(&path)?;
         let method =
             self.method.clone().unwrap_or_else(|| if self.body.is_some() { "POST" } else { "GET" }.into());
         let (before_id, after_id) = self.request(&method, &path, &name)?;
-        let address = target.to_socket_addrs().map_err(|error| format!("--target {target}: {error}"))?.next();
+        let addresses = targets.iter().map(|target| address(target)).collect::<Result<_, _>>()?;
         let least = self.connections.div_ceil(slots).max(1);
         let threads = self.threads.map_or(least, u32::from).min(self.connections);
         if threads < least {
@@ -174,7 +177,8 @@ impl Options {
         });
         let population = population.transpose()?;
         Ok(Plan {
-            target: address.ok_or_else(|| format!("--target {target}: no address"))?,
+            targets: addresses,
+            is_logged: self.output.log.is_some(),
             name,
             before_id,
             after_id,
@@ -310,6 +314,11 @@ impl Options {
         };
         Ok(TlsFiles { ca, pairs, version: self.tls.clone(), resumes: self.resume })
     }
+}
+
+fn address(target: &str) -> Result<SocketAddr, String> {
+    let mut found = target.to_socket_addrs().map_err(|error| format!("--target {target}: {error}"))?;
+    found.next().ok_or_else(|| format!("--target {target}: no address"))
 }
 
 /// Source ports that the kernel gives one address, towards one target.
@@ -574,7 +583,7 @@ mod tests {
             .options
             .plan(100)
             .expect("valid");
-        assert_eq!(plan.target.port(), 8443);
+        assert_eq!(plan.targets, ["127.0.0.1:8443".parse().expect("address")]);
         assert_eq!(plan.before_id, b"GET /A/1/x?y&id=");
         let tls = plan.tls.expect("tls");
         assert_eq!(

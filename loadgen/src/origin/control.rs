@@ -1,7 +1,7 @@
 //! The origin's control listener: a push to all that are held, and how many are.
 //!
 //! `POST /push?number=N&share=S&rate=R` answers when every shard has answered what it held; `GET /held` says how many requests
-//! are held now, and the number of the last push; `GET /seen` how many came more than once. One small request per connection, plain HTTP, on a thread of its own: nothing here is measured.
+//! are held now, and the number of the last push; `GET /seen` how many came more than once, and with `id=ID,ID…` which of those came at all. One small request per connection, plain HTTP, on a thread of its own: nothing here is measured.
 
 use super::exchange::Common;
 use crate::content;
@@ -125,7 +125,10 @@ fn decide(
     match (method, path) {
         (b"GET", b"/held") => ("200 OK", told(common)),
         (b"GET", b"/seen") => match &common.seen {
-            Some(seen) => ("200 OK", seen.told()),
+            Some(seen) => match content::query_value(query, b"id") {
+                Some(ids) => ("200 OK", seen.which(ids)),
+                None => ("200 OK", seen.told()),
+            },
             None => ("404 Not Found", "nothing is kept without --seen\n".into()),
         },
         (b"POST", b"/push") => match read_push(query, common) {

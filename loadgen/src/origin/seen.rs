@@ -11,6 +11,9 @@ use std::sync::{Mutex, PoisonError};
 /// Ids that are remembered; beyond, requests are counted alone. Half an hour of 4,000 a second.
 const SEEN_COUNT_MAX: usize = 8_000_000;
 
+/// Ids that came again and must not, told by name.
+const WRONG_COUNT_MAX: usize = 16;
+
 /// See the file's head.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -25,6 +28,8 @@ struct Counts {
     /// Came more than once: those that may, and those that must not.
     repeated: [u64; 2],
     unseen: u64,
+    /// The first of those that must not come again and did.
+    wrong: Vec<String>,
 }
 
 impl Seen {
@@ -35,6 +40,9 @@ impl Seen {
         counts.requests += 1;
         if counts.ids.contains(&hash) {
             counts.repeated[usize::from(!is_safe)] += 1;
+            if !is_safe && counts.wrong.len() < WRONG_COUNT_MAX {
+                counts.wrong.push(id.escape_ascii().to_string());
+            }
         } else if counts.ids.len() < SEEN_COUNT_MAX {
             counts.ids.insert(hash);
         } else {
@@ -45,11 +53,20 @@ impl Seen {
     /// What was seen, as JSON. `unseen` is 0 as long as every id was remembered.
     pub fn told(&self) -> String {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let Counts { ids, requests, repeated: [safe, unsafe_ones], unseen } = &*counts;
-        format!(
-            "{{\"requests\":{requests},\"ids\":{},\"repeated_safe\":{safe},\"repeated_unsafe\":{unsafe_ones},\"unseen\":{unseen}}}\n",
-            ids.len()
-        )
+        let Counts { ids, requests, repeated: [safe, unsafe_ones], unseen, wrong } = &*counts;
+        let ids = ids.len();
+        let told = serde_json::json!({"requests": requests, "ids": ids, "repeated_safe": safe,
+            "repeated_unsafe": unsafe_ones, "unseen": unseen, "repeated": wrong});
+        format!("{told}\n")
+    }
+
+    /// Which of these came, as JSON: those with a comma between.
+    pub fn which(&self, asked: &[u8]) -> String {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let came = |id: &&[u8]| counts.ids.contains(&self.hashes.hash_one(*id));
+        let found: Vec<_> =
+            asked.split(|byte| *byte == b',').filter(came).map(|id| id.escape_ascii().to_string()).collect();
+        format!("{}\n", serde_json::json!({"seen": found}))
     }
 }
 
@@ -64,7 +81,18 @@ mod tests {
         {
             seen.note(id.as_bytes(), is_safe);
         }
-        let expected = "{\"requests\":6,\"ids\":3,\"repeated_safe\":1,\"repeated_unsafe\":2,\"unseen\":0}\n";
-        assert_eq!(seen.told(), expected);
+        let told: serde_json::Value = serde_json::from_str(&seen.told()).expect("JSON");
+        let expected = serde_json::json!({"requests": 6, "ids": 3, "repeated_safe": 1, "repeated_unsafe": 2,
+            "unseen": 0, "repeated": ["b", "b"]});
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn one_can_be_asked_for() {
+        let seen = Seen::default();
+        seen.note(b"a", true);
+        seen.note(b"c", false);
+        assert_eq!(seen.which(b"a,b,c"), "{\"seen\":[\"a\",\"c\"]}\n");
+        assert_eq!(seen.which(b""), "{\"seen\":[]}\n");
     }
 }

@@ -7,6 +7,7 @@ mod drive;
 mod failures;
 mod hdr;
 mod interval;
+mod journal;
 mod live;
 mod moments;
 mod objective;
@@ -22,6 +23,7 @@ pub use drive::Drive;
 #[cfg(test)]
 use failures::Failures;
 pub use interval::Outbox;
+pub use journal::{Entry, Journal};
 pub use live::{Live, Now};
 pub use moments::{CallWindow, Moments, Snapshot};
 pub use output::{Output, put};

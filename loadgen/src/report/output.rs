@@ -1,10 +1,12 @@
 //! The flags that say what is reported, and where to.
 
+use super::journal::Journal;
 use super::objective::Objective;
 use super::summary::Report;
 use super::timeline::Timeline;
 use super::{hdr, page};
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +23,10 @@ pub struct Output {
     /// Write latency as an HDR histogram log in microseconds, an entry for each interval
     #[arg(long, value_name = "FILE")]
     pub hdr: Option<PathBuf>,
+    /// Write each failure as a line of JSON, with moment, kind, target, id, status and reason, and each time of 100 ms or more in
+    /// which a target gave a thread no right answer
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
     /// A figure and its bound, or the run ends with code 3: p99<5ms (mean, p50, p90, p99.9, p99.99, max; of a step p99:STEP,
     /// of connecting handshake:p99), rate>=2000, requests, errors<=0, unsent, unread, and of a watched process
     /// cpu:gateway<=12us (user, system), syscalls:gateway<0.5, switches, rss:gateway<=7000 (bytes per connection), peak.
@@ -66,6 +72,11 @@ impl Output {
             put(file, page::page(report, timeline).as_bytes())?;
         }
         Ok(())
+    }
+
+    /// Writes what happened one by one, when it was asked for. `began` is when the run's clock did.
+    pub fn write_log(&self, journal: Journal, began: SystemTime, targets: &[SocketAddr]) -> io::Result<()> {
+        self.log.as_ref().map_or(Ok(()), |file| put(file, &journal.lines(began, targets)))
     }
 }
 

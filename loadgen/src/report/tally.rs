@@ -6,6 +6,7 @@
 use super::drive::Punctuality;
 use super::failures::Failures;
 use super::interval::{Events, Interval};
+use super::journal::Journal;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub struct Tally {
     pub steps: Vec<Histogram<u32>>,
     /// Right answers by status, at the index of the status.
     pub statuses: Box<[u64]>,
+    /// What happened one by one; off unless it was asked for.
+    pub journal: Journal,
     /// Whether answers are of the measured time.
     is_measuring: bool,
     /// What of this second is not measured, and what is: both may come in turns around the edges of the measured time.
@@ -95,6 +98,7 @@ impl Tally {
             punctuality: Punctuality::default(),
             steps: if steps > 1 { (0..steps).map(|_| step_times()).collect() } else { Vec::new() },
             statuses: vec![0; STATUS_MAX].into(),
+            journal: Journal::default(),
             is_measuring: false,
             intervals: [false, true].map(|is_measured| Interval {
                 second: 0,
@@ -202,6 +206,7 @@ impl Tally {
         self.handshake += &other.handshake;
         self.resumed += other.resumed;
         self.punctuality.add(&other.punctuality);
+        self.journal.add(&other.journal);
         for (mine, its) in self.steps.iter_mut().zip(&other.steps) {
             *mine += its;
         }

@@ -1,11 +1,12 @@
 //! What is asked and when, and what answers mean.
 
 use super::super::client::State;
-use super::super::exchange::{Answered, PIECE_SIZE};
+use super::super::exchange::{Answered, PIECE_SIZE, Wrong};
 use super::super::shared::Phase;
 use super::super::work::{Answer, Life, Stand};
 use super::ending::{Cause, REST};
 use super::{BUSY_WAIT, STAGED_SIZE_MAX, Timer, Worker, take_spare};
+use crate::report::Entry;
 use std::cmp::Reverse;
 use std::time::Instant;
 
@@ -20,6 +21,7 @@ impl Worker<'_> {
             let is_content = tell(&mut client.life, &answer, now);
             if answer.is_right && !is_content {
                 self.tally.failures.wrong_body += 1;
+                self.note_wrong(key, &answer, now);
                 continue;
             }
             if answer.is_right {
@@ -27,6 +29,7 @@ impl Worker<'_> {
                 let windows = self.plan.windows.as_ref();
                 let name = windows.map_or(answer.name, |windows| windows.kind(answer.planned, now) as u16);
                 self.tally.answered(now - self.shared.start, answer.latency, name, answer.status);
+                self.tally.journal.answered(now - self.shared.start, client.target);
                 self.last_answer = now;
                 self.served += u64::from(!client.was_served);
                 (client.was_served, client.trying_since) = (true, None);
@@ -37,6 +40,8 @@ impl Worker<'_> {
                 }
                 continue;
             }
+            self.note_status(key, &answer, now);
+            let client = &mut self.clients[key as usize];
             *self.tally.failures.status.entry(answer.status).or_default() += 1;
             if answer.status >= 500 || answer.status == 429 {
                 client.ask_at = now + BUSY_WAIT;
@@ -46,6 +51,37 @@ impl Worker<'_> {
             }
         }
         self.answered = answered;
+    }
+
+    /// Takes down an answer whose status was not expected.
+    fn note_status(&mut self, key: u32, answer: &Answered, now: Instant) {
+        let entry = Entry {
+            at: now - self.shared.start,
+            kind: "status",
+            target: self.clients[key as usize].target,
+            id: Some(answer.id),
+            asked: Some(now - answer.asked),
+            status: Some(answer.status),
+            text: answer.reason.clone(),
+            is_begun: true,
+            ..Entry::default()
+        };
+        self.tally.journal.note(entry);
+    }
+
+    /// Takes down an answer that a script finds wrong.
+    fn note_wrong(&mut self, key: u32, answer: &Answered, now: Instant) {
+        let entry = Entry {
+            at: now - self.shared.start,
+            kind: Cause::Wrong(Wrong::Content).kind(),
+            target: self.clients[key as usize].target,
+            id: Some(answer.id),
+            asked: Some(now - answer.asked),
+            status: Some(answer.status),
+            is_begun: true,
+            ..Entry::default()
+        };
+        self.tally.journal.note(entry);
     }
 
     /// Asks what may be asked, sends what is staged, closes what is finished.
@@ -113,8 +149,11 @@ impl Worker<'_> {
             } else if self.may_ask(key, now) {
                 let client = &mut self.clients[key as usize];
                 if client.exchange.outstanding() == 0 {
-                    client.rested = client.asked_here > 0 && now - client.last_traffic >= REST;
+                    let rest = now - client.last_traffic;
+                    (client.rested, client.rest) = (client.asked_here > 0 && rest >= REST, Some(rest));
                     client.last_traffic = now;
+                } else {
+                    client.rest = None;
                 }
                 client.asked_here += 1;
                 match client.life.script().map(|script| script.take()) {

@@ -53,7 +53,8 @@ impl Worker<'_> {
         let client = &mut self.clients[key as usize];
         client.begin(slot, now);
         self.connecting += 1;
-        let made = self.socket(number).and_then(|socket| self.ring.place(slot, socket.into()));
+        let target = self.plan.targets[usize::from(client.target)];
+        let made = self.socket(number, target).and_then(|socket| self.ring.place(slot, socket.into()));
         let client = &mut self.clients[key as usize];
         let session =
             self.identities.map(|identities| identities.connect(number, &mut client.memory)).transpose();
@@ -63,7 +64,7 @@ impl Worker<'_> {
                 client.receive = Flight::Idle;
                 client.send = Flight::Armed;
                 let tag = client.tag(key, Operation::Connect);
-                self.ring.connect(slot, &self.target, tag);
+                self.ring.connect(slot, &self.targets[usize::from(client.target)], tag);
             }
             (Err(error), _) => {
                 self.remember(|| format!("socket: {error}"));
@@ -81,8 +82,8 @@ impl Worker<'_> {
         self.timers.push(Reverse((at, key, self.clients[key as usize].generation, Timer::Start)));
     }
 
-    pub fn socket(&self, number: usize) -> io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(self.plan.target), Type::STREAM, Some(Protocol::TCP))?;
+    pub fn socket(&self, number: usize, target: SocketAddr) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
         if let Some(size) = self.plan.receive_buffer {
             socket.set_recv_buffer_size(size)?;
@@ -106,7 +107,9 @@ impl Worker<'_> {
             return self.settle(key);
         }
         if result < 0 {
-            self.remember(|| format!("connect: {}", io::Error::from_raw_os_error(-result)));
+            let text = format!("connect: {}", io::Error::from_raw_os_error(-result));
+            self.remember(|| text.clone());
+            self.why = text.into();
             return self.lose(key, Cause::Failed, now);
         }
         client.state = State::Shaking;

@@ -7,6 +7,7 @@ use super::super::session::Session;
 use super::super::shared::Phase;
 use super::super::work::{NO_ANSWER, Stand};
 use super::{SPARES_MAX, Worker};
+use crate::report::Entry;
 use std::time::{Duration, Instant};
 
 /// A connection without traffic for so long is at rest: that its server closes it just now is nobody's fault.
@@ -28,6 +29,20 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// As the log of failures calls it, of a connection that was ready.
+    pub fn kind(self) -> &'static str {
+        match self {
+            // Nobody but the server can say goodbye in TLS.
+            Self::Ended => "goodbye",
+            Self::Failed => "cut",
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::Wrong(Wrong::Id) => "wrong id",
+            Self::Wrong(Wrong::Content) => "wrong body",
+            Self::Wrong(Wrong::Malformed) => "malformed",
+        }
+    }
+
     /// As a script tells it.
     fn text(self) -> &'static str {
         match self {
@@ -45,6 +60,7 @@ impl Cause {
 impl Worker<'_> {
     /// The connection ended, or must end, without our wish: counts what that means.
     pub fn lose(&mut self, key: u32, cause: Cause, now: Instant) {
+        self.note_shaking(key, cause, now);
         let client = &mut self.clients[key as usize];
         let failures = &mut self.tally.failures;
         match client.state {
@@ -116,6 +132,7 @@ impl Worker<'_> {
             }
             Cause::Ended | Cause::Failed => failures.cut += outstanding as u64,
         }
+        self.note_lost(key, cause, is_unread, now);
         self.put_back(key, lost);
         if is_unread {
             self.put_back_due(key);
@@ -127,6 +144,59 @@ impl Worker<'_> {
         }
         if outstanding > 0 || matches!(cause, Cause::Tls | Cause::Wrong(_)) {
             self.has_failed(key, now);
+        }
+    }
+
+    /// Takes down a connection that does not become ready.
+    fn note_shaking(&mut self, key: u32, cause: Cause, now: Instant) {
+        let client = &self.clients[key as usize];
+        let text = std::mem::take(&mut self.why);
+        let kind = match (client.state, cause) {
+            (State::Connecting, Cause::Timeout) => "connect timeout",
+            (State::Connecting, _) => "connect",
+            (State::Shaking, Cause::Ended | Cause::Failed) => "handshake",
+            (State::Shaking, Cause::Timeout) => "handshake timeout",
+            (State::Shaking, Cause::Tls | Cause::Wrong(_)) => cause.kind(),
+            (State::Open, _) => {
+                self.why = text;
+                return;
+            }
+            (State::Waiting | State::Closing { .. } | State::Done, _) => return,
+        };
+        let at = now - self.shared.start;
+        self.tally.journal.note(Entry { at, kind, target: client.target, text, ..Entry::default() });
+    }
+
+    /// Takes down the requests of a connection that ended, as they were counted.
+    fn note_lost(&mut self, key: u32, cause: Cause, is_unread: bool, now: Instant) {
+        let client = &self.clients[key as usize];
+        let text = std::mem::take(&mut self.why);
+        let at = now - self.shared.start;
+        let is_ending = self.phase == Phase::Ending && matches!(cause, Cause::Ended | Cause::Failed);
+        if !self.tally.journal.is_kept() || is_ending {
+            return;
+        }
+        let one =
+            Entry { at, kind: cause.kind(), target: client.target, text, is_unread, ..Entry::default() };
+        if client.exchange.outstanding() == 0 {
+            match cause {
+                Cause::Wrong(_) => self.tally.journal.note(Entry { kind: "unasked", ..one }),
+                Cause::Tls => self.tally.journal.note(one),
+                // At rest: nobody's failure.
+                Cause::Ended | Cause::Failed | Cause::Timeout => {}
+            }
+            return;
+        }
+        // Of a wrong answer only the request that it came to is counted.
+        let count = if matches!(cause, Cause::Wrong(_)) { 1 } else { usize::MAX };
+        for (index, (id, asked)) in client.exchange.asked().take(count).enumerate() {
+            self.tally.journal.note(Entry {
+                id: Some(id),
+                asked: Some(now - asked),
+                rest: client.rest,
+                is_begun: index == 0 && !client.exchange.is_unanswered(),
+                ..one.clone()
+            });
         }
     }
 

@@ -17,7 +17,7 @@ use super::options::{Amount, Reading};
 use super::plan::Plan;
 use super::shared::{Phase, Progress, Shared};
 use super::work::Life;
-use crate::report::Tally;
+use crate::report::{Entry, Journal, Tally};
 use crate::ring::{Buffers, Completion, Operation, Ring};
 use open_loop::{Renewals, Starts};
 use socket2::SockAddr;
@@ -66,7 +66,7 @@ pub struct Worker<'a> {
     index: u16,
     ring: Ring,
     buffers: Buffers,
-    target: SockAddr,
+    targets: Vec<SockAddr>,
     clients: Vec<Client>,
     slots: Vec<u32>,
     to_connect: VecDeque<u32>,
@@ -88,10 +88,13 @@ pub struct Worker<'a> {
     served: u64,
     done: usize,
     last_answer: Instant,
+    is_asking: bool,
     plain: Vec<u8>,
     answered: Vec<Answered>,
     spares: Vec<Vec<u8>>,
     starved: Vec<u32>,
+    /// What the system or TLS says of the connection that is lost just now.
+    why: Box<str>,
 }
 
 impl<'a> Worker<'a> {
@@ -126,6 +129,14 @@ impl<'a> Worker<'a> {
                 Life::scripted(population.script(key * u32::from(plan.threads) + u32::from(index), now))
             }
         };
+        let target = |key: u32| {
+            let number = key as usize * usize::from(plan.threads) + usize::from(index);
+            (number % plan.targets.len()) as u16
+        };
+        let mut tally = Tally::new(plan.steps());
+        if plan.is_logged {
+            tally.journal = Journal::of(plan.targets.len());
+        }
         let mut worker = Self {
             plan,
             shared,
@@ -134,8 +145,8 @@ impl<'a> Worker<'a> {
             index,
             ring,
             buffers,
-            target: plan.target.into(),
-            clients: (0..count).map(|key| Client::new(life(key), left, now)).collect(),
+            targets: plan.targets.iter().map(|target| (*target).into()).collect(),
+            clients: (0..count).map(|key| Client::new(life(key), left, target(key), now)).collect(),
             slots: (0..plan.slots).rev().collect(),
             to_connect: VecDeque::new(),
             connecting: 0,
@@ -146,16 +157,18 @@ impl<'a> Worker<'a> {
             measured: (None, None),
             next_id: shared.run.wrapping_add(u64::from(index) << 40),
             phase: Phase::Connecting,
-            tally: Tally::new(plan.steps()),
+            tally,
             open: 0,
             arrived: 0,
             served: 0,
             done: 0,
             last_answer: shared.start,
+            is_asking: false,
             plain: Vec::new(),
             answered: Vec::new(),
             spares: Vec::new(),
             starved: Vec::new(),
+            why: Box::default(),
         };
         for key in 0..count {
             let number = f64::from(key) * f64::from(plan.threads) + f64::from(index);
@@ -225,8 +238,21 @@ impl<'a> Worker<'a> {
         }
         if self.plan.reading == Reading::Free && !self.shared.is_interrupted() {
             let unfinished = self.clients.iter().filter(|client| !client.exchange.is_held());
-            self.tally.failures.timeout +=
-                unfinished.map(|client| client.exchange.outstanding() as u64).sum::<u64>();
+            let now = Instant::now();
+            for client in unfinished {
+                self.tally.failures.timeout += client.exchange.outstanding() as u64;
+                for (id, asked) in client.exchange.asked() {
+                    self.tally.journal.note(Entry {
+                        at: now - self.shared.start,
+                        kind: "timeout",
+                        target: client.target,
+                        id: Some(id),
+                        asked: Some(now - asked),
+                        text: "outstanding when the run ended".into(),
+                        ..Entry::default()
+                    });
+                }
+            }
         }
     }
 
@@ -265,15 +291,16 @@ impl<'a> Worker<'a> {
         self.tally.set_measuring(phase == Phase::Measuring);
         match phase {
             Phase::Connecting => {}
-            Phase::WarmUp => self.begin_schedules(now),
+            Phase::WarmUp => self.begin_asking(now),
             Phase::Measuring => {
                 self.measured.0 = Some(now);
-                self.begin_schedules(now);
+                self.begin_asking(now);
             }
             Phase::Counting => self.measured.1 = Some(now),
             Phase::Ending => {
                 self.measured.1.get_or_insert(now);
                 self.end_schedules();
+                self.tally.journal.end(now - self.shared.start);
             }
         }
         for key in 0..self.clients.len() as u32 {
@@ -287,6 +314,14 @@ impl<'a> Worker<'a> {
                 }
                 _ => self.advance(key, now),
             }
+        }
+    }
+
+    /// Requests are asked from now on, if they were not before.
+    fn begin_asking(&mut self, now: Instant) {
+        self.begin_schedules(now);
+        if !std::mem::replace(&mut self.is_asking, true) {
+            self.tally.journal.begin(now - self.shared.start);
         }
     }
 

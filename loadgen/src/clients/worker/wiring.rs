@@ -7,6 +7,7 @@ use super::ending::Cause;
 use super::{BUFFER_SIZE, PACE, SPARES_MAX, STAGED_SIZE_MAX, Timer, Worker, take_spare};
 use crate::ring::{Completion, Flight, Operation};
 use std::cmp::Reverse;
+use std::io;
 use std::time::{Duration, Instant};
 
 impl Worker<'_> {
@@ -29,7 +30,12 @@ impl Worker<'_> {
             (result, _) if result == -libc::ECANCELED || result > 0 => self.settle(key),
             // Under TLS only its own alert ends an answer; a bare end may have been cut by anybody.
             (0, _) if client.session.is_plain() => self.lose(key, Cause::Ended, now),
-            _ => self.lose(key, Cause::Failed, now),
+            (result, _) => {
+                if result < 0 && self.tally.journal.is_kept() {
+                    self.why = io::Error::from_raw_os_error(-result).to_string().into();
+                }
+                self.lose(key, Cause::Failed, now);
+            }
         }
     }
 
@@ -59,6 +65,7 @@ impl Worker<'_> {
             }
             Err(SessionError::Tls(error)) => {
                 self.remember(|| error.to_string());
+                self.why = error.to_string().into();
                 self.lose(key, Cause::Tls, now);
             }
             Err(SessionError::Content(wrong)) => self.lose(key, Cause::Wrong(wrong), now),
