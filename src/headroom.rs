@@ -85,7 +85,8 @@ impl Limit {
                  limits.waiting_max if memory allows it"
             }
             Limit::OriginConnections | Limit::OriginWaiting => {
-                "raise connections_max of the origin in site.toml if it bears more, or make it faster"
+                "raise connections_max of the origin in site.toml if it bears more, make it faster, or name another \
+                 server beside it in url"
             }
             Limit::HeldRequests => {
                 "run more shards, or another connection point: each shard has its own bound"

@@ -12,6 +12,7 @@ mod seeded;
 pub mod auth;
 pub mod channel;
 pub mod dispatch;
+pub mod handover;
 pub mod http;
 pub mod mapping;
 pub mod settings;
@@ -37,6 +38,8 @@ pub mod sts;
 pub mod token_watch;
 #[cfg(feature = "shells")]
 pub mod transport;
+#[cfg(feature = "shells")]
+pub mod upgrade;
 
 // Roles.
 #[cfg(feature = "shells")]

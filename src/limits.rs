@@ -86,12 +86,72 @@ const _: () = assert!(PROBE_AFTER.as_millis() + STALLED_AFTER.as_millis() < CHAN
 pub const CHANNEL_LOST_AFTER: Duration = Duration::from_secs(15);
 /// A channel's TLS handshake and hello together.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// Channels that may stand between accept and hello at once, so that strangers cost little.
+/// Channels that may stand between accept and hello at once, so that strangers cost little; on each shard as many of
+/// those that come in where clients do.
 pub const HELLO_COUNT_MAX: usize = 64;
 /// Reconnecting to an instance: first wait, and the longest; each is jittered by half.
 pub const RECONNECT_FIRST: Duration = Duration::from_millis(250);
 /// See [`RECONNECT_FIRST`]. The original checks its links once a minute; we stay below.
 pub const RECONNECT_LONGEST: Duration = Duration::from_secs(15);
+/// A way to an instance that has not led there within so long has the next one tried beside it: TCP and TLS are three
+/// round trips, a proxy two more.
+pub const WAY_HEAD_START: Duration = Duration::from_secs(1);
+/// Ways by HTTPS to one instance that settings may name: its own port, that of all instances, and those of another
+/// address.
+pub const HTTPS_WAYS_MAX: usize = 4;
+/// Within so long of the moment when nothing comes any more by the best way a channel stands by the next one.
+pub const FALL_BACK_WITHIN: Duration = Duration::from_secs(10);
+/// Noticed by the last ping that has no answer; two ways may be dropped before one leads there.
+const _: () = assert!(
+    PING_AFTER.as_millis()
+        + STALLED_AFTER.as_millis()
+        + SILENCE_FIRST.as_millis()
+        + 2 * WAY_HEAD_START.as_millis()
+        < FALL_BACK_WITHIN.as_millis()
+);
+/// What passed is told for windows of so long, as the original's connection points do.
+pub const TRAFFIC_WINDOW: Duration = Duration::from_secs(5 * 60);
+/// Of those so many are kept: a day.
+pub const TRAFFIC_WINDOW_COUNT_MAX: usize = 288;
+/// Endpoints in all of them together, beyond which the oldest windows go: 347 in use at all times have their day, and
+/// at 56 bytes each that is 6 MB.
+pub const TRAFFIC_ENDPOINTS_KEPT_MAX: usize = 100_000;
+const _: () = assert!(SERIES_COUNT_MAX < TRAFFIC_ENDPOINTS_KEPT_MAX);
+/// A channel that stands by a lesser way: the better ones are tried again after so long, then after twice as long
+/// each time; jittered by half.
+pub const BETTER_WAY_FIRST: Duration = Duration::from_secs(10);
+/// See [`BETTER_WAY_FIRST`]. As often as the original checks its links.
+pub const BETTER_WAY_LONGEST: Duration = Duration::from_secs(60);
+/// Channels of one connector shard that have another in their place and wait for their last exchanges: with so many
+/// no better way is tried. Tunnels may keep one for days.
+pub const LEAVING_COUNT_MAX: usize = 64;
+/// Channels of one index that another process's has succeeded and that have not ended: more upgrades of one gateway
+/// within its grace time get a channel when the one before ends.
+pub const SUCCEEDED_COUNT_MAX: usize = 4;
+/// Dials of a port that instances share, until the one that is meant answers, for each of them: whichever of them
+/// answers each time, the one that is meant is missed so often once in fifty or more attempts.
+pub const MEET_DIALS_OF_INSTANCE: usize = 4;
+/// See [`MEET_DIALS_OF_INSTANCE`]; for 16 and more.
+pub const MEET_DIALS_MAX: usize = 64;
+/// Between them.
+pub const MEET_DIALS_PAUSE: Duration = Duration::from_millis(20);
+/// A channel beside one whose instance makes way: before the first attempt, so that those of all connection points do
+/// not come in one instant. Jittered by half, as all waits; then twice as long each time.
+pub const BESIDE_FIRST: Duration = Duration::from_millis(100);
+/// A channel on which nothing comes any more: before another is made, if nothing has come still. Then twice as long
+/// each time.
+pub const SILENCE_FIRST: Duration = Duration::from_millis(500);
+/// Instances whose ports follow from their number: TCP-TLS takes 10140 to 10155, HTTPS 10124 to 10139.
+pub const NUMBERED_INSTANCES: u16 = 16;
+/// Where channels of the first instance come in by TCP-TLS.
+pub const CHANNEL_PORT: u16 = 10_140;
+/// Where they come in by HTTPS, when there are several instances.
+pub const CHANNEL_HTTPS_PORT: u16 = 10_124;
+const _: () = assert!(CHANNEL_HTTPS_PORT + NUMBERED_INSTANCES == CHANNEL_PORT);
+/// Where HTTPS comes in: channels of a gateway with one instance, and what a proxy lets through to.
+pub const HTTPS_PORT: u16 = 443;
+/// Bytes of a user's name and of a password that an HTTP proxy asks for.
+pub const PROXY_WORD_SIZE_MAX: usize = 1_024;
 
 const _: () = assert!(STREAM_WINDOW_INITIAL >= 4 * FRAME_PAYLOAD_SIZE_MAX - 64);
 const _: () = assert!(CHANNEL_WINDOW >= STREAM_WINDOW_MAX);
@@ -434,6 +494,55 @@ const _: () =
 pub const ORIGIN_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// 100-continue: the connector starts the body after this long without an answer.
 pub const CONTINUE_WITHIN: Duration = Duration::from_secs(1);
+/// Origins that stand for one another: a site has hardly more than four servers for one role. Which of them a request
+/// has been to is a bit each.
+pub const GROUP_ORIGINS_MAX: usize = 16;
+const _: () = assert!(GROUP_ORIGINS_MAX <= u16::BITS as usize);
+/// Origins of one site: four for each role. What is told of each bears its name, so this bounds the labels.
+pub const ORIGIN_COUNT_MAX: usize = 4 * ROLE_COUNT_MAX;
+/// Between two probes of an origin.
+pub const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// The same after one whose outcome was not what the origin is taken for: the next ones decide.
+pub const PROBE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// For a probe: far beyond what an origin next door needs.
+pub const PROBE_WITHIN: Duration = Duration::from_secs(2);
+/// Octets of what a probe asks for.
+pub const PROBE_PATH_SIZE_MAX: usize = 1_024;
+/// Octets of the head of its answer, and what comes with it.
+pub const PROBE_ANSWER_SIZE_MAX: usize = HEAD_SIZE_MAX + TRANSFER_SIZE;
+/// Failures in a row, of requests on one shard or of probes, after which an origin is down: one lost packet is
+/// nothing, three in a row are.
+pub const UNREACHED_COUNT: u32 = 3;
+/// A client that leaves after an origin has had its whole request for so long without an answer: that is a failure of
+/// the origin, as if its time had run out. Clients go after 60 s, before [`ANSWER_WITHIN`] is over.
+pub const ORIGIN_SILENT_AFTER: Duration = Duration::from_secs(30);
+const _: () = assert!(ORIGIN_SILENT_AFTER.as_secs() < ANSWER_WITHIN.as_secs());
+/// Shards tell each other at most so often that an origin answers.
+pub const ORIGIN_ALIVE_EVERY: Duration = Duration::from_secs(1);
+/// So long behind an answer an origin is alive, whatever becomes of single requests sent to it: who sends some that it
+/// aborts does not take it from the others. One that is gone is found by the connections that it refuses.
+pub const ORIGIN_ALIVE_FOR: Duration = Duration::from_secs(2);
+const _: () = assert!(ORIGIN_ALIVE_FOR.as_secs() > ORIGIN_ALIVE_EVERY.as_secs());
+/// Probes in a row that must pass before an origin that was down is asked again.
+pub const PROBE_SUCCESSES: u32 = 2;
+/// The most that may be written for either.
+pub const ORIGIN_FAILURES_MAX: u32 = 100;
+/// An origin that fell again before it had its whole share needs twice as many probes the next time, and so on, so
+/// often: the connection to one that accepts and answers nothing is made in vain ever more rarely.
+pub const RELAPSES_DOUBLED_MAX: u32 = 5;
+/// Time in which the share of an origin that was down grows to that of the others: processes that were just
+/// started compile, and fill their caches.
+pub const SLOW_START: Duration = Duration::from_secs(30);
+/// Percent of its turns that it has at the beginning of that time.
+pub const RISING_SHARE_LEAST: u32 = 10;
+/// An origin that has taken no connection for so long while some are being made is passed over while another
+/// takes them: a handshake next door needs some milliseconds.
+pub const CONNECT_STALLED_AFTER: Duration = Duration::from_secs(1);
+/// Upload sessions of which one shard remembers the origin, in two halves of which one alone is sure. Devices upload
+/// once a day or week, for minutes; 2 MB.
+pub const UPLOADS_REMEMBERED_MAX: usize = 32_768;
+/// How long one is remembered behind the last packet that its origin acknowledged, at least; twice that at most. BITS tries again after minutes.
+pub const UPLOADS_REMEMBERED_FOR: Duration = Duration::from_secs(12 * 60 * 60);
 
 // ── Settings ────────────────────────────────────────────────────────────────────────────────────
 
@@ -500,11 +609,56 @@ pub const REASON_SIZE_MAX: usize = 256;
 /// A connection point that ends asks gateways to open no further request, and waits so long for their answers: a
 /// round trip of the slowest line, and that of a gateway that has much to do.
 pub const LEAVE_WITHIN: Duration = Duration::from_secs(2);
-/// After a signal: exchanges may end within this time before channels are closed.
-pub const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 /// A channel that lived this long was sound: reconnecting starts with the short wait again. With 10 s an instance
 /// that was killed every 9 s was dialled later each time, after 6 s at the fifth, and all its clients waited.
 pub const CHANNEL_SOUND_AFTER: Duration = Duration::from_secs(3);
+
+// ── drain and upgrade ───────────────────────────────────────────────────────────────────────────
+
+/// After a signal, for a gateway and a connection point: requests may end within this time, unless written
+/// otherwise, before channels are closed. systemd and container platforms wait 30 s and more before they kill.
+pub const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// Clients at rest of which one shard takes leave in a second: they come back at once, to this machine or to
+/// another, and a core does some 3,000 full handshakes a second beside its other work.
+pub const PARTINGS_PER_SECOND: u32 = 2_000;
+/// Percent of the grace time within which clients at rest are taken leave of, however many they are.
+pub const PARTING_OF_RESTING_PERCENT: u32 = 50;
+/// Percent of it within which held requests are ended: what is left is for their answers to leave.
+pub const PARTING_OF_HELD_PERCENT: u32 = 90;
+const _: () = assert!(PARTING_OF_RESTING_PERCENT <= PARTING_OF_HELD_PERCENT && PARTING_OF_HELD_PERCENT < 100);
+/// Listening sockets that one process hands to the next, in one message. The kernel takes 253 (SCM_MAX_FD); a
+/// gateway has some for each family and address.
+pub const HANDOVER_SOCKETS_MAX: usize = 64;
+/// Bytes of one message between the two: a list of so many addresses has 1,541.
+pub const HANDOVER_MESSAGE_SIZE_MAX: usize = 4_096;
+/// For a step of one of them that waits for nobody: its first word, taking accepts back, arming them. Milliseconds,
+/// and an acceptor may sleep 200 of them after a failure; the rest is for a machine that is busy.
+pub const HANDOVER_STEP_WITHIN: Duration = Duration::from_secs(5);
+/// From the sockets to the first turn of the new process: it reads what is kept of every site.
+pub const HANDOVER_START_WITHIN: Duration = Duration::from_secs(60);
+/// For channels to a new gateway, and for those of a new connection point, as long as there are fewer than the
+/// old process has: a hello may take [`HELLO_WITHIN`], and one that failed is tried once more.
+pub const HANDOVER_CHANNELS_WITHIN: Duration = Duration::from_secs(15);
+/// No further channel came for so long: a connection point dials its second and later ones when the first has
+/// told it how many shards there are.
+pub const HANDOVER_SETTLED_AFTER: Duration = Duration::from_millis(300);
+/// From the first turn of the new process until it can do the work.
+pub const HANDOVER_READY_WITHIN: Duration = Duration::from_secs(30);
+const _: () = assert!(HANDOVER_CHANNELS_WITHIN.as_secs() > HELLO_WITHIN.as_secs());
+const _: () = assert!(HANDOVER_READY_WITHIN.as_secs() > HANDOVER_CHANNELS_WITHIN.as_secs());
+/// From TAKEN until the old process has left or said that it goes on: longer than it waits for TAKEN, for one of the
+/// two is to be known. Later the new one ends.
+pub const HANDOVER_VERDICT_WITHIN: Duration = Duration::from_secs(10);
+const _: () = assert!(HANDOVER_VERDICT_WITHIN.as_secs() > HANDOVER_STEP_WITHIN.as_secs());
+/// How long `cmg upgrade` waits for the process that it started: for all of the above.
+pub const UPGRADE_WITHIN: Duration = Duration::from_secs(120);
+const _: () = assert!(
+    UPGRADE_WITHIN.as_secs()
+        > HANDOVER_START_WITHIN.as_secs()
+            + HANDOVER_READY_WITHIN.as_secs()
+            + 3 * HANDOVER_STEP_WITHIN.as_secs()
+            + HANDOVER_VERDICT_WITHIN.as_secs()
+);
 
 // ── commands ────────────────────────────────────────────────────────────────────────────────────
 

@@ -24,6 +24,7 @@ use cmg::review::{ConnectorReview, Document};
 use cmg::settings::PublishedSettings;
 use cmg::shard::{self, Listener, Place, Shard, Slots};
 use cmg::transport::{Broken, Link, LinkEvents, Stream, Tls, Wire, listen, tls_config};
+use cmg::upgrade::Inheritance;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
@@ -711,9 +712,9 @@ fn a_connector_answers_from_its_origin_and_drains() {
     let path = folder.path().join("connector.toml");
     fs::write(&path, text).unwrap();
     let document = Document::open(&path).unwrap();
-    let start = ConnectorReview::of(document, UnixTime::now()).into_start().unwrap();
+    let start = ConnectorReview::of(document, UnixTime::now()).into_start(Inheritance::default()).unwrap();
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let running = thread::spawn(move || cmg::connector::run(start));
+    let running = thread::spawn(move || cmg::connector::run(start, None));
     done.recv_timeout(Duration::from_secs(60)).expect("the story ends well");
     signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
     done.recv_timeout(Duration::from_secs(5)).expect("the connector says goodbye");

@@ -32,6 +32,7 @@ fn all_keys() -> BTreeSet<String> {
         "[[server_certificate]]",
         "[internal]",
         "[[internal.listener]]",
+        "[[internal.https_listener]]",
         "[[site]]",
     ] {
         all.extend(keys(gateway, section));
@@ -40,7 +41,7 @@ fn all_keys() -> BTreeSet<String> {
         all.extend(keys(gateway, section));
         all.extend(keys(connector, section));
     }
-    for section in ["[connector]", "[[gateway]]", "[internal]"] {
+    for section in ["[connector]", "[[gateway]]", "[internal]", "[proxy]"] {
         all.extend(keys(connector, section));
     }
     for section in [
@@ -51,6 +52,7 @@ fn all_keys() -> BTreeSet<String> {
         "[[software_update_point]]",
         "[[endpoint]]",
         "[[endpoint]]\n[endpoint.limits]",
+        "[[endpoint]]\n[endpoint.health]",
         "[[token_issuer]]",
         "[tokens]",
     ] {

@@ -66,7 +66,7 @@ fn published(settings: &SiteSettings, id: u64) -> Vec<(String, Families, String)
     let mapped = role.endpoints.iter().map(|mapped| {
         let path = mapped.endpoint.path.as_str().to_owned();
         let own = if mapped.replaces_path { String::new() } else { format!("/{path}") };
-        let address = &settings.origins[mapped.origin].address;
+        let address = &settings.origins[settings.groups[mapped.group].origins[0]].address;
         let url = format!("{}://{}{}{own}", address.scheme.as_str(), address.authority(), mapped.prefix);
         (path, mapped.endpoint.families, url)
     });

@@ -17,10 +17,12 @@ use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::Doorway;
 use crate::limits;
 
 /// Before accepting again when the process has no descriptor left.
@@ -61,11 +63,12 @@ impl Door {
         UnixListener::from_std(listener).map(Door::Local)
     }
 
-    /// Answers by `router` for ever.
-    pub(super) async fn serve(self, router: Router) {
+    /// Answers by `router` whenever it is open, until it is given back.
+    pub(super) async fn serve(self, router: Router, mut doorway: watch::Receiver<Doorway>) {
         let mut connections: VecDeque<AbortHandle> = VecDeque::new();
-        loop {
-            match self.accept().await {
+        while *doorway.borrow() != Doorway::Gone {
+            let Some(accepted) = self.next(&mut doorway).await else { continue };
+            match accepted {
                 Ok(accepted) => {
                     connections.retain(|connection| !connection.is_finished());
                     if connections.len() >= limits::ADMIN_CONNECTIONS_MAX
@@ -81,12 +84,30 @@ impl Door {
         }
     }
 
+    /// The next connection; `None`: it was closed meanwhile, or is given back.
+    async fn next(&self, doorway: &mut watch::Receiver<Doorway>) -> Option<io::Result<Accepted>> {
+        when(doorway, |now| now != Doorway::Closed).await;
+        let closed = async {
+            when(doorway, |now| now != Doorway::Open).await;
+            None
+        };
+        // Given up, an accept has taken nobody.
+        futures_lite::future::or(closed, async { Some(self.accept().await) }).await
+    }
+
     async fn accept(&self) -> io::Result<Accepted> {
         Ok(match self {
             Door::Plain(listener) => Accepted::Plain(listener.accept().await?.0),
             Door::Tls(listener, tls) => Accepted::Tls(listener.accept().await?.0, tls.clone()),
             Door::Local(listener) => Accepted::Local(listener.accept().await?.0),
         })
+    }
+}
+
+/// Waits until it is so. When nobody can change it any more it stays as it is.
+async fn when(doorway: &mut watch::Receiver<Doorway>, so: impl Fn(Doorway) -> bool) {
+    if doorway.wait_for(|now| so(*now)).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) fn health(report: Arc<dyn Report>) -> Router {
 /// Everything, for those who bear the token, or for loopback names.
 pub(super) fn all(report: Arc<dyn Report>, token: Option<Token>) -> Router {
     let routes = health_routes().route("/status", get(status)).route("/metrics", get(metrics));
+    let routes = routes.route("/traffic", get(traffic));
     match token {
         Some(token) => routes.layer(middleware::from_fn_with_state(token, ask_for_token)),
         None => routes.layer(middleware::from_fn(refuse_foreign_host)),
@@ -53,6 +54,13 @@ async fn status(State(report): State<Arc<dyn Report>>) -> impl IntoResponse {
 
 async fn metrics(State(report): State<Arc<dyn Report>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], report.metrics())
+}
+
+async fn traffic(State(report): State<Arc<dyn Report>>) -> Response {
+    match report.traffic() {
+        Some(shown) => ([(header::CONTENT_TYPE, "application/json")], format!("{shown}\n")).into_response(),
+        None => (StatusCode::NOT_FOUND, "this role does not tell of traffic\n").into_response(),
+    }
 }
 
 async fn ask_for_token(State(token): State<Token>, request: Request, next: Next) -> Response {

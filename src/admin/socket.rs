@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,12 +45,43 @@ impl From<io::Error> for SocketError {
 #[derive(Debug)]
 pub struct SocketFile {
     folder: File,
+    /// What it is called.
     name: OsString,
+    /// What it is to be called.
+    place: OsString,
     identity: (u64, u64),
+    /// Open, so that the system gives its number to no other file: neither the listener nor the name may last as
+    /// long as this.
+    _pin: File,
+}
+
+impl SocketFile {
+    /// Moves a draft to where it was made for, in the place of a socket at which a process may still answer: one
+    /// whose place this one takes.
+    ///
+    /// # Errors
+    /// See `SocketError`; none is `SocketError::Alive`.
+    pub fn take_place(&mut self) -> Result<(), SocketError> {
+        // The process before looks whose file is there, and takes its own away. Who keeps the lock keeps nobody out.
+        let is_locked = lock(&self.folder).is_ok();
+        let moved = check_kind(&within(&self.folder, &self.place)).and_then(|_| self.move_to_place());
+        if is_locked {
+            let _ = self.folder.unlock();
+        }
+        moved
+    }
+
+    fn move_to_place(&mut self) -> Result<(), SocketError> {
+        fs::rename(within(&self.folder, &self.name), within(&self.folder, &self.place))?;
+        self.name.clone_from(&self.place);
+        Ok(())
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        // Until the folder is closed.
+        let _ = lock(&self.folder);
         let path = within(&self.folder, &self.name);
         if fs::symlink_metadata(&path).is_ok_and(|found| identity(&found) == self.identity) {
             let _ = fs::remove_file(path);
@@ -59,43 +91,57 @@ impl Drop for SocketFile {
 
 /// Makes the socket `path`, in the place of one that a dead process left.
 ///
-/// It is bound under another name and moved when it is complete. Its rights are set before it has a name
-/// at all: on Linux a bound socket's file takes the mode of the socket, so that it is never wider, and no
-/// process-wide umask has to change under running threads.
+/// # Errors
+/// See `SocketError`.
+pub fn bind(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
+    let (listener, mut file) = draft(path)?;
+    // Two that find the same dead socket must not both take its place.
+    lock(&file.folder)?;
+    let moved = check_free(&within(&file.folder, &file.place)).and_then(|()| file.move_to_place());
+    let _ = file.folder.unlock();
+    moved.map(|()| (listener, file))
+}
+
+/// Makes the socket `path` under another name beside it, where nobody finds it until it takes its place
+/// ([`SocketFile::take_place`]). What can go wrong has gone right then, but for a rename.
+///
+/// Its rights are set before it has a name at all: on Linux a bound socket's file takes the mode of the socket, so
+/// that it is never wider, and no process-wide umask has to change under running threads.
 ///
 /// # Errors
-/// See [`SocketError`].
-pub fn bind(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
-    let (folder, name) = open_folder(path)?;
-    // Two that find the same dead socket must not both take its place.
-    lock(&folder)?;
-    let place = within(&folder, &name);
-    check_free(&place)?;
-    let draft = within(&folder, &format!(".cmg-{}.sock", std::process::id()).into());
-    let _ = fs::remove_file(&draft);
-    let listener = listen(&draft);
-    let made = listener.and_then(|listener| {
-        let found = fs::symlink_metadata(&draft)?;
-        if found.mode() & 0o777 != MODE {
-            return Err(io::Error::other("this kernel does not bind sockets with the rights they have"));
+/// See `SocketError`; none is `SocketError::Alive`.
+pub fn draft(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
+    static DRAFTS: AtomicU64 = AtomicU64::new(0);
+    let (folder, place) = open_folder(path)?;
+    let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+    let name = format!(".cmg-{}-{number}.sock", std::process::id()).into();
+    let at = within(&folder, &name);
+    let _ = fs::remove_file(&at);
+    match listen(&at).and_then(|listener| Ok((listener, pin(&at)?))) {
+        Ok((listener, (pin, identity))) => {
+            Ok((listener, SocketFile { folder, name, place, identity, _pin: pin }))
         }
-        fs::rename(&draft, &place)?;
-        Ok((listener, identity(&found)))
-    });
-    let _ = folder.unlock();
-    match made {
-        Ok((listener, identity)) => Ok((listener, SocketFile { folder, name, identity })),
         Err(error) => {
-            let _ = fs::remove_file(&draft);
+            let _ = fs::remove_file(&at);
             Err(error.into())
         }
     }
 }
 
+/// Holds a new socket's file, which must have the rights that the socket has.
+fn pin(path: &Path) -> io::Result<(File, (u64, u64))> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+    let found = file.metadata()?;
+    if found.mode() & 0o777 != MODE {
+        return Err(io::Error::other("this kernel does not bind sockets with the rights they have"));
+    }
+    Ok((file, identity(&found)))
+}
+
 /// Looks whether `path` is free, or a dead process left it; changes nothing.
 ///
 /// # Errors
-/// See [`SocketError`].
+/// See `SocketError`.
 pub fn look(path: &Path) -> Result<(), SocketError> {
     let (folder, name) = open_folder(path)?;
     check_free(&within(&folder, &name))
@@ -145,12 +191,19 @@ fn lock(folder: &File) -> io::Result<()> {
     }
 }
 
-fn check_free(place: &Path) -> Result<(), SocketError> {
+/// Whether a socket is there; something else must not be.
+fn check_kind(place: &Path) -> Result<bool, SocketError> {
     match fs::symlink_metadata(place) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error.into()),
-        Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NoSocket),
-        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+        Ok(found) if !found.file_type().is_socket() => Err(SocketError::NoSocket),
+        Ok(_) => Ok(true),
+    }
+}
+
+fn check_free(place: &Path) -> Result<(), SocketError> {
+    if !check_kind(place)? {
+        return Ok(());
     }
     match connect(place) {
         Ok(_) => Err(SocketError::Alive),
@@ -206,6 +259,59 @@ mod tests {
         connect(&path).unwrap();
         drop(second);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_successor_takes_the_place_of_a_live_socket_when_it_is_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let (first, file) = bind(&path).unwrap();
+        // One that comes to nothing is as if it had not been.
+        drop(draft(&path).unwrap());
+        let (second, mut own) = draft(&path).unwrap();
+        connect(&path).unwrap();
+        assert!(first.accept().is_ok() && second.accept().is_err(), "nobody finds the second yet");
+        own.take_place().unwrap();
+        assert_eq!((mode(&path), fs::read_dir(folder.path()).unwrap().count()), (0o600, 1));
+        connect(&path).unwrap();
+        assert!(first.accept().is_err() && second.accept().is_ok(), "who comes now comes to the second");
+        drop((first, file));
+        assert!(path.exists(), "the first must not take the second's away");
+        drop(own);
+        assert!(!path.exists());
+        fs::write(&path, "precious").unwrap();
+        let (_listener, mut file) = draft(&path).unwrap();
+        assert!(matches!(file.take_place(), Err(SocketError::NoSocket)));
+        drop(file);
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_socket_whose_lock_another_holds_takes_its_place_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let (_first, _file) = bind(&path).unwrap();
+        let (second, mut own) = draft(&path).unwrap();
+        let held = File::open(folder.path()).unwrap();
+        held.lock().unwrap();
+        own.take_place().unwrap();
+        held.unlock().unwrap();
+        connect(&path).unwrap();
+        assert!(second.accept().is_ok());
+    }
+
+    #[test]
+    fn no_later_socket_is_taken_for_one_whose_listener_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let (listener, first) = bind(&path).unwrap();
+        drop(listener);
+        for _ in 0..32 {
+            // A file system may give a number again as soon as nobody has it.
+            let (_listener, later) = bind(&path).unwrap();
+            assert_ne!(later.identity, first.identity);
+        }
     }
 
     #[test]

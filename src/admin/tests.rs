@@ -45,11 +45,11 @@ impl Log for Kept {
 
 fn settings() -> AdminSettings {
     let address = "127.0.0.1:0".parse().unwrap();
-    AdminSettings { address, protection: None, health_address: None, socket: None }
+    AdminSettings { address, protection: None, health_address: None, socket: None, upgrade_socket: None }
 }
 
 fn open(settings: &AdminSettings, folder: &TempDir) -> Result<Doors, Wrong> {
-    Doors::open(settings, folder.path(), &folder.path().join("sample.sock"))
+    Doors::open(settings, folder.path(), &folder.path().join("sample.sock"), &mut Inheritance::default())
 }
 
 fn report() -> Arc<Sample> {
@@ -203,6 +203,26 @@ fn who_says_nothing_or_half_of_it_is_let_go() {
     for mut stream in silent {
         stream.read_to_end(&mut Vec::new()).expect("closed before the read times out");
     }
+}
+
+#[test]
+fn listeners_that_are_closed_wait_and_those_that_are_given_back_are_free() {
+    let (folder, serving, _) = start();
+    let (shutter, address) = (serving.shutter(), serving.address);
+    shutter.close();
+    let mut waits = TcpStream::connect(address).unwrap();
+    write!(waits, "GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    shutter.open();
+    let mut answer = String::new();
+    waits.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    shutter.give_back();
+    let is_free = || std::net::TcpListener::bind(address).is_ok();
+    assert!(crate::upgrade::eventually(limits::ADMIN_CONNECTION_WITHIN, is_free));
+    let socket = folder.path().join("sample.sock");
+    assert!(socket.exists(), "its file stays until the process ends, or another's takes its place");
+    let is_dead = || socket::connect(&socket).is_err();
+    assert!(crate::upgrade::eventually(limits::ADMIN_CONNECTION_WITHIN, is_dead));
 }
 
 // ── TLS and token ───────────────────────────────────────────────────────────────────────────────
@@ -365,7 +385,8 @@ fn control(log: Option<Arc<dyn Log>>) -> (TempDir, Target, SocketFile) {
     let (listener, file) = socket::bind(&path).unwrap();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { Door::local(listener).unwrap().serve(control::router(log)).await });
+        let (_open, is_open) = watch::channel(super::Doorway::Open);
+        runtime.block_on(async { Door::local(listener).unwrap().serve(control::router(log), is_open).await });
     });
     (folder, Target::Socket(path), file)
 }
@@ -453,7 +474,8 @@ fn the_socket_lives_as_long_as_the_role() {
 fn a_place_that_cannot_be_had_stops_only_who_asked_for_it() {
     let folder = tempfile::tempdir().unwrap();
     let nowhere = folder.path().join("missing/sample.sock");
-    assert!(Doors::open(&settings(), folder.path(), &nowhere).unwrap().control.is_none());
+    let opened = Doors::open(&settings(), folder.path(), &nowhere, &mut Inheritance::default());
+    assert!(opened.unwrap().control.is_none());
     let asked = AdminSettings { socket: Some("missing/role.sock".into()), ..settings() };
     let wrong = open(&asked, &folder).err().unwrap();
     assert!(wrong.key == "admin.socket" && wrong.found.contains("missing/role.sock"), "{wrong}");

@@ -58,7 +58,8 @@ pub enum FrameKind {
     ListAck = 19,
     /// A piece of what a connection point says of tokens.
     Tokens = 20,
-    /// The connection point would like to end: answered with DRAIN.
+    /// The connection point would like to end: answered with DRAIN. Or another process takes the instance's place:
+    /// answered with one more channel.
     Leave = 21,
 }
 

@@ -270,6 +270,34 @@ pub fn hello(bytes: &[u8]) {
     }
 }
 
+/// `bytes` as what comes before a channel over HTTPS: the request, its answer, and what a proxy says before them.
+///
+/// # Panics
+/// When it matters how they arrived, when a request is taken that something follows, or when one is that has not
+/// the target and the protocol of a channel.
+pub fn upgrade(bytes: &[u8]) {
+    type Reads = fn(&[u8]) -> Option<usize>;
+    let readers: [Reads; 3] = [
+        |bytes| upgrade::read_ask(bytes).ok().flatten(),
+        |bytes| upgrade::read_answer(bytes).ok().flatten(),
+        |bytes| http::read_connected(bytes).ok().flatten(),
+    ];
+    let taken = readers.map(|read| read(bytes));
+    let mut sizes = taken.iter().flatten();
+    if let Some(size) = sizes.next() {
+        assert!(sizes.next().is_none(), "it cannot be two of them");
+        for cut in [0, 1, size / 2, size - 1] {
+            assert_eq!(readers.map(|read| read(&bytes[..cut])), [None; 3], "cut at {cut}");
+        }
+    }
+    if let [Some(size), ..] = taken {
+        assert_eq!(size, bytes.len());
+        let has = |part: &[u8]| bytes.to_ascii_lowercase().windows(part.len()).any(|window| window == part);
+        assert!(bytes.starts_with(b"GET ") && has(b"/cmg-channel http/1.1\r\n"));
+        assert!(has(b"\nupgrade:") && has(b"\nconnection:"));
+    }
+}
+
 impl Channel {
     /// What holds between any two calls.
     pub(super) fn assert_sound(&mut self) {

@@ -29,6 +29,8 @@ mod simulation;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod transport;
+pub mod upgrade;
 
 pub use error::{ChannelError, CloseCode};
 pub use hello::{Hello, HelloRefusal, HelloReply, VERSION};
@@ -41,11 +43,9 @@ pub use message::{Field, Fields, ResponseWriter, TooLarge, TrailersWriter, parse
 pub use mux::Channel;
 pub use publication::{Acknowledgement, Publication, RevisionTag, Verdict};
 pub use stream::StreamId;
+pub use transport::{ALPN, HTTPS_ALPN, Transport};
 
 use crate::refusal::Refusal;
-
-/// ALPN of a channel that is TLS from its first byte.
-pub const ALPN: &[u8] = b"cmg-channel/1";
 
 /// Which end of a channel this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +141,8 @@ pub enum Event<'b> {
     Pong,
     /// The peer drains: it opens or takes no further stream.
     Drain,
+    /// Connector: another process takes the instance's place. One more channel is to be dialled, beside this one.
+    MakeWay,
     /// A report.
     Status {
         /// JSON, unchecked.

@@ -67,7 +67,7 @@ impl Channel {
             side,
             streams: Streams::default(),
             out: OutBuffer::default(),
-            pulse: Pulse::new(now),
+            pulse: Pulse::new(now, side == Side::Connector),
             last_wire: 0,
             has_wrapped: false,
             credit: SendCredit::new(CHANNEL_WINDOW as u32),
@@ -116,7 +116,7 @@ impl Channel {
     }
 
     /// The peer was asked something and gives no sign of life, though it is not given up yet: streams are better
-    /// opened elsewhere. The next frame ends that.
+    /// opened elsewhere, and a connector better has another channel. The next frame ends that.
     pub fn is_stalled(&self) -> bool {
         self.pulse.is_stalled()
     }
@@ -439,6 +439,15 @@ impl Channel {
     pub fn leave(&mut self) {
         assert_eq!(self.side, Side::Connector, "a gateway knows itself what it opens");
         if !std::mem::replace(&mut self.leaving, true) {
+            self.put(FrameKind::Leave, 0, &[]);
+        }
+    }
+
+    /// Gateway: another process takes the instance's place. The connection point dials one more channel, which comes
+    /// to that one; this channel goes on meanwhile.
+    pub fn make_way(&mut self) {
+        assert_eq!(self.side, Side::Gateway, "a connection point dials whenever it wants");
+        if !self.is_draining() {
             self.put(FrameKind::Leave, 0, &[]);
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Each side sees to it that it says something and hears something every few seconds: so a link whose
 //! one direction is busy for long is not mistaken for a dead one. Who asks something and hears nothing at all for a
-//! second asks whether the peer is there; one that does not even say that stalls, long before it is given up.
+//! second asks whether the peer is there; one that does not even say that stalls, long before it is given up. A
+//! connector, which asks nothing but whether the peer is there, has it stall when a ping is not answered.
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ pub(super) struct Pulse {
     unanswered: u32,
     round_trip: Option<Duration>,
     expects: Expects,
+    /// Every ping asks something.
+    is_watchful: bool,
 }
 
 /// Whether the peer has something to say.
@@ -41,7 +44,7 @@ enum Expects {
 }
 
 impl Pulse {
-    pub fn new(now: Instant) -> Pulse {
+    pub fn new(now: Instant, is_watchful: bool) -> Pulse {
         Pulse {
             born: now,
             now,
@@ -52,6 +55,7 @@ impl Pulse {
             unanswered: 0,
             round_trip: None,
             expects: Expects::Nothing,
+            is_watchful,
         }
     }
 
@@ -138,6 +142,9 @@ impl Pulse {
         self.check_at = now + PING_AFTER;
         self.pinged = Some(now);
         self.unanswered += 1;
+        if self.is_watchful && self.expects == Expects::Nothing && now > self.heard {
+            self.expects = Expects::Since(self.heard);
+        }
         let age = now.saturating_duration_since(self.born).as_nanos() as u64;
         Ok(Some(age.to_be_bytes()))
     }

@@ -296,11 +296,16 @@ impl Channel {
         Ok(Event::Drain)
     }
 
+    /// A connection point wants to end; a gateway has another process take its place.
     fn hear_leave<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {
-        self.only(Side::Gateway, frame.kind)?;
         let [] = exactly(&frame)?;
-        self.drain();
-        Ok(Event::Drain)
+        match self.side {
+            Side::Gateway => {
+                self.drain();
+                Ok(Event::Drain)
+            }
+            Side::Connector => Ok(Event::MakeWay),
+        }
     }
 
     fn hear_close<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {

@@ -62,6 +62,7 @@ pub(super) struct World<'b> {
     reports_heard: [usize; 2],
     drains: [bool; 2],
     leaves: bool,
+    makes_way: bool,
     steps: u32,
 }
 
@@ -103,6 +104,7 @@ impl<'b> World<'b> {
             reports_heard: [0; 2],
             drains: [false; 2],
             leaves: false,
+            makes_way: false,
             steps: 0,
         }
     }
@@ -134,6 +136,7 @@ impl<'b> World<'b> {
             28 => self.publish(),
             29 if op == 0xfd => self.drain(end),
             29 if op == 0xdd => self.leave(),
+            29 if op == 0xbd => self.make_way(),
             30 => self.report(end),
             _ => self.flush(),
         }
@@ -318,6 +321,11 @@ impl<'b> World<'b> {
         self.ends[CONNECTOR].leave();
     }
 
+    fn make_way(&mut self) {
+        self.makes_way = true;
+        self.ends[GATEWAY].make_way();
+    }
+
     fn report(&mut self, end: usize) {
         let size = self.below(FRAME_PAYLOAD_SIZE_MAX + 1);
         let report = pattern(self.reports_sent[end], end, 0, size);
@@ -406,6 +414,7 @@ impl<'b> World<'b> {
             }
             Event::IdentityGone { number } => assert!(self.identities_heard.remove(&number).is_some()),
             Event::Drain => assert!(self.drains[1 - end] || self.leaves),
+            Event::MakeWay => assert!(end == CONNECTOR && self.makes_way),
             Event::Pong => assert!(self.ends[end].round_trip().is_some()),
             Event::None | Event::Room => {}
             Event::Status { bytes } => {

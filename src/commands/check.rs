@@ -330,7 +330,8 @@ fn excuse(
     let Some(status) = status(&Target::of(admin, &document.folder())).filter(is_own) else { return };
     let held = |listener: &&Listener| {
         let address = json!(listener.address);
-        let lists = ["listeners", "internal_listeners"].iter().filter_map(|list| status[list].as_array());
+        let lists = ["listeners", "internal_listeners", "https_listeners"];
+        let lists = lists.iter().filter_map(|list| status[list].as_array());
         listener.key.starts_with("admin.") || lists.flatten().any(|held| *held == address)
     };
     let keys: Vec<&str> = taken.iter().filter(held).map(|listener| listener.key.as_str()).collect();

@@ -1,5 +1,6 @@
 //! `cmg connector`: one connection point in the foreground, until it has drained.
 
+use cmg::handover::Role;
 use cmg::review::{ConnectorReview, Document};
 use cmg::shard;
 use rustls::pki_types::UnixTime;
@@ -18,6 +19,8 @@ pub fn run(arguments: &RoleArguments) -> Result<(), Failure> {
     for warning in &review.findings.warnings {
         tracing::warn!("{warning}");
     }
-    let start = review.into_start().map_err(|errors| Failure::Usage(errors.to_string()))?;
-    cmg::connector::run(start).map_err(|error| Failure::Broken(error.to_string()))
+    let admin = review.settings.as_ref().map(|settings| &settings.admin);
+    let (taking, inherited) = super::upgrade::inherit(arguments, &review.document, admin, Role::Connector)?;
+    let start = review.into_start(inherited).map_err(|errors| Failure::Usage(errors.to_string()))?;
+    cmg::connector::run(start, taking).map_err(|error| Failure::Broken(error.to_string()))
 }

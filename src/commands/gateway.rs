@@ -1,5 +1,6 @@
 //! `cmg gateway`: one gateway in the foreground, until it has drained.
 
+use cmg::handover::Role;
 use cmg::review::{Document, GatewayReview};
 use cmg::settings::SettingsErrors;
 use cmg::shard;
@@ -20,8 +21,10 @@ pub fn run(arguments: &RoleArguments) -> Result<(), Failure> {
     for warning in &review.findings.warnings {
         tracing::warn!("{warning}");
     }
-    let start = review.into_start().map_err(|errors| Failure::Usage(errors.to_string()))?;
-    cmg::gateway::run(start).map_err(|error| Failure::Broken(error.to_string()))
+    let admin = review.settings.as_ref().map(|settings| &settings.admin);
+    let (taking, inherited) = super::upgrade::inherit(arguments, &review.document, admin, Role::Gateway)?;
+    let start = review.into_start(inherited).map_err(|errors| Failure::Usage(errors.to_string()))?;
+    cmg::gateway::run(start, taking).map_err(|error| Failure::Broken(error.to_string()))
 }
 
 pub fn mistake(error: cmg::settings::SettingsError) -> Failure {

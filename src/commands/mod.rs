@@ -18,6 +18,7 @@ mod status;
 mod sts;
 mod token;
 mod up;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,7 @@ Examples:
   cmg gateway --config gateway.toml       one gateway, on the internet
   cmg connector --config connector.toml   one connection point, inside
   cmg status --config gateway.toml        how it is
+  cmg upgrade --config gateway.toml       this binary and these settings in its place, under load
 
 `cmg COMMAND --help` says more. Exit codes: 0 done, 1 went wrong, 2 wrong usage or settings.";
 
@@ -63,6 +65,8 @@ enum Command {
     Sts(sts::Arguments),
     /// Say how running roles are
     Status(status::Arguments),
+    /// Have this binary take the place of a running role, with the settings as they are now; no client notices
+    Upgrade(upgrade::Arguments),
     /// Say or change how much a running role logs
     LogLevel(log_level::Arguments),
     /// Write settings from an existing site's table of proxy routings
@@ -81,6 +85,13 @@ struct RoleArguments {
     /// Settings of the role; paths inside are relative to this file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Take the place of the process that runs with these settings, if one does: it hands over its listening sockets,
+    /// serves what it has, and ends
+    #[arg(long)]
+    upgrade: bool,
+    /// Started by `cmg up`, and ended with it
+    #[arg(long, hide = true)]
+    of_up: bool,
 }
 
 /// Why a command ended badly, as one text for the operator.
@@ -121,6 +132,7 @@ impl Cli {
             Command::Token(arguments) => token::run(&arguments),
             Command::Sts(arguments) => sts::run(&arguments),
             Command::Status(arguments) => status::run(&arguments),
+            Command::Upgrade(arguments) => upgrade::run(&arguments),
             Command::LogLevel(arguments) => log_level::run(&arguments),
             Command::Import(arguments) => import::run(&arguments),
             Command::Completions(arguments) => completions::run(&arguments),

@@ -1,9 +1,9 @@
 //! Finding the running role of a settings file: where it is asked, and where it is changed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cmg::admin::{Target, default_socket};
-use cmg::review::Document;
+use cmg::review::{Document, upgrade_socket};
 use cmg::settings::{AdminSettings, ConnectorSettings, GatewaySettings, Kind, SettingsErrors};
 
 use super::{Failure, folder_of};
@@ -13,6 +13,8 @@ pub struct RoleFile {
     /// Its name in texts.
     pub role: &'static str,
     admin: AdminSettings,
+    /// Where another process asks for its place.
+    pub upgrade_socket: PathBuf,
 }
 
 impl RoleFile {
@@ -35,7 +37,8 @@ impl RoleFile {
                 return Err(usage(SettingsErrors(vec![error])));
             }
         };
-        Ok(RoleFile { role: kind.as_str(), admin })
+        let upgrade_socket = upgrade_socket(&document, &admin);
+        Ok(RoleFile { role: kind.as_str(), admin, upgrade_socket })
     }
 
     /// Its admin listener.

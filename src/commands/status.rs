@@ -328,8 +328,11 @@ fn describe_key(text: &mut String, key: &str, value: &Value) {
         }
         ("sites", Value::Array(sites)) => each(text, "settings", sites),
         ("links" | "instances" | "certificates" | "origins", Value::Array(items)) => each(text, key, items),
-        ("listeners" | "internal_listeners", Value::Array(items)) => {
-            row(text, &key.replace("internal_listeners", "channels on"), &scalars(items));
+        ("https_listeners", Value::Array(items)) if items.is_empty() => {}
+        ("listeners" | "internal_listeners" | "https_listeners", Value::Array(items)) => {
+            let name =
+                key.replace("internal_listeners", "channels on").replace("https_listeners", "by https on");
+            row(text, &name, &scalars(items));
         }
         (_, Value::Array(items)) => entries(text, key, items.len()),
         (_, Value::Object(members)) => entries(text, key, members.len()),

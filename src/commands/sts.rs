@@ -9,6 +9,7 @@ use cmg::admin::Doors;
 use cmg::review::{Document, SiteReview};
 use cmg::settings::{AdminSettings, LogSettings};
 use cmg::sts::{self, Start, TokenFolder};
+use cmg::upgrade::Inheritance;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
@@ -83,10 +84,16 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Err(Failure::Usage(text));
     }
     let listener = listen(arguments.listen)?;
-    let admin =
-        AdminSettings { address: arguments.admin, protection: None, health_address: None, socket: None };
+    let admin = AdminSettings {
+        address: arguments.admin,
+        protection: None,
+        health_address: None,
+        socket: None,
+        upgrade_socket: None,
+    };
     let folder = folder_of(&arguments.site);
-    let doors = Doors::open(&admin, folder, &arguments.tokens.join("sts.sock"));
+    let control = arguments.tokens.join("sts.sock");
+    let doors = Doors::open(&admin, folder, &control, &mut Inheritance::default());
     let doors = doors.map_err(|wrong| Failure::Usage(format!("--admin: {wrong}")))?;
     let _log = log::start("CMG_STS", &LogSettings::default())?;
     let start = Start { listener, tls, site: code, tokens: tokens.clone(), signer, doors };

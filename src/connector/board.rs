@@ -3,21 +3,23 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::lists::Lists;
-use super::plan::Plan;
+use super::plan::{InstancePlan, Plan, WayPlan};
 use super::sources::Sources;
 use crate::admin::Report;
 use crate::channel::ResetCode;
+use crate::dispatch::{OriginRules, OriginState};
 use crate::headroom::{Limit, Reading};
 use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::metrics::{
-    self, Counter, Headroom, Health, Ledger, Name, Page, Seen, Series, describe_certificates,
+    self, Counter, Headroom, Health, Ledger, Name, Page, Seen, Series, Sums, Traffic, describe_certificates,
     describe_channels, describe_endpoints, describe_process, describe_tasks, show_certificates,
 };
 use crate::shard;
@@ -39,6 +41,8 @@ pub struct Board {
     pub channels: Vec<metrics::Board<Channel>>,
     /// Connections, as their shards saw them last; by shard and origin.
     pub origins: Vec<Vec<OriginCounts>>,
+    /// By origin: how it is.
+    pub outlooks: Vec<Outlook>,
     authorities: Vec<String>,
     /// What limits of origins are told of: no two are called the same.
     limited: Vec<String>,
@@ -53,6 +57,8 @@ pub struct Board {
     series: Vec<Arc<Series>>,
     /// Requests that nothing maps.
     unpublished: Arc<Series>,
+    /// Touched by whoever looks at the role, never by a request.
+    traffic: Mutex<Traffic>,
 }
 
 /// Which channel, as operators know it.
@@ -64,6 +70,8 @@ pub struct Channel {
     pub index: u16,
     /// Shard that drives it.
     pub shard: usize,
+    /// By which of the ways to the instance it stands.
+    pub way: usize,
 }
 
 /// Connections of one shard to one origin.
@@ -81,6 +89,87 @@ pub struct OriginCounts {
     pub opened: Counter,
     /// Lent again since the start.
     pub reused: Counter,
+    /// Requests that could not reach it, or were not answered in time.
+    pub failures: Counter,
+    /// Probes that did not pass.
+    pub probes_failed: Counter,
+}
+
+impl OriginCounts {
+    fn all(&self) -> [u64; ORIGIN_COUNTS] {
+        let OriginCounts { open, held, idle, waiting, opened, reused, failures, probes_failed } = self;
+        [open, held, idle, waiting, opened, reused, failures, probes_failed].map(Counter::count)
+    }
+}
+
+const ORIGIN_COUNTS: usize = 8;
+
+/// How an origin is, as the shard found it that saw it first. Written when that changes.
+pub struct Outlook {
+    rules: OriginRules,
+    found: Mutex<Found>,
+    began: Instant,
+    /// When it last answered, on any shard, as far as they told: milliseconds since then, and one; 0 is never.
+    alive: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Found {
+    state: OriginState,
+    since: Instant,
+    cause: String,
+}
+
+impl Outlook {
+    fn new(rules: OriginRules) -> Outlook {
+        let began = Instant::now();
+        let found = Found { state: OriginState::Up, since: began, cause: String::new() };
+        Outlook { rules, found: Mutex::new(found), began, alive: AtomicU64::new(0) }
+    }
+
+    /// It answered somebody.
+    pub fn is_alive(&self, at: Instant) {
+        let millis = at.saturating_duration_since(self.began).as_millis();
+        self.alive.fetch_max(u64::try_from(millis).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
+    }
+
+    /// When it last did.
+    pub fn alive_at(&self) -> Option<Instant> {
+        let millis = self.alive.load(Ordering::Relaxed).checked_sub(1)?;
+        self.began.checked_add(Duration::from_millis(millis))
+    }
+
+    /// It was found to be so, for this cause. Whether nobody has said so before.
+    pub fn becomes(&self, state: OriginState, cause: &str, now: Instant) -> bool {
+        let mut found = self.found();
+        let is_news = self.rules.may_follow(found.state, state);
+        if is_news {
+            *found = Found { state, since: now, cause: cause.to_owned() };
+        }
+        is_news
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Percent of its turns that it has.
+    fn share(&self) -> u32 {
+        let Found { state, since, .. } = *self.found();
+        match state {
+            OriginState::Up => 100,
+            OriginState::Rising => self.rules.share(since.elapsed()),
+            OriginState::Down => 0,
+        }
+    }
+}
+
+/// What is told of all that lead to one authority.
+#[derive(Default)]
+struct OriginSum<'b> {
+    counts: [u64; ORIGIN_COUNTS],
+    /// The worst of them.
+    outlook: Option<&'b Outlook>,
 }
 
 /// One instance, over all shards.
@@ -89,9 +178,13 @@ pub struct InstanceBoard {
     /// 0: the instance never answered.
     wanted: AtomicU16,
     up: AtomicU16,
+    /// Of them the first ones, which publish settings: two while one takes the other's place.
+    first: AtomicU16,
     in_force: AtomicBool,
     /// What went wrong last; written when channels come and go.
     trouble: Mutex<String>,
+    /// As in the plan.
+    ways: Vec<WayPlan>,
 }
 
 impl InstanceBoard {
@@ -100,18 +193,19 @@ impl InstanceBoard {
         self.wanted.store(count, Ordering::Relaxed);
     }
 
-    /// One more is up.
-    pub fn channel_up(&self) {
+    /// One more is up; the first is the one that publishes settings.
+    pub fn channel_up(&self, is_first: bool) {
         self.up.fetch_add(1, Ordering::Relaxed);
+        self.first.fetch_add(is_first.into(), Ordering::Relaxed);
         if self.is_ready() {
             self.is_in_trouble("");
         }
     }
 
-    /// One less; the first is the one that publishes settings.
+    /// One less.
     pub fn channel_down(&self, is_first: bool) {
         self.up.fetch_sub(1, Ordering::Relaxed);
-        if is_first {
+        if is_first && self.first.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.in_force.store(false, Ordering::Relaxed);
         }
     }
@@ -173,6 +267,7 @@ pub struct Counts {
     left: Counter,
     broken: Counter,
     repeated: Counter,
+    moved: Counter,
     panics: Counter,
     /// Direct descriptors: used, and in all.
     slots: [Counter; 2],
@@ -190,6 +285,11 @@ impl Counts {
     /// A request went out again on a new connection.
     pub fn repeated(&self) {
         self.repeated.add(1);
+    }
+
+    /// A request went to another origin, before anything of it was sent.
+    pub fn moved(&self) {
+        self.moved.add(1);
     }
 
     /// So many tasks panicked until now.
@@ -214,7 +314,7 @@ impl Counts {
         count.add(1);
     }
 
-    fn rows(&self) -> [Row<'_>; 7] {
+    fn rows(&self) -> [Row<'_>; 8] {
         let requests = &self.requests;
         [
             ("requests", "shard_requests", "Requests that came over channels.", requests),
@@ -233,6 +333,12 @@ impl Counts {
                 "Requests sent again on a new connection.",
                 &self.repeated,
             ),
+            (
+                "requests_moved",
+                "requests_moved",
+                "Requests that went to another origin, because the first could not be reached.",
+                &self.moved,
+            ),
             ("panics", "task_panics", "Tasks that panicked; each is a bug of cmg.", &self.panics),
         ]
     }
@@ -241,12 +347,14 @@ impl Counts {
 impl Board {
     /// An empty one; the settings' paths start from `folder`.
     pub fn new(plan: &Plan, folder: &Path) -> Board {
-        let instance = |dialled: &String| InstanceBoard {
-            dialled: dialled.clone(),
+        let instance = |plan: &InstancePlan| InstanceBoard {
+            dialled: plan.dialled.clone(),
             wanted: AtomicU16::new(0),
             up: AtomicU16::new(0),
+            first: AtomicU16::new(0),
             in_force: AtomicBool::new(false),
             trouble: Mutex::default(),
+            ways: plan.ways.clone(),
         };
         let shards = usize::from(plan.shards);
         let ledger = Ledger::new(shards, limits::SERIES_COUNT_MAX);
@@ -257,7 +365,8 @@ impl Board {
                 return Name::without_endpoint("none");
             }
             let name = Name::new(&plan.site, role, one.endpoint.path.as_str(), family);
-            Name { origin: plan.origins[one.origin].authority.clone(), ..name }
+            let authorities = plan.groups[one.group].iter().map(|origin| &*plan.origins[*origin].authority);
+            Name { origin: authorities.collect::<Vec<_>>().join(","), ..name }
         });
         let headroom = Arc::<Headroom>::default();
         Board {
@@ -270,11 +379,12 @@ impl Board {
             lists: plan.lists.clone(),
             is_draining: AtomicBool::new(false),
             access_log: OnceLock::new(),
-            instances: plan.instances.iter().map(|one| instance(&one.dialled)).collect(),
+            instances: plan.instances.iter().map(instance).collect(),
             channels: (0..shards).map(|_| metrics::Board::default()).collect(),
             origins: (0..shards)
                 .map(|_| plan.origins.iter().map(|_| OriginCounts::default()).collect())
                 .collect(),
+            outlooks: plan.origins.iter().map(|origin| Outlook::new(origin.rules)).collect(),
             connections_max: plan.origins.iter().map(|origin| origin.connections_max as u64).collect(),
             sources: Arc::new(Sources::new(&plan.source_addresses, &headroom)),
             headroom,
@@ -282,6 +392,7 @@ impl Board {
             authorities: plan.origins.iter().map(|origin| origin.authority.clone()).collect(),
             shards: (0..shards).map(|_| Arc::default()).collect(),
             series: ledger.find(offers),
+            traffic: Mutex::new(Traffic::new(jiff::Timestamp::now())),
             unpublished,
             ledger,
         }
@@ -308,6 +419,17 @@ impl Board {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it is.
+    pub fn drains(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Of instances that are not as they should be.
+    pub fn what_is_wrong(&self) -> String {
+        let wrong = self.instances.iter().filter(|instance| !instance.is_ready());
+        wrong.map(InstanceBoard::what_is_wrong).collect::<Vec<_>>().join("; ")
+    }
+
     fn channels(&self) -> Vec<Seen<Channel>> {
         let mut found = BTreeMap::<Channel, Seen<Channel>>::new();
         for seen in self.channels.iter().flat_map(|board| Vec::clone(&board.load())) {
@@ -321,6 +443,10 @@ impl Board {
         self.instances.get(channel.instance).map_or("", |instance| &instance.dialled)
     }
 
+    fn way(&self, channel: &Channel) -> &WayPlan {
+        &self.instances[channel.instance].ways[channel.way]
+    }
+
     fn health(&self) -> Health {
         let mut health = Health::default();
         for instance in self.instances.iter().filter(|instance| !instance.is_ready()) {
@@ -332,14 +458,37 @@ impl Board {
         if self.is_draining.load(Ordering::Relaxed) {
             health.suffers("it is stopping and takes no new requests");
         }
+        for (authority, outlook) in self.authorities.iter().zip(&self.outlooks) {
+            let found = outlook.found();
+            if outlook.rules.is_probed && found.state == OriginState::Down {
+                health.suffers(format!("origin {authority} is down: {}", found.cause));
+            }
+        }
         self.lists.tell_health(&mut health);
         health.knows_certificates(&self.certificates, jiff::Timestamp::now().as_second());
         health
     }
 
-    /// Judges how near the bounds are.
+    /// Judges how near the bounds are, and tells what passed when a window of time is over.
     pub fn look(&self) {
         self.headroom.look_all(&self.readings());
+        let now = jiff::Timestamp::now();
+        let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        if traffic.is_due(now) {
+            let all = self.ledger.all();
+            let (Sums { requests, with_token, failed, request_bytes, response_bytes }, most) =
+                traffic.end(now, all.iter().map(|series| metrics::Standing::of(series)).collect()).total();
+            all.iter().flat_map(|series| series.each()).for_each(|counts| counts.active.begin_window());
+            tracing::info!(
+                requests,
+                with_token,
+                failed,
+                active_max = most,
+                request_bytes,
+                response_bytes,
+                "traffic of the last five minutes"
+            );
+        }
     }
 
     fn readings(&self) -> Vec<Reading> {
@@ -370,14 +519,14 @@ impl Board {
     }
 
     /// By authority, because two settings may lead to one.
-    fn origins(&self) -> BTreeMap<&str, [u64; 6]> {
-        let mut sums = BTreeMap::<&str, [u64; 6]>::new();
+    fn origins(&self) -> BTreeMap<&str, OriginSum<'_>> {
+        let mut sums = BTreeMap::<&str, OriginSum<'_>>::new();
         for shard in &self.origins {
-            for (authority, counts) in self.authorities.iter().zip(shard) {
+            for ((authority, outlook), counts) in self.authorities.iter().zip(&self.outlooks).zip(shard) {
                 let sum = sums.entry(authority).or_default();
-                let OriginCounts { open, held, idle, waiting, opened, reused } = counts;
-                for (sum, count) in sum.iter_mut().zip([open, held, idle, waiting, opened, reused]) {
-                    *sum += count.count();
+                sum.counts.iter_mut().zip(counts.all()).for_each(|(sum, count)| *sum += count);
+                if sum.outlook.is_none_or(|worst| outlook.share() < worst.share()) {
+                    sum.outlook = Some(outlook);
                 }
             }
         }
@@ -387,7 +536,7 @@ impl Board {
 
 impl Report for Board {
     fn is_ready(&self) -> bool {
-        self.instances.iter().all(InstanceBoard::is_ready)
+        !self.drains() && self.instances.iter().all(InstanceBoard::is_ready)
     }
 
     fn status(&self) -> Value {
@@ -402,9 +551,19 @@ impl Report for Board {
                 .map(|(name, _, _, count)| ((*name).to_owned(), count.count().into()))
                 .collect()
         };
-        let origin = |(authority, [open, held, idle, waiting, opened, reused]): (&str, [u64; 6])| {
+        let origin = |(authority, OriginSum { counts, outlook }): (&str, OriginSum<'_>)| {
+            let [open, held, idle, waiting, opened, reused, failures, probes_failed] = counts;
+            let found = outlook.map(|outlook| outlook.found().clone());
+            let cause = found.as_ref().map(|found| &found.cause).filter(|cause| !cause.is_empty());
             json!({
                 "origin": authority,
+                "state": found.as_ref().map(|found| found.state.name()),
+                "state_secs": found.as_ref().map(|found| found.since.elapsed().as_secs()),
+                "cause": cause,
+                "share_percent": outlook.map(Outlook::share),
+                "requests": opened + reused,
+                "failures": failures,
+                "probes_failed": probes_failed,
                 "connections": open,
                 "connections_held": held,
                 "connections_idle": idle,
@@ -415,7 +574,14 @@ impl Report for Board {
         };
         let link = |seen: &Seen<Channel>| {
             let Channel { index, shard, .. } = seen.key;
-            seen.describe(json!({ "instance": self.instance(&seen.key), "channel": index, "shard": shard }))
+            let WayPlan { transport, dialled, .. } = self.way(&seen.key);
+            seen.describe(json!({
+                "instance": self.instance(&seen.key),
+                "channel": index,
+                "shard": shard,
+                "transport": transport.as_str(),
+                "way": dialled,
+            }))
         };
         json!({
             "role": "connector",
@@ -439,6 +605,15 @@ impl Report for Board {
         })
     }
 
+    fn traffic(&self) -> Option<Value> {
+        let windows = {
+            let traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+            let all: Vec<_> = self.ledger.all().iter().map(|series| metrics::Standing::of(series)).collect();
+            traffic.windows(jiff::Timestamp::now(), &all)
+        };
+        Some(windows.show())
+    }
+
     fn metrics(&self) -> String {
         let mut page = Page::default();
         describe_process(&mut page, "connector");
@@ -457,7 +632,13 @@ impl Report for Board {
         let instances: Vec<&str> = self.instances.iter().map(|one| one.dialled.as_str()).collect();
         describe_channels(&mut page, "cmg_connector", &channels, |channel| {
             let instance = instances.get(channel.instance).map_or(&"", |name| name);
-            vec![("gateway", instance), ("channel", &channel.index), ("shard", &channel.shard)]
+            let transport = &self.way(channel).transport;
+            vec![
+                ("gateway", instance),
+                ("channel", &channel.index),
+                ("shard", &channel.shard),
+                ("transport", transport),
+            ]
         });
         self.describe_origins(&mut page);
         self.lists.describe(&mut page);
@@ -515,14 +696,27 @@ impl Board {
         let counters = [
             ("connections_opened_total", "Connections made to an origin."),
             ("connections_reused_total", "Times a connection at rest was used again."),
+            ("failures_total", "Requests that could not reach an origin, or were not answered in time."),
+            ("probes_failed_total", "Probes of an origin that did not pass."),
         ];
         for (at, (name, help)) in gauges.into_iter().chain(counters).enumerate() {
             let name = format!("cmg_connector_origin_{name}");
             let mut rows =
                 if at < gauges.len() { page.gauge(&name, help) } else { page.counter(&name, help) };
-            for (authority, counts) in &origins {
-                rows.count(&[("origin", authority)], counts[at]);
+            for (authority, sum) in &origins {
+                rows.count(&[("origin", authority)], sum.counts[at]);
             }
+        }
+        let help = "Requests that had a connection to an origin.";
+        let mut rows = page.counter("cmg_connector_origin_requests_total", help);
+        for (authority, OriginSum { counts: [.., opened, reused, _, _], .. }) in &origins {
+            rows.count(&[("origin", authority)], opened + reused);
+        }
+        let help = "Share of its turns that an origin has: 1 up, 0 down, between them it rises.";
+        let mut rows = page.gauge("cmg_connector_origin_share_ratio", help);
+        for (authority, sum) in &origins {
+            let share = sum.outlook.map_or(100, Outlook::share);
+            rows.row(&[("origin", authority)], f64::from(share) / 100.0);
         }
     }
 }

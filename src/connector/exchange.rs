@@ -6,6 +6,7 @@
 use std::rc::Rc;
 
 use super::Here;
+use super::group::Course;
 use super::head::Client;
 use super::origin::{Kind, Want};
 use super::record::{self, Account, Fault, Record};
@@ -50,17 +51,17 @@ async fn carry<'r>(
     asking: &Asking,
     account: &mut Account<'r>,
 ) -> Result<(), Fault> {
-    let Account { request, mapped, tally, .. } = account;
+    let Account { start, request, mapped, origin: asked, tally } = account;
     let parsed = RequestMessage::parse(message);
     let request = &*request.insert(parsed.map_err(|error| Fault::Protocol(error.to_string().into()))?);
     let mapped = &*mapped.insert(find(here, request)?);
     admit(request, mapped)?;
     if mapped.family == Family::ServerAuth {
         here.tokens.judge(request, mapped.endpoint)?;
+        tally.has_token = !mapped.endpoint.open;
     }
     let client = introduce(mapped, asking)?;
-    let _active = here.begin_at_endpoint(mapped.offer);
-    let origin = &here.origins[mapped.origin];
+    let _active = here.begin_at_endpoint(mapped.offer as usize);
     let kind = if mapped.endpoint.held { Kind::Held } else { Kind::Ordinary };
     if kind == Kind::Held && !request.is_tunnel {
         stream.mailbox().set_patient();
@@ -74,40 +75,51 @@ async fn carry<'r>(
         true => Want::Any,
         false => Want::Recent,
     };
+    let mut course = Course::begin(here, request, mapped, kind);
     loop {
-        let may_repeat;
+        let is_fresh;
         // In a scope of its own, and not by `match`, whose subject would live as long as the wait below: the
         // task would keep room for the connection twice.
         let mut relay = {
+            let origin = course.origin(here, mapped);
+            *asked = Some(origin.plan());
             let connection = if let Some(connection) = origin.ready(want, kind) {
                 connection
             } else {
                 // Boxed, so that the usual exchange does not carry the room for a handshake.
                 let making = Box::pin(unless_broken(stream, origin.connection(want, kind)));
-                making.await.ok_or(Fault::Left)??
+                match making.await.ok_or(Fault::Left)? {
+                    Ok(connection) => connection,
+                    Err(fault) => {
+                        course.hear_unsent(here, mapped, kind, *start, fault)?;
+                        continue;
+                    }
+                }
             };
-            may_repeat = want == Want::Any && !connection.is_fresh;
+            is_fresh = connection.is_fresh;
             Relay::new(here, stream, connection, request, mapped, client, tally)
         };
         match relay.run().await {
             Ok(Carried::Whole) => {
                 relay.finish();
+                course.hear_answered(here, mapped, *start);
                 return Ok(());
             }
             // Boxed, so that other exchanges do not carry the room for a tunnel.
             Ok(Carried::Switched) => {
+                course.hear_answered(here, mapped, *start);
                 let tunnel = Box::pin(relay.tunnel());
                 return tunnel.await;
             }
-            Err(Fault::Died) if may_repeat => {
+            Err(Fault::Died) => {
+                course.hear_died(here, mapped, kind, *start, is_fresh, want == Want::Any)?;
                 here.counts.repeated();
                 want = Want::Fresh;
             }
-            Err(Fault::Died) => {
-                let cause = format!("origin {} closed before an answer", origin.plan().authority);
-                return Err(Fault::refused(Refusal::BadGateway, cause));
+            Err(fault) => {
+                course.hear_fault(here, mapped, *start, &fault, relay.waited());
+                return Err(fault);
             }
-            Err(fault) => return Err(fault),
         }
     }
 }

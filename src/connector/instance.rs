@@ -1,84 +1,119 @@
-//! Channels to one gateway instance, as one shard keeps them: dialled, greeted, driven, dialled again.
+//! Channels to one gateway instance, as one shard keeps them: dialled by the best way that leads there, greeted,
+//! made anew beside themselves when a better way works again or nothing comes any more, and after every end.
 //!
 //! Shard s of C dials index s first and learns how many shards G the instance has; then it keeps s,
 //! s + C, … below n = max(G, C), so that every shard of either side has a channel to work with.
+//!
+//! When another process takes the instance's place, the one before asks for one more channel of each index: that
+//! comes to the new one, and stays when the old channel ends. Should it be lost first, the old one goes on.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::io;
+use std::fmt;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures_lite::FutureExt;
-use ring::rand::{SecureRandom, SystemRandom};
 
 use super::Here;
-use super::board::Channel;
-use super::exchange::Asking;
-use super::head::Client;
-use super::lists::Offering;
+use super::backoff::Backoff;
+use super::dial::{AttachFault, dial, hear_more, instance_name};
 use super::names::Name;
-use super::origin::connect_any;
-use super::plan::InstancePlan;
-use super::servants::{Job, Servants};
+use super::plan::{InstancePlan, WayPlan};
+use super::standing::{Next, Standing};
 use super::wait::within;
-use crate::auth::{InternalFault, InternalRole, internal_identity};
-use crate::channel::{
-    self, Acknowledgement, ChannelError, Hello, HelloRefusal, HelloReply, Identity, Publication, Side,
-    VERSION, Verdict, frame,
-};
+use crate::channel::{ChannelError, Hello, HelloRefusal, HelloReply, VERSION, frame};
+use crate::dispatch::Ways;
 use crate::limits;
-use crate::transport::tls_config::CHANNEL_ALPN;
-use crate::transport::{Cause, Link, LinkEvents, Stream, Tls, Wire};
-
-/// Why a channel did not come about.
-#[derive(Debug, thiserror::Error)]
-enum AttachFault {
-    #[error("{0}")]
-    Connection(#[from] io::Error),
-    #[error("no answer within {} s", limits::HELLO_WITHIN.as_secs())]
-    Late,
-    #[error("it speaks TLS, but not the channel protocol")]
-    Alpn,
-    #[error("its certificate: {0}")]
-    Certificate(#[from] InternalFault),
-    #[error("its certificate is not an instance's")]
-    NoInstance,
-    #[error("{0}")]
-    Protocol(#[from] ChannelError),
-    #[error("it refused the channel: {0:?} {1}")]
-    Refused(HelloRefusal, String),
-    #[error("it calls itself {1}, but its certificate says {0}")]
-    OtherName(String, String),
-}
+use crate::transport::Wire;
 
 /// See the file's head.
 pub(super) struct Reach {
-    here: Rc<Here>,
-    instance: usize,
-    name: Name,
+    pub(super) here: Rc<Here>,
+    pub(super) instance: usize,
+    /// Where each way begins.
+    names: Vec<Name>,
     /// Channels that all shards together hold to the instance.
     count: Cell<u16>,
     /// Those that this shard keeps.
     kept: RefCell<Vec<u16>>,
+    /// Hellos said.
+    hellos: Cell<u32>,
+    /// Channels for which one is said now: nothing gives those up.
+    greeting: RefCell<Vec<u16>>,
+    /// One of them is dialled again and again behind a port that instances share.
+    is_meeting: Cell<bool>,
+}
+
+/// Why another channel is made beside the one that stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// The instance asked for it: another process takes its place.
+    Beside,
+    /// Nothing comes any more.
+    Silence,
+    /// The one that stands is not the best.
+    BetterWay,
+}
+
+/// How long to wait before that, by the reason.
+struct Waits {
+    beside: Backoff,
+    silence: Backoff,
+    better_way: Backoff,
+}
+
+impl Waits {
+    fn new() -> Waits {
+        Waits {
+            beside: Backoff::new(limits::BESIDE_FIRST, limits::RECONNECT_LONGEST),
+            silence: Backoff::new(limits::SILENCE_FIRST, limits::BETTER_WAY_LONGEST),
+            better_way: Backoff::new(limits::BETTER_WAY_FIRST, limits::BETTER_WAY_LONGEST),
+        }
+    }
+
+    /// One that stood for long by this way was no mistake to go back to.
+    fn stood_long(&mut self, way: usize) {
+        self.silence.reset();
+        if way == 0 {
+            self.better_way.reset();
+        }
+    }
+}
+
+/// What became of the ways to an instance none of which led there, or not soon enough.
+struct Faults(Vec<(String, AttachFault)>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, (way, fault)) in self.0.iter().enumerate() {
+            let and = if place > 0 { "; " } else { "" };
+            write!(f, "{and}{way}: {fault}")?;
+        }
+        Ok(())
+    }
 }
 
 impl Reach {
     /// Begins to keep this shard's channels to an instance, for as long as the shard lives.
     pub(super) fn begin(here: &Rc<Here>, instance: usize) {
-        let InstancePlan { host, port, .. } = &here.plan.instances[instance];
+        let ways = &here.plan.instances[instance].ways;
         let reach = Rc::new(Reach {
             here: here.clone(),
             instance,
-            name: Name::new(host, *port),
+            names: ways.iter().map(|way| Name::new(&way.host, way.port)).collect(),
             count: Cell::new(here.plan.shards.min(here.plan.channels)),
             kept: RefCell::default(),
+            hellos: Cell::new(0),
+            greeting: RefCell::default(),
+            is_meeting: Cell::new(false),
         });
         reach.keep_all();
     }
 
-    fn plan(&self) -> &InstancePlan {
+    pub(super) fn plan(&self) -> &InstancePlan {
         &self.here.plan.instances[self.instance]
     }
 
@@ -105,29 +140,30 @@ impl Reach {
 
     /// One channel, again and again; ends only when the instance has no place for it any more.
     async fn keep(self: Rc<Self>, index: u16) {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(limits::RECONNECT_FIRST, limits::RECONNECT_LONGEST);
+        let mut waits = Waits::new();
         let mut told = String::new();
         while !self.here.draining.get() && index < self.count.get() {
             let began = self.here.shard.now();
             // A mistake of ours in one channel's life must not keep it from having another.
-            let outcome = AssertUnwindSafe(self.hold(index)).catch_unwind().await;
+            let outcome = AssertUnwindSafe(self.hold(index, &mut waits)).catch_unwind().await;
             let text = match outcome {
-                Ok(Ok(cause)) => cause.to_string(),
-                Ok(Err(fault)) => fault.to_string(),
+                Ok(Ok(cause)) => cause,
+                Ok(Err(faults)) => faults.to_string(),
                 Err(_) => {
                     self.here.shard.panics.set(self.here.shard.panics.get() + 1);
                     "a task panicked; this is a bug of cmg".to_owned()
                 }
             };
-            if self.here.draining.get() {
+            if self.here.draining.get() || index >= self.count.get() {
                 break;
             }
             self.tell(index, &text, &mut told);
             if self.here.shard.now().saturating_duration_since(began) >= limits::CHANNEL_SOUND_AFTER {
-                backoff = Backoff::default();
+                backoff.reset();
                 told.clear();
             }
-            self.here.shard.sleep(backoff.next(random())).await;
+            self.here.shard.sleep(backoff.next()).await;
         }
         self.kept.borrow_mut().retain(|kept| *kept != index);
     }
@@ -142,41 +178,157 @@ impl Reach {
         }
     }
 
-    /// One channel from its dialling to its end.
-    async fn hold(self: &Rc<Self>, index: u16) -> Result<Cause, AttachFault> {
-        let attached = within(&self.here.shard, limits::HELLO_WITHIN, self.attach(index)).await;
-        let (wire, reply) = attached.ok_or(AttachFault::Late)??;
+    /// One channel from its dialling to its end. While it stands by a lesser way the better ones are tried again, and
+    /// all of them when nothing comes any more; then another takes its place before it leaves. One that comes to another
+    /// process of the instance stands beside it: it stays until that ends, and serves should the new one be lost.
+    async fn hold(self: &Rc<Self>, index: u16, waits: &mut Waits) -> Result<String, Faults> {
+        let mut standing = self.make(index, self.plan().ways.len()).await?;
+        let mut succeeded: Vec<Standing> = Vec::new();
+        let mut wants_beside = false;
+        loop {
+            if standing.takes_wish() {
+                wants_beside = true;
+                waits.beside.reset();
+            }
+            let (why, wait) = if wants_beside {
+                (Why::Beside, Some(waits.beside.next()))
+            } else if standing.is_silent() {
+                (Why::Silence, Some(waits.silence.next()))
+            } else {
+                (Why::BetterWay, (standing.way > 0).then(|| waits.better_way.next()))
+            };
+            let next = standing.next(&self.here, wait).await;
+            if standing.age(self.here.shard.now()) >= limits::BETTER_WAY_LONGEST {
+                waits.stood_long(standing.way);
+            }
+            succeeded.retain(|before| !before.has_ended());
+            match next {
+                Next::Ended(cause) => match succeeded.pop() {
+                    // The instance's other process may be there still.
+                    Some(before) => {
+                        standing = before;
+                        wants_beside = true;
+                        waits.beside.reset();
+                        continue;
+                    }
+                    None => return Ok(cause),
+                },
+                Next::Changed => continue,
+                Next::Waited => {}
+            }
+            let has_room = match why {
+                Why::Beside => succeeded.len() < limits::SUCCEEDED_COUNT_MAX,
+                Why::Silence | Why::BetterWay => self.here.leaving.get() < limits::LEAVING_COUNT_MAX,
+            };
+            if !has_room || self.here.draining.get() || index >= self.count.get() {
+                continue;
+            }
+            let made = match why {
+                Why::Beside | Why::Silence => Some(self.make(index, self.plan().ways.len()).await),
+                // Nothing that happens to this one waits for what is only better.
+                Why::BetterWay => {
+                    let made = async { Some(self.make(index, standing.way).await) };
+                    let news = std::future::poll_fn(|context| match standing.poll_news(context) {
+                        Poll::Ready(()) if !self.greeting.borrow().contains(&index) => Poll::Ready(None),
+                        _ => Poll::Pending,
+                    });
+                    news.or(made).await
+                }
+            };
+            match made {
+                None => {}
+                Some(Ok(made)) => {
+                    wants_beside = false;
+                    let before = std::mem::replace(&mut standing, made);
+                    if before.process == standing.process {
+                        self.tell_moved(index, why, &before, &standing);
+                        before.leave(&self.here);
+                    } else {
+                        succeeded.push(before);
+                    }
+                }
+                Some(Err(faults)) => self.tell_vain(index, why, &faults),
+            }
+        }
+    }
+
+    /// While no other can be made, the one that stands stays as long as it can.
+    fn tell_vain(&self, index: u16, why: Why, faults: &Faults) {
         let instance = &self.plan().dialled;
-        tracing::info!(instance, name = reply.instance, index, shard = reply.shard, "channel up");
-        let link = Link::new(&self.here.shard, Side::Connector, None);
-        let offering = (index == 0).then(|| Offering::new(&link, &self.here.plan.lists, instance));
-        let _up = Up::new(self, &link, index, offering.clone());
-        self.learn(reply.shards);
-        if self.here.draining.get() {
-            link.leave();
+        match why {
+            Why::Beside => {
+                tracing::warn!(instance, index, "no channel to the instance's next process yet: {faults}");
+            }
+            Why::Silence => {
+                tracing::warn!(instance, index, "nothing comes any more, and no other way: {faults}")
+            }
+            Why::BetterWay => {}
         }
-        if index == 0 {
-            link.publish(self.here.plan.revision, &self.here.plan.published);
+    }
+
+    fn tell_moved(&self, index: u16, why: Why, before: &Standing, now: &Standing) {
+        let (instance, ways) = (&self.plan().dialled, &self.plan().ways);
+        let (transport, way) = (ways[now.way].transport, &ways[now.way].dialled);
+        if why == Why::Beside {
+            tracing::info!(instance, index, %transport, way, "the instance's process is the same still");
+            return;
         }
-        if !self.here.plan.tokens.is_empty() {
-            // On every channel: it must be heard as soon as one of them stands.
-            let state = self.here.tokens.state();
-            link.publish_tokens(state.revision, &state.bytes);
+        match now.way.cmp(&before.way) {
+            std::cmp::Ordering::Less => {
+                tracing::info!(instance, index, %transport, way, "back by a better way");
+            }
+            std::cmp::Ordering::Equal => {
+                tracing::warn!(instance, index, %transport, way, "nothing came any more; another channel stands");
+            }
+            std::cmp::Ordering::Greater => {
+                tracing::warn!(instance, index, %transport, way, "nothing came any more; by a lesser way now");
+            }
         }
-        let events = Attached { reach: self.clone(), identities: RefCell::default(), offering };
-        Ok(link.drive(wire, Rc::new(events)).await)
+    }
+
+    /// A channel by the first of the best `count` ways that leads to the instance.
+    async fn make(self: &Rc<Self>, index: u16, count: usize) -> Result<Standing, Faults> {
+        let reached = Attempts::new(self, index, count).carry_out().await?;
+        let Reached { way, reply, before, .. } = &reached;
+        let (way, shards) = (*way, reply.shards);
+        let instance = &self.plan().dialled;
+        let WayPlan { transport, dialled, .. } = &self.plan().ways[way];
+        tracing::info!(
+            instance,
+            name = reply.instance,
+            index,
+            shard = reply.shard,
+            %transport,
+            way = dialled,
+            "channel up"
+        );
+        if !before.0.is_empty() {
+            tracing::warn!(instance, index, %transport, way = dialled, "no better way: {before}");
+        }
+        let standing = Standing::begin(self, reached, index);
+        self.learn(shards);
+        Ok(standing)
     }
 
     // ── dialling and greeting ───────────────────────────────────────────────────────────────────
 
-    async fn attach(&self, index: u16) -> Result<(Wire, HelloReply), AttachFault> {
-        let shard = &self.here.shard;
-        let addresses = self.name.addresses(shard).await?;
-        let socket = connect_any(shard, &addresses).await?;
-        let tls = Tls::client(self.here.plan.tls.clone(), self.plan().tls_name.clone())
-            .map_err(io::Error::other)?;
-        let mut wire = Wire::new(socket, Some(tls));
-        wire.handshake().await?;
+    /// One way, to where a hello may be said.
+    async fn reach(&self, way: usize) -> Result<Wire, AttachFault> {
+        let (here, ways) = (&self.here, &self.plan().ways);
+        let dialled = dial(here, self.plan(), &ways[way], &self.names[way], &self.is_meeting);
+        within(&here.shard, limits::HELLO_WITHIN, dialled).await.ok_or(AttachFault::Late)?
+    }
+
+    /// Says hello by the one way that was reached first. By another that is dropped then, the instance would take the
+    /// channel, and send requests over it.
+    async fn attach(&self, index: u16, wire: Wire) -> Result<(Wire, HelloReply), AttachFault> {
+        self.greeting.borrow_mut().push(index);
+        let attached = within(&self.here.shard, limits::HELLO_WITHIN, self.greet(index, wire)).await;
+        self.greeting.borrow_mut().retain(|greeted| *greeted != index);
+        attached.ok_or(AttachFault::Late)?
+    }
+
+    async fn greet(&self, index: u16, mut wire: Wire) -> Result<(Wire, HelloReply), AttachFault> {
         let instance = instance_name(&wire)?;
         let mut hello = Vec::new();
         self.hello(index, instance.clone()).encode(&mut hello);
@@ -195,29 +347,24 @@ impl Reach {
         let plan = &self.here.plan;
         Hello {
             version: VERSION,
-            connection_id: plan.connection_id,
+            connection_id: self.next_connection_id(),
             connection_point: plan.name.clone(),
             site: plan.site.clone(),
             index,
-            count: self.count.get(),
+            // One more than there are to be, for a while, when the instance has fewer shards than before.
+            count: self.count.get().max(index + 1),
             connector_shards: plan.shards,
             instance,
         }
     }
-}
 
-/// The instance that the peer's certificate names; the handshake proved that it is the internal CA's and
-/// bears the TLS name we dialled.
-fn instance_name(wire: &Wire) -> Result<String, AttachFault> {
-    let tls = wire.tls().ok_or(AttachFault::Alpn)?;
-    if tls.alpn() != Some(CHANNEL_ALPN) {
-        return Err(AttachFault::Alpn);
-    }
-    let leaf = tls.peer_certificates().and_then(|chain| chain.first()).ok_or(AttachFault::NoInstance)?;
-    let name = internal_identity(leaf)?;
-    match name.role {
-        InternalRole::Gateway => Ok(name.name),
-        InternalRole::Connector => Err(AttachFault::NoInstance),
+    /// None that was said before: a channel is made while the one before it still stands, and by two ways at once.
+    fn next_connection_id(&self) -> [u8; 16] {
+        let number = self.hellos.get();
+        self.hellos.set(number.wrapping_add(1));
+        let mut id = self.here.plan.connection_id;
+        id[12..].copy_from_slice(&number.to_be_bytes());
+        id
     }
 }
 
@@ -231,157 +378,117 @@ async fn hear_reply(wire: &mut Wire) -> Result<HelloReply, AttachFault> {
             wire.consume(size);
             return Ok(reply);
         }
-        if !std::future::poll_fn(|context| wire.poll_fill(context)).await? {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
+        hear_more(wire).await?;
     }
 }
 
-/// A channel that is up; dropped when it is not, however it ended.
-struct Up {
-    reach: Rc<Reach>,
-    link: Rc<Link>,
+// ── several ways ────────────────────────────────────────────────────────────────────────────────
+
+type Outcome = Result<Wire, AttachFault>;
+type Attempt<'r> = Pin<Box<dyn Future<Output = Outcome> + 'r>>;
+
+/// A way that led to the instance.
+pub(super) struct Reached {
+    /// Which.
+    pub(super) way: usize,
+    /// Greeted.
+    pub(super) wire: Wire,
+    /// How the instance answered.
+    pub(super) reply: HelloReply,
+    /// What became of those before it.
+    before: Faults,
+}
+
+/// Attempts by several ways, some of them beside each other: the first that leads there ends them all.
+struct Attempts<'r> {
+    reach: &'r Reach,
     index: u16,
-    offering: Option<Rc<Offering>>,
+    ways: Ways,
+    under_way: Vec<(usize, Attempt<'r>)>,
+    faults: Vec<(usize, AttachFault)>,
 }
 
-impl Up {
-    fn new(reach: &Rc<Reach>, link: &Rc<Link>, index: u16, offering: Option<Rc<Offering>>) -> Up {
-        reach.here.board.instances[reach.instance].channel_up();
-        reach.here.links.borrow_mut().push(link.clone());
-        let channel = Channel { instance: reach.instance, index, shard: reach.here.shard.index };
-        reach.here.channels.up(channel, link);
-        reach.here.offerings.borrow_mut().extend(offering.clone());
-        reach.here.show();
-        Up { reach: reach.clone(), link: link.clone(), index, offering }
-    }
-}
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        self.reach.here.board.instances[self.reach.instance].channel_down(self.index == 0);
-        self.reach.here.links.borrow_mut().retain(|link| !Rc::ptr_eq(link, &self.link));
-        self.reach.here.channels.down(&self.link);
-        if let Some(own) = &self.offering {
-            self.reach.here.offerings.borrow_mut().retain(|offering| !Rc::ptr_eq(offering, own));
-        }
-        self.reach.here.show();
-    }
-}
-
-// ── what comes over a channel ───────────────────────────────────────────────────────────────────
-
-struct Attached {
-    reach: Rc<Reach>,
-    identities: RefCell<HashMap<u32, Asking>>,
-    /// On the first channel alone.
-    offering: Option<Rc<Offering>>,
-}
-
-impl LinkEvents for Attached {
-    fn opened(&self, _link: &Rc<Link>, stream: Stream, message: &[u8]) {
-        let here = &self.reach.here;
-        let asking = match channel::identity_of(message) {
-            0 => Asking::Nobody,
-            number => self.identities.borrow().get(&number).cloned().unwrap_or(Asking::Unreadable),
-        };
-        let mut copy = here.shard.ring.pool.borrow_mut().slim(message.len());
-        copy.extend_from_slice(message);
-        Servants::serve(here, Job { stream, message: copy, asking });
+impl<'r> Attempts<'r> {
+    fn new(reach: &'r Reach, index: u16, count: usize) -> Attempts<'r> {
+        let (under_way, faults) = (Vec::new(), Vec::new());
+        Attempts { reach, index, ways: Ways::new(count), under_way, faults }
     }
 
-    fn settings(&self, _link: &Rc<Link>, _publication: Publication) {
-        // The channel itself refuses settings on this side.
-    }
-
-    fn acknowledged(&self, _link: &Rc<Link>, acknowledgement: Acknowledgement) {
-        let Acknowledgement { revision, verdict, text } = acknowledgement;
-        let instance = &self.reach.plan().dialled;
-        let serial = revision.serial;
-        let is_in_force = verdict == Verdict::InForce && revision == self.reach.here.plan.revision;
-        self.reach.here.board.instances[self.reach.instance].acknowledged(is_in_force);
-        if is_in_force {
-            tracing::info!(instance, serial, "settings in force");
-        } else {
-            self.reach.here.board.instances[self.reach.instance]
-                .is_in_trouble(&format!("settings {verdict:?}: {text}"));
-            tracing::error!(instance, serial, ?verdict, "settings are not in force: {text}");
-        }
-        if let Some(offering) = &self.offering {
-            offering.begin();
-        }
-    }
-
-    fn list_acknowledged(&self, _link: &Rc<Link>, acknowledgement: Acknowledgement) {
-        if let Some(offering) = &self.offering {
-            offering.acknowledged(&acknowledgement);
-        }
-    }
-
-    fn identity(&self, _link: &Rc<Link>, number: u32, bytes: &[u8]) {
-        let asking = match Identity::parse(bytes) {
-            Ok(identity) => Asking::Known(Rc::new(Client::new(&identity))),
-            Err(error) => {
-                let here = &self.reach.here;
-                if here.records.identities.admits(&here.shard) {
-                    tracing::warn!(instance = self.reach.plan().dialled, %error, "an identity cannot be read");
+    async fn carry_out(mut self) -> Result<Reached, Faults> {
+        while let Some((way, wire)) = self.first().await {
+            match self.reach.attach(self.index, wire).await {
+                Ok((wire, reply)) => return Ok(Reached { way, wire, reply, before: self.told(way) }),
+                Err(fault) => {
+                    self.ways.handle_failed(way);
+                    self.faults.push((way, fault));
                 }
-                Asking::Unreadable
             }
-        };
-        self.identities.borrow_mut().insert(number, asking);
-    }
-
-    fn identity_gone(&self, _link: &Rc<Link>, number: u32) {
-        self.identities.borrow_mut().remove(&number);
-    }
-
-    fn draining(&self, _link: &Rc<Link>) {
-        // It opens no further stream, as it was asked.
-    }
-}
-
-// ── waiting before the next attempt ─────────────────────────────────────────────────────────────
-
-/// Doubles from `RECONNECT_FIRST` to `RECONNECT_LONGEST`, each wait jittered by half so that the
-/// channels of many connection points do not come back in one instant.
-#[derive(Default)]
-struct Backoff {
-    attempts: u32,
-}
-
-impl Backoff {
-    fn next(&mut self, random: u32) -> Duration {
-        let doubled = limits::RECONNECT_FIRST.saturating_mul(1 << self.attempts.min(16));
-        self.attempts += 1;
-        let full = doubled.min(limits::RECONNECT_LONGEST);
-        full / 2 + full.mul_f64(f64::from(random) / f64::from(u32::MAX)) / 2
-    }
-}
-
-fn random() -> u32 {
-    let mut bytes = [0; 4];
-    // Without randomness there is no jitter, and still a wait.
-    let _ = SystemRandom::new().fill(&mut bytes);
-    u32::from_be_bytes(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_to_the_longest_and_are_jittered_by_half() {
-        for random in [0, u32::MAX / 2, u32::MAX] {
-            let mut backoff = Backoff::default();
-            let mut before = Duration::ZERO;
-            for _ in 0..100 {
-                let wait = backoff.next(random);
-                assert!(wait >= before && wait <= limits::RECONNECT_LONGEST);
-                before = wait;
-            }
-            assert!(before >= limits::RECONNECT_LONGEST / 2);
         }
-        assert_eq!(Backoff::default().next(u32::MAX), limits::RECONNECT_FIRST);
+        Err(self.told(usize::MAX))
+    }
+
+    /// The first of the ways that are left which leads there; `None`: none does.
+    async fn first(&mut self) -> Option<(usize, Wire)> {
+        let reach = self.reach;
+        let (shard, deadline) = (&reach.here.shard, reach.here.shard.deadline());
+        std::future::poll_fn(|context| {
+            let now = shard.now();
+            if let Some(reached) = self.poll_ways(now, context) {
+                return Poll::Ready(Some(reached));
+            }
+            if self.ways.is_hopeless() {
+                return Poll::Ready(None);
+            }
+            if let Some(due) = self.ways.poll_timeout() {
+                deadline.set(now, due.saturating_duration_since(now));
+                if deadline.poll(context) {
+                    context.waker().wake_by_ref();
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Begins what is due and goes on with what was begun, until each of them waits.
+    fn poll_ways(&mut self, now: Instant, context: &mut Context<'_>) -> Option<(usize, Wire)> {
+        loop {
+            while let Some(way) = self.ways.poll_begin(now) {
+                let reach = self.reach;
+                self.under_way.push((way, Box::pin(reach.reach(way))));
+            }
+            let mut has_failed = false;
+            let mut at = 0;
+            while let Some((way, attempt)) = self.under_way.get_mut(at) {
+                let way = *way;
+                match attempt.as_mut().poll(context) {
+                    Poll::Pending => at += 1,
+                    Poll::Ready(Ok(wire)) => {
+                        drop(self.under_way.remove(at));
+                        return Some((way, wire));
+                    }
+                    Poll::Ready(Err(fault)) => {
+                        drop(self.under_way.remove(at));
+                        self.ways.handle_failed(way);
+                        self.faults.push((way, fault));
+                        has_failed = true;
+                    }
+                }
+            }
+            if !has_failed {
+                return None;
+            }
+        }
+    }
+
+    /// What became of the ways before this one, in their order.
+    fn told(mut self, before: usize) -> Faults {
+        let behind = self.under_way.drain(..).map(|(way, _)| (way, AttachFault::Slow));
+        self.faults.extend(behind);
+        self.faults.sort_by_key(|(way, _)| *way);
+        let ways = &self.reach.plan().ways;
+        let faults = self.faults.into_iter().filter(|(way, _)| *way < before);
+        let name = |way: usize| format!("{} {}", ways[way].transport, ways[way].dialled);
+        Faults(faults.map(|(way, fault)| (name(way), fault)).collect())
     }
 }

@@ -1,21 +1,28 @@
 //! The connection point: dials every gateway instance and answers what comes over its channels from
 //! the origins inside.
 //!
-//! `instance.rs` keeps the channels, `exchange.rs` tells the story of one request, `origin.rs` holds
-//! the connections to origins. Shards share nothing; each holds its own channels and connections.
+//! `instance.rs` keeps the channels, `dial.rs` makes their connections, `standing.rs` is one that is up;
+//! `exchange.rs` tells the story of one request, `origin.rs` holds the connections to origins, `group.rs` knows which
+//! of several takes a request. Shards share nothing; each holds its own channels and connections.
 
+mod backoff;
 mod board;
+mod dial;
 mod exchange;
+mod group;
 pub mod head;
 mod instance;
 mod lists;
 mod names;
 mod origin;
 mod plan;
+mod probe;
 mod record;
 mod relay;
 mod servants;
 mod sources;
+mod standing;
+mod succession;
 mod tokens;
 mod wait;
 
@@ -32,6 +39,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::channel::CloseCode;
+use crate::dispatch::{OriginState, Parting, Upload};
 use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::metrics::{self, EndpointCounts};
@@ -39,29 +47,37 @@ use crate::review::ConnectorStart;
 use crate::shard::{self, Mesh, Place, Port, Shard, Slots};
 use crate::token_watch::{State, Watch};
 use crate::transport::{Link, StartError};
+use crate::upgrade::{Resolve, Standing, Taking, systemd};
 use board::{Board, Channel, Counts};
+use group::Servers;
 use instance::Reach;
 use lists::Offering;
-use origin::Origin;
+use names::Name;
 use plan::Plan;
 use record::Records;
 use servants::Servants;
+use succession::Succession;
 
 /// Runs a connection point until it has drained: SIGTERM or SIGINT asks for that, a second one returns
-/// at once.
+/// at once. One that takes another's place is asked how it is when that is done.
 ///
 /// # Errors
 /// What keeps it from starting, or a shard that broke.
-pub fn run(start: ConnectorStart) -> Result<(), StartError> {
+pub fn run(start: ConnectorStart, taking: Option<Taking>) -> Result<(), StartError> {
     let open_files =
         shard::raise_open_files().map_err(|error| start_error("the limit of open files", &error))?;
-    let ConnectorStart { settings, folder, doors, ends, site, tls } = start;
-    let plan = Arc::new(Plan::new(&settings, site, tls, ends)?);
+    let ConnectorStart { settings, folder, outside, ends, site, tls, proxy_password } = start;
+    let plan = Arc::new(Plan::new(&settings, site, tls, proxy_password, ends)?);
     let mut signals =
         Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| start_error("signals", &error))?;
     let board = Arc::new(Board::new(&plan, &folder));
     metrics::watch(Arc::downgrade(&board), Board::look).map_err(|error| start_error("a thread", &error))?;
-    let _serving = doors.serve(board.clone()).map_err(|error| start_error("admin", &error))?;
+    let (tell, news) = mpsc::channel();
+    let succession = Succession::new(&board, &outside, tell.clone())?;
+    let (standing, follows) = match taking {
+        None => (Some(succession.stand(outside)?), None),
+        Some(taking) => (None, Some((taking, outside, succession))),
+    };
     let mesh = Mesh::new(usize::from(plan.shards));
     let access_log = AccessLog::open(&settings.log, &folder, "CMG_CONNECTOR", mesh.shards())
         .map_err(|error| StartError(error.to_string()))?;
@@ -81,35 +97,95 @@ pub fn run(start: ConnectorStart) -> Result<(), StartError> {
     let ended = start_shards(&plan, &board, &mesh, slots, access_log.as_ref(), &tokens)?;
     watch.start(tokens::Shards(Arc::downgrade(&mesh))).map_err(|error| start_error("a thread", &error))?;
 
-    let stopping = signals.handle();
-    let outcome = thread::Builder::new().name("ends".to_owned()).spawn(move || {
-        let outcome = wait_for_shards(&ended);
-        stopping.close();
-        outcome
-    });
-    let outcome = outcome.map_err(|error| start_error("a thread", &error))?;
-    let mut is_draining = false;
-    for signal in signals.forever() {
-        if signal == SIGHUP {
-            tracing::warn!("SIGHUP: reloading is not built yet; settings stay as they were");
-            continue;
+    let tells = tell.clone();
+    spawn("ends", move || {
+        let _ = tells.send(News::Ended(wait_for_shards(&ended)));
+    })?;
+    let resolve = follows.as_ref().map(|(taking, ..)| taking.resolve());
+    match follows {
+        None => systemd::notify("READY=1"),
+        Some((taking, outside, succession)) => {
+            let tell = tell.clone();
+            spawn("takes over", move || {
+                let _ = tell.send(News::TookOver(succession.follow(taking, outside).map(Box::new)));
+            })?;
         }
-        if std::mem::replace(&mut is_draining, true) {
-            tracing::warn!(signal, "stopping at once");
-            access_log.as_deref().inspect(|log| log.close());
-            return Ok(());
+    }
+    let listening = signals.handle();
+    spawn("signals", move || {
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                tracing::warn!("SIGHUP: reloading is not built yet; settings stay as they were");
+            } else if tell.send(News::Signal(signal)).is_err() {
+                return;
+            }
         }
-        tracing::info!(signal, "draining");
+    })?;
+    let outcome = supervise(&mesh, &news, standing, resolve.as_ref());
+    listening.close();
+    if let Some(log) = access_log {
+        log.close();
+    }
+    outcome
+}
+
+/// What the starting thread waits for.
+enum News {
+    /// The shards ended.
+    Ended(Result<(), StartError>),
+    /// The process was told to stop.
+    Signal(i32),
+    /// It took another's place, or could not.
+    TookOver(Result<Box<Standing>, StartError>),
+    /// Another took its place.
+    Succeeded,
+}
+
+/// Waits for signals, for the shards' end, and for other processes whose place is taken or that take this one's.
+/// `standing` is gone at the end, with the files of the sockets.
+fn supervise(
+    mesh: &Mesh<Control>,
+    news: &mpsc::Receiver<News>,
+    mut standing: Option<Standing>,
+    resolve: Option<&Resolve>,
+) -> Result<(), StartError> {
+    let (mut is_draining, mut is_signalled) = (false, false);
+    loop {
+        match news.recv() {
+            Ok(News::Ended(outcome)) => return outcome,
+            Ok(News::TookOver(Err(error))) => return Err(error),
+            Ok(News::TookOver(Ok(stands))) => {
+                standing.replace(*stands);
+                continue;
+            }
+            Ok(News::Signal(signal)) if std::mem::replace(&mut is_signalled, true) => {
+                tracing::warn!(signal, "stopping at once");
+                return Ok(());
+            }
+            // The other one goes on.
+            Ok(News::Signal(_)) if resolve.is_some_and(Resolve::give_up) => return Ok(()),
+            // Another took its place, and nobody is in a hurry yet.
+            Ok(News::Signal(_)) if is_draining => continue,
+            Ok(News::Signal(signal)) => {
+                systemd::notify("STOPPING=1");
+                tracing::info!(signal, "draining");
+            }
+            Ok(News::Succeeded) if is_draining => continue,
+            Ok(News::Succeeded) => tracing::info!("another process has taken this one's place; draining"),
+            Err(mpsc::RecvError) => return Err(StartError("nobody is left to wait for".into())),
+        }
+        is_draining = true;
         for to in 0..mesh.shards() {
             // An inbox that is full has been asked already.
             let _ = mesh.send(to, Control::Drain);
         }
     }
-    let outcome = outcome.join();
-    if let Some(log) = access_log {
-        log.close();
-    }
-    outcome.unwrap_or_else(|_| Err(StartError("a thread panicked; this is a bug of cmg".to_owned())))
+}
+
+/// A machine that has no thread left is no bug of ours.
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+    let started = thread::Builder::new().name(name.to_owned()).spawn(work);
+    started.map(drop).map_err(|error| start_error("a thread", &error))
 }
 
 fn start_error(what: &str, error: &io::Error) -> StartError {
@@ -124,6 +200,10 @@ enum Control {
     Lists,
     /// Judge tokens by this, and tell gateways.
     Tokens(Arc<State>),
+    /// Another shard has found an origin to be so.
+    Origin { index: usize, state: OriginState },
+    /// Another shard knows which origin of its group has an upload.
+    Upload { upload: Upload, place: usize },
 }
 
 type Ended = mpsc::Receiver<(usize, Result<(), String>)>;
@@ -170,21 +250,29 @@ fn wait_for_shards(ended: &Ended) -> Result<(), StartError> {
 
 /// What a shard's tasks have in common.
 pub(crate) struct Here {
+    /// Before the shard, whose ring it wakes.
+    port: Port<Control>,
     shard: Rc<Shard>,
     plan: Arc<Plan>,
     board: Arc<Board>,
     counts: Arc<Counts>,
-    /// By the mapping's numbers.
-    origins: Vec<Rc<Origin>>,
+    /// Those of the plan.
+    servers: Servers,
     tokens: tokens::Judge,
     records: Records,
     links: RefCell<Vec<Rc<Link>>>,
     /// Of lists, one to each instance whose first channel is up here.
     offerings: RefCell<Vec<Rc<Offering>>>,
     channels: metrics::Channels<Channel>,
+    /// Those that another has taken the place of.
+    leaving: Cell<usize>,
+    /// Of the HTTP proxy.
+    proxy: Option<Name>,
     exchanges: Cell<usize>,
     servants: Servants,
     draining: Cell<bool>,
+    /// It leaves: held requests have their end.
+    parting: Cell<Option<Parting>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -198,13 +286,15 @@ fn serve(
     tokens: Arc<State>,
 ) -> (impl FnMut() -> usize + use<>, impl Future<Output = ()> + use<>) {
     let port = Port::new(mesh, shard.index, shard.ring.wake_fd());
-    let here = Here::new(shard, plan, board, records, tokens);
+    let here = Here::new(shard, plan, board, records, tokens, port);
     let heard = here.clone();
     let turn = move || {
         if heard.channels.is_stale(heard.shard.now()) {
             heard.show();
         }
-        std::iter::from_fn(|| port.receive()).map(|control| heard.hear(&control)).count()
+        let told = std::iter::from_fn(|| heard.port.receive()).map(|control| heard.hear(&control)).count();
+        // What found an inbox full is sent on in the next turn.
+        told + usize::from(!heard.port.flush())
     };
     (turn, here.live())
 }
@@ -216,23 +306,26 @@ impl Here {
         board: &Arc<Board>,
         records: Records,
         tokens: Arc<State>,
+        port: Port<Control>,
     ) -> Rc<Here> {
-        let origins =
-            (0..plan.origins.len()).map(|index| Origin::new(shard, plan, &board.sources, index)).collect();
         Rc::new(Here {
+            port,
             shard: shard.clone(),
             plan: plan.clone(),
             board: board.clone(),
             counts: board.counts(shard.index),
-            origins,
+            servers: Servers::new(shard, plan, &board.sources),
             tokens: tokens::Judge::new(tokens),
             records,
             links: RefCell::default(),
             offerings: RefCell::default(),
             channels: metrics::Channels::new(shard.now()),
+            leaving: Cell::new(0),
+            proxy: plan.proxy.as_ref().map(|proxy| Name::new(&proxy.host, proxy.port)),
             exchanges: Cell::new(0),
             servants: Servants::default(),
             draining: Cell::new(false),
+            parting: Cell::new(None),
             waker: RefCell::default(),
         })
     }
@@ -252,6 +345,8 @@ impl Here {
                 let links = self.links.borrow();
                 links.iter().for_each(|link| link.publish_tokens(state.revision, &state.bytes));
             }
+            Control::Origin { index, state } => return self.hear_origin_elsewhere(*index, *state),
+            Control::Upload { upload, place } => return self.hear_upload_elsewhere(*upload, *place),
         }
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -261,6 +356,9 @@ impl Here {
     async fn live(self: Rc<Self>) {
         for instance in 0..self.plan.instances.len() {
             Reach::begin(&self, instance);
+        }
+        if self.shard.index == 0 {
+            probe::begin(&self);
         }
         std::future::poll_fn(|context| {
             if self.draining.get() {
@@ -274,13 +372,16 @@ impl Here {
     }
 
     async fn drain(&self) {
+        let grace = self.plan.limits.drain;
+        self.parting.set(Some(Parting::new(self.shard.now(), grace, 0)));
+        self.shard.wake_everybody();
         self.each_link(Link::leave);
         self.until(limits::LEAVE_WITHIN, || self.links.borrow().iter().all(|link| link.has_peer_drained()))
             .await;
         // Who has not answered is told that nothing more is taken.
         self.each_link(Link::drain);
         let is_idle = || self.links.borrow().iter().all(|link| link.stream_count() == 0);
-        self.until(limits::DRAIN_WITHIN, || self.exchanges.get() == 0 && is_idle()).await;
+        self.until(grace, || self.exchanges.get() == 0 && is_idle()).await;
         self.each_link(|link| link.close(CloseCode::Done, ""));
         self.until(GOODBYE_WITHIN, || self.links.borrow().is_empty()).await;
     }
@@ -301,7 +402,7 @@ impl Here {
     fn show(&self) {
         let index = self.shard.index;
         self.channels.show(&self.board.channels[index], self.shard.now());
-        for (origin, counts) in self.origins.iter().zip(&self.board.origins[index]) {
+        for (origin, counts) in self.servers.origins.iter().zip(&self.board.origins[index]) {
             origin.show(counts);
         }
         self.counts.panicked(self.shard.panics.get());

@@ -18,6 +18,7 @@ use super::plan::{OriginPlan, Plan};
 use super::record::Fault;
 use super::sources::{PortsUsedUp, Sources};
 use super::wait::within;
+use crate::dispatch::OriginSign;
 use crate::limits;
 use crate::logs::{self, Limited};
 use crate::refusal::Refusal;
@@ -71,6 +72,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Where it leads.
+    pub fn origin(&self) -> &Origin {
+        &self.lease.origin
+    }
+
     /// Gives it back for the next request. Nothing of an answer may be left on it.
     pub fn give_back(self) {
         let Connection { mut wire, deadline, mut lease, .. } = self;
@@ -120,19 +126,63 @@ enum Grant {
     Gone,
 }
 
+/// Connections that are being made.
+#[derive(Clone, Copy, Default)]
+struct Connecting {
+    count: usize,
+    /// Since when none came about; `None` while none is being made.
+    since: Option<Instant>,
+}
+
+impl Connecting {
+    fn is_stalled(self, now: Instant) -> bool {
+        let waited = self.since.map(|since| now.saturating_duration_since(since));
+        waited.is_some_and(|waited| waited >= limits::CONNECT_STALLED_AFTER)
+    }
+}
+
+/// One of them, as long as this lives.
+struct Attempt<'o>(&'o Cell<Connecting>);
+
+impl<'o> Attempt<'o> {
+    fn new(held: &'o Cell<Connecting>, now: Instant) -> Attempt<'o> {
+        let Connecting { count, since } = held.get();
+        held.set(Connecting { count: count + 1, since: since.or(Some(now)) });
+        Attempt(held)
+    }
+
+    /// It came about: the others have their time from now on.
+    fn succeeded(self, now: Instant) {
+        self.0.set(Connecting { since: Some(now), ..self.0.get() });
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let Connecting { count, since } = self.0.get();
+        self.0.set(Connecting { count: count - 1, since: since.filter(|_| count > 1) });
+    }
+}
+
 /// See the file's head.
 pub struct Origin {
     shard: Rc<Shard>,
     plan: Arc<Plan>,
     sources: Arc<Sources>,
-    index: usize,
+    /// In the plan.
+    pub index: usize,
     name: Name,
     ordinary: Pool,
     held: Pool,
     waiting: RefCell<VecDeque<Rc<RefCell<Grant>>>>,
     is_sweeping: Cell<bool>,
+    connecting: Cell<Connecting>,
     /// Connections made, and lent again, since the start.
     made: Cell<(u64, u64)>,
+    /// What was seen to fail since the start.
+    pub failures: Failures,
+    /// When it answered.
+    pub alive: Alive,
     /// It could not be reached last time, and that was said.
     is_out_of_reach: Cell<bool>,
     /// One that comes and goes must not fill the log.
@@ -141,12 +191,61 @@ pub struct Origin {
     has_told_of_certificate: Cell<bool>,
 }
 
+/// What failed at an origin since the start.
+#[derive(Default)]
+pub struct Failures {
+    /// Requests that could not reach it, or were not answered in time.
+    pub requests: Cell<u64>,
+    /// Probes that did not pass.
+    pub probes: Cell<u64>,
+    /// A request failed, and none was answered since.
+    pub is_recent: Cell<bool>,
+}
+
+/// When an origin last answered somebody on this shard.
+#[derive(Default)]
+pub struct Alive {
+    /// The last time.
+    pub last: Cell<Option<Instant>>,
+    /// Of those, the one that other shards were told of.
+    told: Cell<Option<Instant>>,
+}
+
+impl Alive {
+    /// It answered. Whether others should be told.
+    pub fn hear(&self, now: Instant) -> bool {
+        self.last.set(Some(now));
+        let is_due = |told| now.saturating_duration_since(told) >= limits::ORIGIN_ALIVE_EVERY;
+        let is_due = self.told.get().is_none_or(is_due);
+        if is_due {
+            self.told.set(Some(now));
+        }
+        is_due
+    }
+}
+
+impl Failures {
+    /// Counts what was seen.
+    pub fn hear(&self, sign: OriginSign) {
+        match sign {
+            OriginSign::Answered => self.is_recent.set(false),
+            OriginSign::Failed(_) | OriginSign::Unanswered(_) => {
+                self.requests.set(self.requests.get() + 1);
+                self.is_recent.set(true);
+            }
+            OriginSign::ProbePassed => {}
+            OriginSign::ProbeFailed => self.probes.set(self.probes.get() + 1),
+        }
+    }
+}
+
 impl Origin {
     /// The origin with this number in the plan; nothing is dialled yet.
     pub fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, sources: &Arc<Sources>, index: usize) -> Rc<Origin> {
         let name = Name::new(&plan.origins[index].host, plan.origins[index].port);
         let (ordinary, held, waiting) = Default::default();
-        let (is_sweeping, made, is_out_of_reach, has_told_of_certificate) = Default::default();
+        let (is_sweeping, connecting, made, failures, alive) = Default::default();
+        let (is_out_of_reach, has_told_of_certificate) = Default::default();
         let (shard, plan, sources) = (shard.clone(), plan.clone(), sources.clone());
         Rc::new(Origin {
             shard,
@@ -158,7 +257,10 @@ impl Origin {
             held,
             waiting,
             is_sweeping,
+            connecting,
             made,
+            failures,
+            alive,
             is_out_of_reach,
             outages: Limited::new("origins that came and went, not logged"),
             has_told_of_certificate,
@@ -180,6 +282,16 @@ impl Origin {
         board.waiting.set(self.waiting.borrow().iter().filter(waits).count() as u64);
         board.opened.set(opened);
         board.reused.set(reused);
+        board.failures.set(self.failures.requests.get());
+        board.probes_failed.set(self.failures.probes.get());
+    }
+
+    /// Whether a request finds a connection here, or may have one made, while those that are being made come about.
+    pub fn has_room(&self, kind: Kind) -> bool {
+        let pool = self.pool(kind);
+        let rests = || !pool.resting.borrow().is_empty();
+        let may_grow = pool.open.get() < self.open_max(kind);
+        rests() || may_grow && !self.connecting.get().is_stalled(self.shard.now())
     }
 
     /// A connection at rest that fits, if there is one.
@@ -201,11 +313,7 @@ impl Origin {
     /// be made.
     pub async fn connection(self: &Rc<Self>, want: Want, kind: Kind) -> Result<Connection, Fault> {
         let pool = self.pool(kind);
-        let open_max = match kind {
-            Kind::Ordinary => self.plan().connections_max,
-            Kind::Held => limits::ORIGIN_HELD_MAX,
-        };
-        if pool.open.get() >= open_max && !self.retire_oldest(kind) {
+        if pool.open.get() >= self.open_max(kind) && !self.retire_oldest(kind) {
             return match kind {
                 Kind::Ordinary => self.wait_for_one(want).await,
                 // None of them comes back soon.
@@ -214,6 +322,13 @@ impl Origin {
         }
         pool.open.set(pool.open.get() + 1);
         self.dial(self.lease(kind)).await
+    }
+
+    fn open_max(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Ordinary => self.plan().connections_max,
+            Kind::Held => limits::ORIGIN_HELD_MAX,
+        }
     }
 
     fn too_many_held(&self) -> Fault {
@@ -362,8 +477,10 @@ impl Origin {
     async fn dial(&self, lease: Lease) -> Result<Connection, Fault> {
         let (deadline, wait) = (self.shard.deadline(), self.plan.limits.connect);
         let authority = &self.plan().authority;
+        let attempt = Attempt::new(&self.connecting, self.shard.now());
         match within(&self.shard, wait, self.connect(lease.kind)).await {
             Some(Ok(wire)) => {
+                attempt.succeeded(self.shard.now());
                 if self.is_out_of_reach.replace(false) && self.outages.admits(&self.shard) {
                     tracing::info!(origin = authority, "the origin is reached again");
                 }
@@ -407,7 +524,8 @@ impl Origin {
         Fault::refused(Refusal::ConnectorCertificateRequired, cause)
     }
 
-    async fn connect(&self, kind: Kind) -> io::Result<Wire> {
+    /// A connection of nobody's, with its TLS handshake.
+    pub async fn connect(&self, kind: Kind) -> io::Result<Wire> {
         let addresses = self.name.addresses(&self.shard).await?;
         let socket = self.sources.connect(&self.shard, &addresses, kind).await?;
         match kind {
@@ -463,7 +581,7 @@ pub fn refusal_of(error: &io::Error) -> Refusal {
 }
 
 /// What kept us from an origin, as the end of a sentence that begins with it.
-fn why_not_reached(error: &io::Error) -> String {
+pub fn why_not_reached(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused the connection".to_owned(),
         io::ErrorKind::NotFound => "has no address: its name is unknown".to_owned(),
@@ -473,7 +591,7 @@ fn why_not_reached(error: &io::Error) -> String {
 }
 
 /// Whether no source address has a port left.
-fn has_no_port(error: &io::Error) -> bool {
+pub fn has_no_port(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<PortsUsedUp>())
 }
 
@@ -544,3 +662,21 @@ fn hand(to: &RefCell<Grant>, what: Grant) {
 
 /// Sweeping is not worth more turns than this.
 const SWEEP_EVERY_MIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_do_not_come_about_are_noticed_until_one_does() {
+        let (held, begin) = (Cell::new(Connecting::default()), Instant::now());
+        let is_stalled = |millis| held.get().is_stalled(begin + Duration::from_millis(millis));
+        let one = Attempt::new(&held, begin);
+        let other = Attempt::new(&held, begin + Duration::from_millis(900));
+        assert!(!is_stalled(999) && is_stalled(1_000));
+        one.succeeded(begin + Duration::from_millis(1_100));
+        assert!(!is_stalled(2_099) && is_stalled(2_100));
+        drop(other);
+        assert!(!is_stalled(9_000), "none is being made");
+    }
+}

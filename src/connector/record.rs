@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Here;
+use super::plan::OriginPlan;
 use crate::channel::{RequestMessage, ResetCode};
 use crate::logs::access::{Entry, Queue, Texts};
 use crate::logs::{self, Limited};
@@ -60,6 +61,8 @@ pub struct Account<'r> {
     pub request: Option<RequestMessage<'r>>,
     /// Where it goes, once it is mapped.
     pub mapped: Option<Mapped<'r, 'r>>,
+    /// Which origin it went to last.
+    pub origin: Option<&'r OriginPlan>,
     /// What passed.
     pub tally: Tally,
 }
@@ -75,12 +78,14 @@ pub struct Tally {
     pub bytes_in: u64,
     /// Body bytes of the answer that went to the gateway.
     pub bytes_out: u64,
+    /// It came with a token that was taken.
+    pub has_token: bool,
 }
 
 impl<'r> Account<'r> {
     /// Of a request of which nothing was read yet.
     pub fn new(start: Instant) -> Account<'r> {
-        Account { start, request: None, mapped: None, tally: Tally::default() }
+        Account { start, request: None, mapped: None, origin: None, tally: Tally::default() }
     }
 
     /// As the gateway made it; zeros when the message could not be read.
@@ -162,7 +167,7 @@ pub fn finish(here: &Here, record: &Record<'_>) {
     if let Some(queue) = &here.records.access
         && queue.wants(is_bad)
     {
-        queue.push(entry(record, origin(here, record.account)));
+        queue.push(entry(record));
     }
 }
 
@@ -175,7 +180,7 @@ fn tell(here: &Here, record: &Record<'_>, fault: &Fault) {
     let Tally { status, bytes_out, .. } = account.tally;
     let (id, method) = (account.id().text(), String::from_utf8_lossy(account.method()));
     let (request, method, target) = (id.as_str(), &*method, account.target());
-    let origin = origin(here, account);
+    let origin = account.origin.map(|origin| &*origin.authority);
     match fault {
         Fault::Refused(Refused { refusal, cause, .. }) => tracing::info!(
             request,
@@ -224,21 +229,17 @@ fn count(here: &Here, record: &Record<'_>) {
         Err(Fault::Died) => Some(Refusal::BadGateway),
         Ok(()) | Err(Fault::Left | Fault::NotBegun(_) | Fault::Broke(_) | Fault::Protocol(_)) => None,
     };
-    here.at_endpoint(mapped.map(|mapped| mapped.offer)).end(&Ended {
+    here.at_endpoint(mapped.map(|mapped| mapped.offer as usize)).end(&Ended {
         status: refused.map(Refusal::status).or(tally.status).unwrap_or(0),
         refused,
+        has_token: tally.has_token,
         request_bytes: tally.bytes_in,
         response_bytes: tally.bytes_out,
         took: tally.answered_after,
     });
 }
 
-/// `Host` of the origin it goes to, once it is mapped.
-fn origin<'h>(here: &'h Here, account: &Account<'_>) -> Option<&'h str> {
-    account.mapped.map(|mapped| &*here.plan.origins[mapped.origin].authority)
-}
-
-fn entry(record: &Record<'_>, origin: Option<&str>) -> Entry {
+fn entry(record: &Record<'_>) -> Entry {
     let account = record.account;
     let refused = match record.end {
         Err(Fault::Refused(refused)) => Some(refused.refusal),
@@ -246,6 +247,7 @@ fn entry(record: &Record<'_>, origin: Option<&str>) -> Entry {
     };
     let (method, path) = (String::from_utf8_lossy(account.method()), logs::path(account.target()));
     let endpoint = account.mapped.map_or("", |mapped| mapped.endpoint.path.as_str());
+    let origin = account.origin.map_or("", |origin| &*origin.authority);
     Entry {
         ended: record.ended,
         took: record.took(),
@@ -258,7 +260,7 @@ fn entry(record: &Record<'_>, origin: Option<&str>) -> Entry {
         bytes_out: account.tally.bytes_out,
         role: account.mapped.map(|mapped| mapped.role),
         outcome: record.outcome(),
-        texts: Texts::new(["", &method, &path, "", endpoint, "", origin.unwrap_or_default()]),
+        texts: Texts::new(["", &method, &path, "", endpoint, "", origin]),
     }
 }
 
@@ -307,10 +309,11 @@ mod tests {
         RequestWriter::new(&mut message, &start).unwrap().finish();
         account.request = Some(RequestMessage::parse(&message).unwrap());
         let answered_after = Some(Duration::from_millis(4));
-        account.tally = Tally { answered_after, status: Some(200), bytes_in: 5, bytes_out: 2 };
+        account.tally =
+            Tally { answered_after, status: Some(200), bytes_in: 5, bytes_out: 2, has_token: false };
         let end = Err(Fault::refused(Refusal::GatewayTimeout, "a cause"));
         let ended = account.start + Duration::from_millis(7);
-        let entry = entry(&Record { account: &account, end: &end, ended }, Some("mp.example"));
+        let entry = entry(&Record { account: &account, end: &end, ended });
         assert_eq!((entry.took, entry.outcome), (Duration::from_millis(7), "refused"));
         assert_eq!(entry.origin_took, answered_after);
         let reason = Some("CMGConnector_GatewayTimeout");

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::Here;
+use super::group;
 use super::head::{self, Client, Written};
 use super::origin::{Connection, refusal_of};
 use super::record::{Fault, Tally};
@@ -104,11 +105,11 @@ impl<'r> Relay<'r> {
         client: Option<&Client>,
         tally: &'r mut Tally,
     ) -> Relay<'r> {
-        *tally = Tally::default();
+        *tally = Tally { has_token: tally.has_token, ..Tally::default() };
         connection.wire.set_patient(mapped.endpoint.held && !request.is_tunnel);
         let now = here.shard.now();
         let mut bytes = here.shard.ring.pool.borrow_mut().small();
-        let authority = &here.plan.origins[mapped.origin].authority;
+        let authority = &connection.origin().plan().authority;
         head::write_request(&mut bytes, request, mapped, authority, client);
         let written = connection.wire.write(&bytes);
         here.shard.ring.pool.borrow_mut().give_back(bytes);
@@ -146,6 +147,14 @@ impl<'r> Relay<'r> {
     /// a client waits for its site to call.
     pub fn run(&mut self) -> impl Future<Output = Result<Carried, Fault>> {
         std::future::poll_fn(|context| self.poll(context))
+    }
+
+    /// For how long the origin has had the whole request and not answered.
+    pub fn waited(&self) -> Option<Duration> {
+        let has_request = matches!(self.sending, Sending::Whole | Sending::Abandoned);
+        let is_waiting = has_request && matches!(self.answering, Answering::Awaited);
+        let left = self.answer_due.saturating_duration_since(self.here.shard.now());
+        is_waiting.then(|| answer_within(self.here, self.mapped).saturating_sub(left))
     }
 
     /// The answer is whole; the connection is kept when nothing is left on it.
@@ -234,9 +243,20 @@ impl<'r> Relay<'r> {
                 (!self.connection.wire.is_flushed()).then_some(limits.body)
             }
             (Answering::Awaited, Sending::Whole | Sending::Abandoned) => {
-                Some(self.answer_due.saturating_duration_since(now))
+                let due = self.parts_at().map_or(self.answer_due, |at| at.min(self.answer_due));
+                Some(due.saturating_duration_since(now))
             }
         }
+    }
+
+    /// When the request ends because the connection point does: one that is held would not end by itself. A tunnel
+    /// stays until the last.
+    fn parts_at(&self) -> Option<Instant> {
+        let parting = self.here.parting.get()?;
+        let [.., a, b, c, d, e, f, g, h] = self.request.request_id;
+        let number = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        let is_held = self.mapped.endpoint.held && !self.request.is_tunnel;
+        is_held.then(|| parting.of_held(number))
     }
 
     fn hear_deadline(&mut self) -> Result<(), Fault> {
@@ -249,6 +269,11 @@ impl<'r> Relay<'r> {
                 let secs = self.here.plan.limits.body.as_secs_f32();
                 let cause = format!("origin {} took nothing of the body for {secs} s", self.authority());
                 Err(Fault::refused(Refusal::GatewayTimeout, cause))
+            }
+            (Answering::Awaited, Sending::Whole | Sending::Abandoned)
+                if self.parts_at().is_some_and(|at| at <= self.here.shard.now()) =>
+            {
+                Err(Fault::refused(Refusal::NoConnector, HELD_NO_LONGER))
             }
             (Answering::Awaited, Sending::Whole | Sending::Abandoned) => {
                 let secs = answer_within(self.here, self.mapped).as_secs_f32();
@@ -263,7 +288,7 @@ impl<'r> Relay<'r> {
     }
 
     fn authority(&self) -> &str {
-        &self.here.plan.origins[self.mapped.origin].authority
+        &self.connection.origin().plan().authority
     }
 
     /// The origin's answer cannot be passed on; what it did.
@@ -439,6 +464,9 @@ impl<'r> Relay<'r> {
                 .map_err(Fault::Refused)?;
         self.saw_connection_login |= saw_connection_login;
         let (status, is_interim) = (head.status, head.is_interim());
+        if group::is_upload(self.request) && (200..300).contains(&status) {
+            self.here.hear_upload(self.mapped, self.connection.origin().index, &head);
+        }
         if !is_interim {
             self.tally.status = Some(status);
             self.tally.answered_after = Some(self.here.shard.now().saturating_duration_since(self.began));
@@ -549,8 +577,7 @@ impl<'r> Relay<'r> {
                 if error.map(refusal_of) == Some(Refusal::ConnectorCertificateRequired)
                     || wire.tls().is_some_and(Tls::has_refused_renegotiation)
                 {
-                    let origin = &self.here.origins[self.mapped.origin];
-                    return Err(origin.certificate_wanted());
+                    return Err(self.connection.origin().certificate_wanted());
                 }
                 Err(if self.has_heard {
                     self.bad_gateway("closed in the middle of its answer's head")
@@ -586,6 +613,8 @@ fn write_piece(wire: &mut Wire, data: &[u8], is_chunked: bool) -> io::Result<()>
     wire.write(&line)
 }
 
+const HELD_NO_LONGER: &str =
+    "the connection point stops, and the request was held; another one takes it at once";
 /// From here on a body is received into a buffer of its own, and not reading it holds the origin back.
 const LARGE_BODY_SIZE: u64 = 16 * 1024;
 /// Sixteen digits and CRLF.

@@ -1,14 +1,16 @@
-//! What a ClientHello says of having been here before: the ticket it shows.
+//! What a ClientHello says of having been here before: the ticket it shows. And which protocols it offers.
 //!
-//! Pure, and believed in nothing but the order of a line (`handshakes.rs`): rustls reads the same bytes
-//! again and alone decides what the handshake is. So a hello that this reader does not follow, because it
-//! is spread over records or broken, is one that shows nothing.
+//! Pure, and believed in nothing but the order of a line (`handshakes.rs`) and who shall answer, the side that asks
+//! for certificates of clients or that for connection points: rustls reads the same bytes again and alone decides
+//! what the handshake is. So a hello that this reader does not follow, because it is spread over records or
+//! broken, is one that shows nothing.
 
 /// Bytes of a record's header, and of a handshake message's.
 const HEADER_SIZE: usize = 5;
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const RECORD_SIZE_MAX: usize = 1 << 14;
+const ALPN: u16 = 16;
 const SESSION_TICKET: u16 = 35;
 const PRE_SHARED_KEY: u16 = 41;
 
@@ -21,6 +23,8 @@ pub enum Hello<'a> {
     Whole {
         /// What the client got from whoever it spoke with before, us or another.
         ticket: Option<&'a [u8]>,
+        /// The protocols it offers, as they stand there (RFC 7301 3.1); empty: none.
+        protocols: &'a [u8],
     },
 }
 
@@ -29,21 +33,34 @@ impl Hello<'_> {
     pub fn read(bytes: &[u8]) -> Hello<'_> {
         let Some(header) = bytes.first_chunk::<HEADER_SIZE>() else {
             let begins = bytes.first().is_none_or(|kind| *kind == HANDSHAKE);
-            return if begins { Hello::Partial } else { Hello::Whole { ticket: None } };
+            return if begins { Hello::Partial } else { NOTHING };
         };
         let size = usize::from(u16::from_be_bytes([header[3], header[4]]));
         if header[0] != HANDSHAKE || size > RECORD_SIZE_MAX {
-            return Hello::Whole { ticket: None };
+            return NOTHING;
         }
         match bytes.get(HEADER_SIZE..HEADER_SIZE + size) {
             None => Hello::Partial,
-            Some(record) => Hello::Whole { ticket: ticket(record) },
+            Some(record) => shown(record).unwrap_or(NOTHING),
         }
+    }
+
+    /// Whether this protocol is among those it offers.
+    pub fn offers(&self, protocol: &[u8]) -> bool {
+        let Hello::Whole { mut protocols, .. } = *self else { return false };
+        while let Some(offered) = vector8(&mut protocols) {
+            if offered == protocol {
+                return true;
+            }
+        }
+        false
     }
 }
 
-/// The first ticket of TLS 1.3, else that of TLS 1.2.
-fn ticket(record: &[u8]) -> Option<&[u8]> {
+const NOTHING: Hello<'static> = Hello::Whole { ticket: None, protocols: &[] };
+
+/// Of tickets the first of TLS 1.3, else that of TLS 1.2.
+fn shown(record: &[u8]) -> Option<Hello<'_>> {
     let mut rest = record;
     let [CLIENT_HELLO, high, middle, low] = *take(&mut rest, 4)? else { return None };
     let size = u32::from_be_bytes([0, high, middle, low]) as usize;
@@ -54,20 +71,22 @@ fn ticket(record: &[u8]) -> Option<&[u8]> {
     let _suites = vector16(&mut rest)?;
     let _compression = vector8(&mut rest)?;
     let mut extensions = vector16(&mut rest)?;
-    let mut old = None;
+    let (mut old, mut protocols): (_, &[u8]) = (None, &[]);
     while !extensions.is_empty() {
         let kind = number(&mut extensions)?;
         let mut content = vector16(&mut extensions)?;
         match kind {
+            ALPN => protocols = vector16(&mut content)?,
             SESSION_TICKET if !content.is_empty() => old = Some(content),
             PRE_SHARED_KEY => {
                 let mut identities = vector16(&mut content)?;
-                return vector16(&mut identities).filter(|identity| !identity.is_empty());
+                let ticket = vector16(&mut identities).filter(|identity| !identity.is_empty());
+                return Some(Hello::Whole { ticket, protocols });
             }
             _ => {}
         }
     }
-    old
+    Some(Hello::Whole { ticket: old, protocols })
 }
 
 fn take<'a>(rest: &mut &'a [u8], size: usize) -> Option<&'a [u8]> {

@@ -12,11 +12,14 @@ pub fn client_hello(bytes: &[u8]) {
     let first = (1..=bytes.len()).find(|size| Hello::read(&bytes[..*size]) != Hello::Partial);
     match hello {
         Hello::Partial => assert!(first.is_none() && bytes.len() < 5 + (1 << 14)),
-        Hello::Whole { ticket } => {
+        Hello::Whole { ticket, protocols } => {
             let first = first.expect("the whole is one of the parts");
             assert_eq!(Hello::read(&bytes[..first]), hello, "what lies behind does not matter");
             if let Some(ticket) = ticket {
                 check_ticket(&bytes[..first], ticket);
+            }
+            if !protocols.is_empty() {
+                check_protocols(&bytes[..first], protocols);
             }
         }
     }
@@ -34,6 +37,14 @@ fn check_ticket(record: &[u8], ticket: &[u8]) {
     assert_eq!(record[at - 2..at], size);
     let (old, new) = (record[at - 4..at - 2] == [0, 35], record[at - 8..at - 6] == [0, 41]);
     assert!(old || new, "{}", record.escape_ascii());
+}
+
+/// A list of protocols stands behind its length, that of its extension and the extension's kind.
+fn check_protocols(record: &[u8], protocols: &[u8]) {
+    let at = protocols.as_ptr() as usize - record.as_ptr() as usize;
+    assert_eq!(&record[at..at + protocols.len()], protocols);
+    let size = u16::try_from(protocols.len()).expect("a length of two octets").to_be_bytes();
+    assert_eq!((&record[at - 6..at - 4], &record[at - 2..at]), (&[0, 16][..], &size[..]));
 }
 
 /// `bytes` as the first that a proxy sends.

@@ -224,10 +224,11 @@ impl<W> Waiting<W> {
         self.places.remove(&ticket);
     }
 
-    /// Nobody is called any more; gives what wakes those who wait.
-    pub fn drain(&mut self) -> impl Iterator<Item = &W> {
-        let waits =
-            |(ticket, place): (&Ticket, &Place<W>)| (place.standing == Standing::Waiting).then_some(*ticket);
+    /// Nobody of these sites is called any more; gives what wakes those who wait.
+    pub fn drain(&mut self, which: impl Fn(usize) -> bool) -> impl Iterator<Item = &W> {
+        let waits = |(ticket, place): (&Ticket, &Place<W>)| {
+            (place.standing == Standing::Waiting && which(place.site)).then_some(*ticket)
+        };
         let all: Vec<Ticket> = self.places.iter().filter_map(waits).collect();
         for ticket in &all {
             self.end(*ticket, Outcome::Draining);

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use super::admission::{self, Mark};
 use super::answer;
 use super::gate::{self, Client, Gate};
 use super::handshake::Passage;
+use super::https_door;
 use super::record::{self, Account, End, Place, Record};
 use super::relay::{Outcome, Relay, told};
 use super::request::{Answer, Manner, Own, Planned, Request, plan};
@@ -20,7 +22,7 @@ use super::token::{self, Bearer};
 use super::verdict;
 use super::wait;
 use crate::auth::token::TokenKind;
-use crate::channel::{ResetCode, message};
+use crate::channel::{HTTPS_ALPN, ResetCode, message};
 use crate::dispatch::{self as waiting, Attempts, Facts, GIVEN_BACK_MAX, Preface, Then, WhyNot};
 use crate::http::{self, FieldScratch, HeadError, Parsed, Version};
 use crate::limits;
@@ -35,9 +37,10 @@ pub struct Connection {
     pub wire: Wire,
     /// Its one deadline.
     pub deadline: Deadline,
-    client: Client,
+    client: Present,
     judged: Option<Judged>,
-    _counted: Counted,
+    /// A request of it was read.
+    has_asked: bool,
 }
 
 /// A verdict on the client's certificate, for one site under one set of settings.
@@ -89,7 +92,11 @@ pub fn serve(
 ) -> impl Future<Output = ()> {
     let mut connection = Connection::new(gate, socket, peer, tls, seat);
     // Lent, not handed over: the task would hold it twice for as long as the client is here.
-    async move { connection.live().await }
+    async move {
+        if connection.live().await {
+            connection.go_on_as_channel();
+        }
+    }
 }
 
 impl Connection {
@@ -97,19 +104,23 @@ impl Connection {
         Connection {
             wire: Wire::new(socket, Some(tls)),
             deadline: gate.shard.deadline(),
-            client: Client::new(gate.shard.next_id(), peer),
+            client: Present::new(&gate, peer, seat),
             judged: None,
-            _counted: Counted::new(&gate, seat),
+            has_asked: false,
             gate,
         }
     }
 
-    async fn live(&mut self) {
+    /// Whether it was a connection point, and goes on as a channel.
+    async fn live(&mut self) -> bool {
         self.within(self.limits().handshake);
         let is_proxy = self.gate.is_proxy(self.client.peer.ip());
         let opener = if is_proxy { self.hear_proxy().await } else { Opener::Itself };
         if matches!(opener, Opener::Nobody) || !self.handshake(opener).await {
-            return;
+            return false;
+        }
+        if self.wire.tls().and_then(Tls::alpn) == Some(HTTPS_ALPN) {
+            return true;
         }
         if self.wire.tls().is_some_and(Tls::is_resumed) {
             gate::add(&self.gate.counters().handshakes_resumed, 1);
@@ -117,10 +128,24 @@ impl Connection {
         loop {
             match self.serve_next().await {
                 Ok(Next::GoOn) => {}
-                Ok(Next::Finish) => return self.finish().await,
-                Ok(Next::Over | Next::Cut) | Err(_) => return,
+                Ok(Next::Finish) => {
+                    self.finish().await;
+                    return false;
+                }
+                Ok(Next::Over | Next::Cut) | Err(_) => return false,
             }
         }
+    }
+
+    /// Its number: no other client of the shard has it.
+    pub fn id(&self) -> u64 {
+        self.client.id
+    }
+
+    /// Takes its place among clients along, until it is a channel.
+    fn go_on_as_channel(self) {
+        let Connection { gate, wire, client, .. } = self;
+        https_door::enter(&gate, wire, client);
     }
 
     fn limits(&self) -> &crate::settings::GatewayLimits {
@@ -232,6 +257,7 @@ impl Connection {
             Head::Left => return Ok(Next::Finish),
             Head::Unreadable(error) => self.unreadable(error),
         };
+        self.has_asked = true;
         gate::add(&self.gate.counters().requests, 1);
         match planned {
             Planned::Forward(request) => self.forward(request).await,
@@ -284,6 +310,7 @@ impl Connection {
                 }
                 // Written answers leave while we look at what came behind the request.
                 let _ = self.wire.poll_room(context)?;
+                let mut has_parted = false;
                 if !self.wire.received().is_empty() {
                     let mut scratch = FieldScratch::new();
                     match http::parse_request(self.wire.received(), &mut scratch) {
@@ -299,16 +326,21 @@ impl Connection {
                         begun = true;
                         self.within(self.limits().head);
                     }
-                } else if gate.is_draining() && !self.wire.has_unread() {
-                    return Poll::Ready(Ok(Head::Left));
+                } else if let Some(parting) = gate.parting()
+                    && !self.wire.has_unread()
+                {
+                    // At once or in its turn; what it asks until then is answered.
+                    let (now, until) = (gate.shard.now(), parting.of_client(self.client.id, self.has_asked));
+                    has_parted = until <= now;
+                    self.deadline.set(now, until.saturating_duration_since(now));
                 }
-                if self.deadline.poll(context) {
-                    return Poll::Ready(Ok(Head::Left));
-                }
+                let is_late = has_parted || self.deadline.poll(context);
                 match self.wire.poll_fill(context) {
+                    // What is there already came in time.
                     Poll::Ready(Ok(true)) => {}
                     Poll::Ready(Ok(false)) => return Poll::Ready(Ok(Head::Left)),
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending if is_late => return Poll::Ready(Ok(Head::Left)),
                     Poll::Pending => return Poll::Pending,
                 }
             }
@@ -391,11 +423,9 @@ impl Connection {
             let broke = match outcome {
                 // Boxed, so that other clients do not hold the room for a tunnel.
                 Outcome::Switched => return Box::pin(self.tunnel(request, stream)).await,
-                // While the gateway drains, only what the client sent already is still answered.
-                Outcome::Answered { keep: true } if !self.gate.is_draining() || self.wire.has_unread() => {
-                    return Ok(Done::Answered(Next::GoOn));
-                }
-                Outcome::Answered { .. } => return Ok(Done::Answered(Next::Finish)),
+                // It was told that the connection goes on: so it does, also when the gateway drains since.
+                Outcome::Answered { keep: true } => return Ok(Done::Answered(Next::GoOn)),
+                Outcome::Answered { keep: false } => return Ok(Done::Answered(Next::Finish)),
                 Outcome::Refused(refused) => return Ok(Done::Refused(refused)),
                 Outcome::Cut(cause) => return Ok(Done::Cut(cause)),
                 Outcome::Broke(broke) => broke,
@@ -692,12 +722,6 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.gate.forget(&self.client);
-    }
-}
-
 /// Whether lists changed since they were last looked at for this client.
 #[inline]
 fn has_news(gate: &Gate, judged: Option<&Judged>) -> bool {
@@ -763,21 +787,38 @@ enum Head {
     Unreadable(HeadError),
 }
 
-/// Counts a client, and holds its seat, as long as it is here.
-struct Counted {
+/// A client that is counted, and holds its seat, as long as it is here; then connection points forget it.
+pub struct Present {
+    client: Client,
     gate: Rc<Gate>,
     seat: Option<Seated>,
 }
 
-impl Counted {
-    fn new(gate: &Rc<Gate>, seat: Seated) -> Counted {
+impl Present {
+    fn new(gate: &Rc<Gate>, peer: SocketAddr, seat: Seated) -> Present {
         gate::add(&gate.counters().clients, 1);
-        Counted { gate: gate.clone(), seat: Some(seat) }
+        let client = Client::new(gate.shard.next_id(), peer);
+        Present { client, gate: gate.clone(), seat: Some(seat) }
     }
 }
 
-impl Drop for Counted {
+impl Deref for Present {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Present {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Drop for Present {
     fn drop(&mut self) {
+        self.gate.forget(&self.client);
         gate::take(&self.gate.counters().clients, 1);
         // The seat is free before those who want it look.
         self.seat = None;

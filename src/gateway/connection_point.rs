@@ -14,22 +14,29 @@ use std::task::{Poll, Waker};
 use rustls::ServerConfig;
 
 use super::GatewayMessage;
-use super::gate::Gate;
+use super::acceptor::Acceptor;
+use super::gate::{self, Gate};
 use crate::auth::{InternalName, InternalRole, internal_identity};
 use crate::channel::frame::{self, FrameKind};
 use crate::channel::{
-    Acknowledgement, Hello, HelloRefusal, HelloReply, List, ListTag, Publication, Side, VERSION,
+    Acknowledgement, Hello, HelloRefusal, HelloReply, List, ListTag, Publication, Side, Transport, VERSION,
+    upgrade,
 };
 use crate::dispatch::Neighbourhood;
 use crate::limits;
-use crate::shard::{Deadline, Listener, Socket};
-use crate::transport::tls_config::CHANNEL_ALPN;
+use crate::shard::{Deadline, Socket};
 use crate::transport::{Link, LinkEvents, Parts, Stream, Tls, Wire};
 
 /// A channel on its way to its shard.
 pub struct Arrival {
     /// The connection and its TLS.
     pub parts: Parts,
+    /// Whose it is.
+    pub attendant: Attendant,
+}
+
+/// Whose channel it is that was let in.
+pub struct Attendant {
     /// Number of its site.
     pub site: usize,
     /// Name of the connection point.
@@ -38,6 +45,19 @@ pub struct Arrival {
     pub seat: Seat,
     /// Where it comes from.
     pub peer: SocketAddr,
+    /// What carries it.
+    pub transport: Transport,
+    /// It came in where clients do.
+    pub is_among_clients: bool,
+}
+
+/// A listener for channels, as far as it differs from others.
+#[derive(Clone)]
+pub struct Door {
+    /// TLS.
+    pub config: Arc<ServerConfig>,
+    /// What carries channels that come in there.
+    pub transport: Transport,
 }
 
 /// Which channel of which start of a connection point: held by one live link at a time.
@@ -48,11 +68,15 @@ pub type Seat = ([u8; 16], u16);
 pub struct Lobby {
     /// With the site and the name of whose it is.
     seats: RefCell<HashMap<Seat, (usize, String)>>,
-    /// Between accept and hello; who came first is in front.
-    entering: RefCell<VecDeque<Rc<Entering>>>,
+    entrance: Rc<Entrance>,
 }
 
-/// One that was accepted and has not said hello.
+/// Those of one shard between accept and hello, or of those among clients, between their handshake and the answer to
+/// their hello; who came first is in front.
+#[derive(Default)]
+pub struct Entrance(RefCell<VecDeque<Rc<Entering>>>);
+
+/// One of them.
 struct Entering {
     from: Neighbourhood,
     /// It holds the key of an internal certificate.
@@ -62,14 +86,19 @@ struct Entering {
 }
 
 /// A place among those; free again when dropped.
-struct Place {
-    lobby: Rc<Lobby>,
+pub struct Place {
+    entrance: Rc<Entrance>,
     entering: Rc<Entering>,
 }
 
 impl Place {
+    /// It holds the key of an internal certificate.
+    pub fn is_known(&self) {
+        self.entering.is_known.set(true);
+    }
+
     /// Carries `work` on until another needs the place.
-    async fn unless_shown_out<T>(&self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    pub async fn unless_shown_out<T>(&self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         let mut work = std::pin::pin!(work);
         std::future::poll_fn(|context| {
             if self.entering.is_shown_out.get() {
@@ -84,15 +113,15 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.lobby.entering.borrow_mut().retain(|held| !Rc::ptr_eq(held, &self.entering));
+        self.entrance.0.borrow_mut().retain(|held| !Rc::ptr_eq(held, &self.entering));
     }
 }
 
-impl Lobby {
+impl Entrance {
     /// A place for one that was accepted. When all are taken, another is shown out: strangers that say
     /// nothing, or come again and again, must not keep out a connection point.
-    fn admit(self: &Rc<Self>, from: Neighbourhood) -> Place {
-        let mut all = self.entering.borrow_mut();
+    pub fn admit(self: &Rc<Self>, from: Neighbourhood) -> Place {
+        let mut all = self.0.borrow_mut();
         if all.len() >= limits::HELLO_COUNT_MAX {
             let out = shown_out(all.iter().map(|one| (one.from, one.is_known.get())));
             if let Some(out) = out.and_then(|place| all.remove(place)) {
@@ -105,9 +134,11 @@ impl Lobby {
         let (is_known, is_shown_out) = (Cell::new(false), Cell::new(false));
         let entering = Rc::new(Entering { from, is_known, is_shown_out, waker: Cell::default() });
         all.push_back(entering.clone());
-        Place { lobby: self.clone(), entering }
+        Place { entrance: self.clone(), entering }
     }
+}
 
+impl Lobby {
     /// Whether this connection point may have one channel more.
     fn has_seat_for(&self, site: usize, point: &str) -> bool {
         let seats = self.seats.borrow();
@@ -126,18 +157,23 @@ impl Lobby {
     }
 }
 
-/// Accepts channels for ever.
-pub async fn accept(gate: Rc<Gate>, lobby: Rc<Lobby>, listener: Listener, config: Arc<ServerConfig>) {
+/// Accepts channels until the gateway ends.
+pub async fn accept(gate: Rc<Gate>, lobby: Rc<Lobby>, mut acceptor: Acceptor, door: Door) {
     loop {
-        while listener.armed() < 2 {
-            listener.arm();
+        let may_arm = acceptor.may_arm();
+        while may_arm && acceptor.listener.armed() < 2 {
+            acceptor.listener.arm();
         }
-        match std::future::poll_fn(|context| listener.poll_accept(context)).await {
-            Ok((socket, peer)) => {
-                let place = lobby.admit(peer.ip().into());
-                let (gate, lobby, config) = (gate.clone(), lobby.clone(), config.clone());
+        if acceptor.is_done() {
+            return;
+        }
+        match acceptor.next().await {
+            None => {}
+            Some(Ok((socket, peer))) => {
+                let place = lobby.entrance.admit(peer.ip().into());
+                let (gate, lobby, door) = (gate.clone(), lobby.clone(), door.clone());
                 gate.shard.clone().spawn("channel hello", async move {
-                    let entered = enter(&gate, &lobby, &place, socket, peer, config).await;
+                    let entered = enter(&gate, &lobby, &place, socket, peer, door).await;
                     if let Err(error) = entered
                         && gate.records.strangers.admits(&gate.shard)
                     {
@@ -145,7 +181,7 @@ pub async fn accept(gate: Rc<Gate>, lobby: Rc<Lobby>, listener: Listener, config
                     }
                 });
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 tracing::error!(%error, "accepting channels failed");
                 gate.shard.sleep(std::time::Duration::from_millis(200)).await;
             }
@@ -159,59 +195,127 @@ async fn enter(
     place: &Place,
     socket: Socket,
     peer: SocketAddr,
-    config: Arc<ServerConfig>,
+    door: Door,
 ) -> io::Result<()> {
     let deadline = gate.shard.deadline();
     deadline.set(gate.shard.now(), limits::HELLO_WITHIN);
+    let Door { config, transport } = door;
     let tls = Tls::server(config).map_err(io::Error::other)?;
     let mut wire = Wire::new(socket, Some(tls));
     wire.use_own_buffer(true);
     place.unless_shown_out(within(&deadline, wire.handshake())).await?;
-    if wire.tls().and_then(Tls::alpn) != Some(CHANNEL_ALPN) {
+    if wire.tls().and_then(Tls::alpn) != Some(transport.alpn()) {
         return Err(io::Error::other("it does not speak the channel's protocol"));
     }
     let name = name_of(&wire)?;
-    place.entering.is_known.set(true);
-    let hello = place.unless_shown_out(within(&deadline, read_hello(&mut wire))).await?;
-    let seat = (hello.connection_id, hello.index);
-    let settings = &gate.common.settings;
-    let site = settings.sites.iter().position(|site| Some(&site.code) == name.site.as_ref());
-    let refusal = judge(gate, lobby, &name, &hello, site);
-    let shards = gate.port.shards();
-    let shard = usize::from(hello.index) % shards;
+    place.is_known();
+    let hello = place.unless_shown_out(within(&deadline, hear_hello(&mut wire, transport))).await?;
+    let verdict = seat(gate, lobby, &name, &hello);
+    let shard = usize::from(hello.index) % gate.port.shards();
+    let answered = within(&deadline, answer(gate, &mut wire, hello.version, verdict, shard)).await;
+    let moved = answered.and_then(|site| {
+        let parts = wire.into_parts().ok_or_else(|| io::Error::other("the connection cannot be moved"))?;
+        Ok((site, parts))
+    });
+    if verdict.is_ok() && moved.is_err() {
+        lobby.leave(&seat_of(&hello));
+    }
+    let (site, parts) = moved?;
+    let (point, seat, is_among_clients) = (name.name, seat_of(&hello), false);
+    let attendant = Attendant { site, point, seat, peer, transport, is_among_clients };
+    gate.port.send(shard, GatewayMessage::Arrival(Box::new(Arrival { parts, attendant })));
+    Ok(())
+}
+
+/// Who holds the key of the certificate shown, which is the internal CA's.
+pub fn name_of(wire: &Wire) -> io::Result<InternalName> {
+    let leaf = wire.tls().and_then(Tls::peer_certificates).and_then(<[_]>::first);
+    let leaf = leaf.ok_or_else(|| io::Error::other("no certificate"))?;
+    internal_identity(leaf).map_err(io::Error::other)
+}
+
+/// Waits for the first words of a channel.
+pub async fn hear_hello(wire: &mut Wire, transport: Transport) -> io::Result<Hello> {
+    if transport.is_over_http() {
+        change_over(wire).await?;
+    }
+    read_hello(wire).await
+}
+
+/// Waits for the request that asks for a channel, and grants it.
+async fn change_over(wire: &mut Wire) -> io::Result<()> {
+    let mut answer = Vec::new();
+    loop {
+        match upgrade::read_ask(wire.received()) {
+            Ok(Some(size)) => {
+                wire.consume(size);
+                upgrade::write_yes(&mut answer);
+                wire.write(&answer)?;
+                return wire.flush().await;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                upgrade::write_no(&mut answer);
+                wire.write(&answer)?;
+                wire.finish().await?;
+                return Err(io::Error::other(error));
+            }
+        }
+        if !std::future::poll_fn(|context| wire.poll_fill(context)).await? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// The place that a hello asks for.
+pub fn seat_of(hello: &Hello) -> Seat {
+    (hello.connection_id, hello.index)
+}
+
+/// Judges a hello; one that is welcome has its seat then, for another may be heard while its answer leaves. Gives
+/// the number of its site.
+pub fn seat(gate: &Gate, lobby: &Lobby, name: &InternalName, hello: &Hello) -> Result<usize, HelloRefusal> {
+    let sites = &gate.common.settings.sites;
+    let site = sites.iter().position(|site| Some(&site.code) == name.site.as_ref());
+    match (judge(gate, lobby, name, hello, site), site) {
+        (None, Some(site)) => {
+            lobby.seats.borrow_mut().insert(seat_of(hello), (site, name.name.clone()));
+            Ok(site)
+        }
+        (refusal, _) => Err(refusal.unwrap_or(HelloRefusal::UnknownSite)),
+    }
+}
+
+/// Tells a connection point, which speaks versions up to `version`, what became of its hello; `shard` takes the
+/// channel. Gives the number of its site.
+pub async fn answer(
+    gate: &Gate,
+    wire: &mut Wire,
+    version: u16,
+    verdict: Result<usize, HelloRefusal>,
+    shard: usize,
+) -> io::Result<usize> {
+    let refusal = verdict.err();
     let reply = HelloReply {
-        version: VERSION.min(hello.version),
+        version: VERSION.min(version),
         refusal,
         text: refusal.map(|refusal| format!("{refusal:?}")).unwrap_or_default(),
-        instance: settings.instance.clone(),
+        instance: gate.common.settings.instance.clone(),
         instance_id: gate.common.instance_id,
-        shards: shards as u16,
+        shards: gate.port.shards() as u16,
         shard: shard as u16,
         instances: Vec::new(),
     };
     let mut out = Vec::new();
     reply.encode(&mut out);
     wire.write(&out)?;
-    let (None, Some(site)) = (refusal, site) else {
-        within(&deadline, wire.finish()).await?;
-        return Err(io::Error::other(format!("refused: {}", reply.text)));
-    };
-    // Taken with the verdict: another hello may be heard while this one's answer leaves.
-    lobby.seats.borrow_mut().insert(seat, (site, name.name.clone()));
-    let parts = match within(&deadline, wire.flush()).await {
-        Ok(()) => wire.into_parts().ok_or_else(|| io::Error::other("the connection cannot be moved")),
-        Err(error) => Err(error),
-    };
-    let parts = parts.inspect_err(|_| lobby.leave(&seat))?;
-    let arrival = Arrival { parts, site, point: name.name, seat, peer };
-    gate.port.send(shard, GatewayMessage::Arrival(Box::new(arrival)));
-    Ok(())
-}
-
-fn name_of(wire: &Wire) -> io::Result<InternalName> {
-    let leaf = wire.tls().and_then(Tls::peer_certificates).and_then(<[_]>::first);
-    let leaf = leaf.ok_or_else(|| io::Error::other("no certificate"))?;
-    internal_identity(leaf).map_err(io::Error::other)
+    match verdict {
+        Ok(site) => wire.flush().await.map(|()| site),
+        Err(refusal) => {
+            wire.finish().await?;
+            Err(io::Error::other(format!("refused: {refusal:?}")))
+        }
+    }
 }
 
 async fn read_hello(wire: &mut Wire) -> io::Result<Hello> {
@@ -272,17 +376,40 @@ pub async fn within<T>(deadline: &Deadline, what: impl Future<Output = io::Resul
 
 /// Takes a channel in and drives it until it ends.
 pub fn settle(gate: &Rc<Gate>, arrival: Arrival) {
-    let Arrival { parts, site, point, seat, peer } = arrival;
-    let wire = Wire::from_parts(&gate.shard.ring, parts);
+    let wire = Wire::from_parts(&gate.shard.ring, arrival.parts);
+    drive(gate, wire, arrival.attendant, None);
+}
+
+/// A channel in one of the direct descriptors of this shard, which are there for clients: counted beside them.
+pub struct Direct(Rc<Gate>);
+
+impl Direct {
+    /// Counts one, as long as this lives.
+    pub fn new(gate: &Rc<Gate>) -> Direct {
+        gate::add(&gate.counters().channels_direct, 1);
+        Direct(gate.clone())
+    }
+}
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        gate::take(&self.0.counters().channels_direct, 1);
+        self.0.wake_acceptors();
+    }
+}
+
+/// Drives a channel of this shard until it ends.
+pub fn drive(gate: &Rc<Gate>, wire: Wire, attendant: Attendant, direct: Option<Direct>) {
     let link = Link::new(&gate.shard, Side::Gateway, Some(gate.crossing.clone()));
-    tracing::info!(%peer, site = gate.common.settings.sites[site].code, point, shard = gate.shard.index, "channel up");
-    let attached = Attached::new(gate, site, &point, &link, seat);
+    let attached = Attached::new(gate, &attendant, &link);
+    let Attendant { site, point, peer, transport, .. } = attendant;
+    let (code, index) = (&gate.common.settings.sites[site].code, gate.shard.index);
+    tracing::info!(%peer, site = code, point, shard = index, %transport, "channel up");
     let events = Rc::new(Events { gate: gate.clone(), site, point: point.as_str().into() });
-    let index = gate.shard.index;
     gate.shard.spawn("link", async move {
         let cause = link.drive(wire, events).await;
-        tracing::info!(%peer, point, shard = index, %cause, "channel gone");
-        drop(attached);
+        tracing::info!(%peer, point, shard = index, %transport, %cause, "channel gone");
+        drop((attached, direct));
     });
 }
 
@@ -296,10 +423,10 @@ struct Attached {
 }
 
 impl Attached {
-    fn new(gate: &Rc<Gate>, site: usize, point: &str, link: &Rc<Link>, seat: Seat) -> Attached {
-        gate.attach(site, point, link);
-        gate.channel_up(site, point, seat.1, link);
-        Attached { gate: gate.clone(), site, link: link.clone(), seat }
+    fn new(gate: &Rc<Gate>, attendant: &Attendant, link: &Rc<Link>) -> Attached {
+        gate.attach(attendant.site, &attendant.point, link);
+        gate.channel_up(attendant, link);
+        Attached { gate: gate.clone(), site: attendant.site, link: link.clone(), seat: attendant.seat }
     }
 }
 
@@ -325,7 +452,9 @@ impl LinkEvents for Events {
     fn settings(&self, link: &Rc<Link>, publication: Publication) {
         let (site, from) = (self.site, self.gate.port.here());
         self.gate.await_verdict(link);
-        self.gate.port.send(0, GatewayMessage::Published { from, link: link.id, site, publication });
+        let point = self.point.clone();
+        let published = GatewayMessage::Published { from, link: link.id, site, point, publication };
+        self.gate.port.send(0, published);
     }
 
     fn tokens(&self, _link: &Rc<Link>, publication: Publication) {
@@ -429,17 +558,17 @@ mod tests {
 
     #[test]
     fn a_flood_at_the_door_takes_no_place_of_a_connection_point() {
-        let lobby = Rc::new(Lobby::default());
-        let slow = lobby.admit(from("192.0.2.1"));
-        let flood: Vec<Place> = (0..1_000).map(|_| lobby.admit(from("198.51.100.1"))).collect();
+        let entrance = Rc::new(Entrance::default());
+        let slow = entrance.admit(from("192.0.2.1"));
+        let flood: Vec<Place> = (0..1_000).map(|_| entrance.admit(from("198.51.100.1"))).collect();
         assert!(!slow.entering.is_shown_out.get());
         assert_eq!(
             flood.iter().filter(|one| !one.entering.is_shown_out.get()).count(),
             limits::HELLO_COUNT_MAX - 1
         );
-        assert_eq!(lobby.entering.borrow().len(), limits::HELLO_COUNT_MAX);
+        assert_eq!(entrance.0.borrow().len(), limits::HELLO_COUNT_MAX);
         drop(flood);
-        assert_eq!(lobby.entering.borrow().len(), 1);
+        assert_eq!(entrance.0.borrow().len(), 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::GatewayMessage;
 use super::admission::EndpointBook;
@@ -24,8 +24,8 @@ pub struct Publications {
     held: Vec<Option<PublishedSettings>>,
     /// By site: which block list is in force.
     blocks: Vec<Option<BlockMark>>,
-    /// What was to be written.
-    written: Arc<Written>,
+    /// What was to be written, and whether it may.
+    pub written: Arc<Written>,
     /// By site: what its connection points said of tokens.
     tokens: Vec<TokenWords>,
     ledger: Arc<Ledger>,
@@ -337,7 +337,7 @@ impl Publications {
             *count
         };
         let written = std::thread::Builder::new().name("keep-settings".into()).spawn(move || {
-            let _turn = counts.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(_turn) = counts.turn() else { return };
             if counts.by_file.lock().unwrap_or_else(PoisonError::into_inner).get(&file) != Some(&count) {
                 // Something newer is to be written there.
                 return;
@@ -355,12 +355,58 @@ impl Publications {
     }
 }
 
-/// Threads write what is in force: one after the other, and nothing over what is newer.
+/// Threads write what is in force: one after the other, and nothing over what is newer, be it by the process that
+/// takes this one's place.
 #[derive(Default)]
-struct Written {
+pub struct Written {
     /// How often something was to be written to a file.
     by_file: Mutex<HashMap<PathBuf, u64>>,
-    turn: Mutex<()>,
+    /// Held by the thread that writes.
+    files: Mutex<Files>,
+    decided: Condvar,
+}
+
+/// Whose files they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Files {
+    /// This process's.
+    #[default]
+    Ours,
+    /// Another process takes its place, or will be lost: writers wait.
+    Undecided,
+    /// The other one's.
+    Theirs,
+}
+
+impl Written {
+    /// Another process runs and keeps what it hears: nothing is written until it is decided whose files they are.
+    /// Waits for what is being written.
+    pub fn pause(&self) {
+        self.become_of(Files::Undecided);
+    }
+
+    /// The other one is lost: what waited is written.
+    pub fn go_on(&self) {
+        self.become_of(Files::Ours);
+    }
+
+    /// The other one has the place: what waited is not written.
+    pub fn leave(&self) {
+        self.become_of(Files::Theirs);
+    }
+
+    fn become_of(&self, whose: Files) {
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = whose;
+        self.decided.notify_all();
+    }
+
+    /// A turn to write. `None`: nothing is written any more.
+    fn turn(&self) -> Option<MutexGuard<'_, Files>> {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let undecided = |files: &mut Files| *files == Files::Undecided;
+        let files = self.decided.wait_while(files, undecided).unwrap_or_else(PoisonError::into_inner);
+        (*files == Files::Ours).then_some(files)
+    }
 }
 
 fn other(family: Family) -> Family {
@@ -380,4 +426,53 @@ pub fn reply(
 ) {
     let revision = publication.revision;
     gate.port.send(shard, GatewayMessage::Verdict { link, revision, verdict: verdict.0, text: verdict.1 });
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A thread that waits for its turn and tells whether it has it.
+    fn writes(written: &Arc<Written>) -> mpsc::Receiver<bool> {
+        let (tell, heard) = mpsc::channel();
+        let written = written.clone();
+        std::thread::spawn(move || tell.send(written.turn().is_some()).unwrap());
+        heard
+    }
+
+    #[test]
+    fn nothing_is_written_over_what_the_next_process_keeps() {
+        let written = Arc::new(Written::default());
+        assert_eq!(writes(&written).recv(), Ok(true));
+        written.pause();
+        let waits = writes(&written);
+        assert!(waits.recv_timeout(Duration::from_millis(50)).is_err(), "it may be for nothing");
+        written.go_on();
+        assert_eq!(waits.recv(), Ok(true), "the other one is lost");
+        written.pause();
+        let waits = writes(&written);
+        written.leave();
+        assert_eq!(waits.recv(), Ok(false));
+        assert_eq!(writes(&written).recv(), Ok(false));
+    }
+
+    #[test]
+    fn who_pauses_waits_for_what_is_being_written() {
+        let written = Arc::new(Written::default());
+        let turn = written.turn().unwrap();
+        let (tell, heard) = mpsc::channel();
+        let pauses = written.clone();
+        let pausing = std::thread::spawn(move || {
+            pauses.pause();
+            tell.send(()).unwrap();
+        });
+        assert!(heard.recv_timeout(Duration::from_millis(50)).is_err());
+        drop(turn);
+        heard.recv().unwrap();
+        pausing.join().unwrap();
+    }
 }

@@ -9,12 +9,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
+use rustls::ServerConfig;
 use rustls::server::ProducesTickets;
 
 use super::GatewayMessage;
+use super::acceptor::{Accepting, Accepts, Whom};
 use super::admission::{Admission, EndpointAllowances, Excesses};
 use super::certificates::Shown;
+use super::connection_point::Attendant;
+use super::control::Written;
 use super::handshake::Handshaking;
+use super::https_door::Questions;
 use super::record::{self, Records};
 use super::request::Request;
 use super::token::Tokens;
@@ -22,8 +27,8 @@ use super::verdict::Unlisted;
 use super::wait::{self, Line};
 use crate::auth::token::Issuers;
 use crate::auth::{Trust, Verdicts};
-use crate::channel::{self, Identity, ListTag, RevisionTag, Verdict, message};
-use crate::dispatch::{Roster, Ticket};
+use crate::channel::{self, Identity, ListTag, RevisionTag, Transport, Verdict, message};
+use crate::dispatch::{Parting, Roster, Ticket};
 use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::mapping::{Family, PublishedTable};
@@ -72,6 +77,10 @@ pub struct Channel {
     pub index: u16,
     /// Shard that drives it.
     pub shard: usize,
+    /// What carries it.
+    pub transport: Transport,
+    /// It came in where clients do.
+    pub is_among_clients: bool,
 }
 
 /// What the shards of the process share: written by one shard each, read by the admin listener, and
@@ -96,8 +105,14 @@ pub struct Common {
     pub folder: std::path::PathBuf,
     /// Which it shows, to clients and to connection points.
     pub certificates: Arc<Shown>,
+    /// TLS with connection points that come in where clients do.
+    pub https_channels: Arc<ServerConfig>,
     /// The gateway is on its way out.
     pub draining: AtomicBool,
+    /// Who may still come by what was armed.
+    pub accepting: Accepting,
+    /// Whether what is in force may be kept on disk.
+    pub written: Arc<Written>,
     /// Random, one for each start.
     pub instance_id: [u8; 16],
     /// Direct descriptors of each shard.
@@ -119,6 +134,8 @@ pub struct Common {
 pub struct Counters {
     /// Clients connected.
     pub clients: AtomicU64,
+    /// Channels in direct descriptors: they came in where clients do, and could not go elsewhere.
+    pub channels_direct: AtomicU64,
     /// Direct descriptors in use.
     pub slots: AtomicU64,
     /// Connections that ended because their PROXY header was wrong, missing, or sent by somebody who may not.
@@ -255,11 +272,18 @@ pub struct Gate {
     pub line: Line,
     /// Numbers under which clients of other shards were announced on links here.
     guests: RefCell<HashMap<(usize, u64), Announced>>,
-    draining: Cell<bool>,
+    /// The gateway ends.
+    parting: Cell<Option<Parting>>,
+    accepts: Cell<Accepts>,
+    /// Another process runs that takes this one's place: channels of these come to it, and of clients those that come
+    /// in where they do, with all others.
+    makes_way: Cell<Option<Whom>>,
     next_request: Cell<u64>,
     request_seed: [u8; 8],
     /// Acceptors to wake when a client left.
     pub acceptors: RefCell<Vec<Waker>>,
+    /// Connection points whose hello shard 0 is judging.
+    pub questions: Questions,
     /// Links that published and wait for the verdict.
     publishing: RefCell<Vec<Rc<Link>>>,
     /// Those that wait for a verdict on a list.
@@ -279,6 +303,7 @@ impl Gate {
         crossing: Rc<Crossing>,
         in_force: &Arc<InForce>,
         tickets: Arc<dyn ProducesTickets>,
+        accepts: Accepts,
     ) -> Rc<Gate> {
         let sites = common.settings.sites.len();
         let mut request_seed = [0; 8];
@@ -300,10 +325,13 @@ impl Gate {
             channels: metrics::Channels::new(shard.now()),
             turn: Cell::new(0),
             guests: RefCell::default(),
-            draining: Cell::new(false),
+            parting: Cell::new(None),
+            accepts: Cell::new(accepts),
+            makes_way: Cell::new(None),
             next_request: Cell::new(0),
             request_seed,
             acceptors: RefCell::default(),
+            questions: Questions::default(),
             publishing: RefCell::default(),
             listing: RefCell::default(),
             records: Records::new(common, shard.index),
@@ -328,13 +356,7 @@ impl Gate {
         self.epoch.set(settings.epoch);
         self.verdicts.borrow_mut().clear();
         self.tokens.look_again(&self.in_force());
-        let waiting = self.shard.wheel.wakers();
-        self.shard.spawn("look again", async move {
-            for some in waiting.chunks(limits::RECHECKED_PER_TURN) {
-                some.iter().for_each(Waker::wake_by_ref);
-                futures_lite::future::yield_now().await;
-            }
-        });
+        self.shard.wake_everybody();
     }
 
     /// Counts up with every change of settings and lists.
@@ -364,16 +386,62 @@ impl Gate {
 
     /// Whether the gateway is on its way out.
     pub fn is_draining(&self) -> bool {
-        self.draining.get()
+        self.parting.get().is_some()
     }
 
-    /// Takes no new clients; answers say that the connection ends. Links go on until the last is answered: a
-    /// client that asks once more before it knows is not turned away.
-    pub fn drain(&self) {
-        self.draining.set(true);
+    /// When it takes leave of whom, once it is.
+    pub fn parting(&self) -> Option<Parting> {
+        self.parting.get()
+    }
+
+    /// Takes no new clients; answers say that the connection ends, clients at rest and held requests have theirs.
+    /// Links go on until the last is answered: a client that asks once more before it knows is not turned away.
+    pub fn drain(&self) -> Parting {
+        let clients = self.counters().clients.load(Ordering::Relaxed);
+        let parting = Parting::new(self.shard.now(), self.common.settings.limits.drain, clients);
+        self.parting.set(Some(parting));
         self.common.draining.store(true, Ordering::Relaxed);
+        self.accepts.set(Accepts::NONE);
         self.drain_waiting();
         self.wake_acceptors();
+        self.shard.wake_everybody();
+        parting
+    }
+
+    /// Whom this shard accepts.
+    pub fn accepts(&self) -> Accepts {
+        self.accepts.get()
+    }
+
+    /// Others from now on. One that ends accepts nobody any more, whatever became of the process that was to follow.
+    pub fn accept(&self, accepts: Accepts) {
+        if !self.is_draining() {
+            if accepts == Accepts::ALL {
+                // Whoever was to follow is lost.
+                self.makes_way.set(None);
+            }
+            self.accepts.set(accepts);
+            self.wake_acceptors();
+        }
+    }
+
+    /// Has connection points dial the process that takes this one's place, from now on: those whose channels come to
+    /// it. As long as clients come here, so does who comes in where they do.
+    pub fn make_way(&self, whom: Whom) {
+        self.makes_way.set(Some(whom));
+        self.channels.each(|channel, link| self.ask_to_dial(channel.is_among_clients, link));
+    }
+
+    /// The same of one link that was not here when it was said: its hello was under way.
+    fn ask_to_dial(&self, is_among_clients: bool, link: &Link) {
+        let is_asked = match self.makes_way.get() {
+            None => false,
+            Some(Whom::Channels) => !is_among_clients,
+            Some(Whom::Clients) => true,
+        };
+        if is_asked && link.is_open() {
+            link.make_way();
+        }
     }
 
     /// Says goodbye on every link.
@@ -434,9 +502,11 @@ impl Gate {
     }
 
     /// A channel is driven on this shard from now on.
-    pub fn channel_up(&self, site: usize, point: &str, index: u16, link: &Rc<Link>) {
-        let channel = Channel { site, point: point.into(), index, shard: self.shard.index };
-        self.channels.up(channel, link);
+    pub fn channel_up(&self, attendant: &Attendant, link: &Rc<Link>) {
+        let &Attendant { site, seat: (_, index), transport, is_among_clients, .. } = attendant;
+        let (point, shard) = (attendant.point.as_str().into(), self.shard.index);
+        self.channels.up(Channel { site, point, index, shard, transport, is_among_clients }, link);
+        self.ask_to_dial(is_among_clients, link);
         self.channels.show(self.channel_board(), self.shard.now());
     }
 

@@ -14,6 +14,7 @@ use std::time::Instant;
 use rustls::server::ProducesTickets;
 
 use super::gate::{self, Gate};
+use crate::channel::HTTPS_ALPN;
 use crate::dispatch::{HandshakeBounds, HandshakeTicket, Handshakes, Hello, Lease, Step};
 use crate::limits;
 use crate::shard::{Deadline, Polled, Shard};
@@ -83,12 +84,14 @@ pub struct Passage<'g> {
     lease: Option<Lease>,
     /// Something was heard since the last step.
     is_news: bool,
+    /// It is a connection point's, by what its hello offers.
+    is_for_channels: bool,
 }
 
 impl<'g> Passage<'g> {
     /// The handshake of a client from there; `is_news`: its first bytes were heard already.
     pub fn new(gate: &'g Rc<Gate>, from: IpAddr, is_news: bool) -> Passage<'g> {
-        Passage { gate, from, place: None, lease: None, is_news }
+        Passage { gate, from, place: None, lease: None, is_news, is_for_channels: false }
     }
 
     /// Whether a step was taken.
@@ -107,7 +110,7 @@ impl<'g> Passage<'g> {
             if self.is_its_turn(wire, context) {
                 self.take_step(wire)?;
                 if wire.tls().is_none_or(Tls::is_handshaken) {
-                    return Poll::Ready(Ok(()));
+                    return Poll::Ready(self.as_agreed(wire));
                 }
                 continue;
             }
@@ -170,7 +173,7 @@ impl<'g> Passage<'g> {
     /// nobody passes by with an invented one.
     fn favoured(&self, step: Step, wire: &Wire) -> Step {
         match (step, Hello::read(wire.heard())) {
-            (Step::New(_), Hello::Whole { ticket: Some(ticket) })
+            (Step::New(_), Hello::Whole { ticket: Some(ticket), .. })
                 if self.gate.handshaking.tickets.decrypt(ticket).is_some() =>
             {
                 Step::Returning(self.gate.handshaking.numbers.hash_one(ticket))
@@ -186,6 +189,7 @@ impl<'g> Passage<'g> {
         if self.lease.is_none() {
             self.lease = Some(line.borrow_mut().begin(now));
             self.gate.count_handshakes();
+            self.answer_as_whom(wire)?;
         }
         self.is_news = false;
         let begun = Instant::now();
@@ -193,6 +197,27 @@ impl<'g> Passage<'g> {
         line.borrow_mut().spend(begun.elapsed(), now);
         self.gate.call_handshakes();
         done
+    }
+
+    /// A connection point that comes in by HTTPS is answered by the side that believes the internal CA alone: it never
+    /// is a client, and no client gets there.
+    fn answer_as_whom(&mut self, wire: &mut Wire) -> io::Result<()> {
+        let common = &self.gate.common;
+        if common.settings.https_among_clients && Hello::read(wire.heard()).offers(HTTPS_ALPN) {
+            self.is_for_channels = true;
+            wire.begin_tls(Tls::server(common.https_channels.clone()).map_err(io::Error::other)?);
+        }
+        Ok(())
+    }
+
+    /// Who was taken for a connection point is one by rustls's reading, too: certificates of the internal CA must not be
+    /// taken for a client's.
+    fn as_agreed(&self, wire: &Wire) -> io::Result<()> {
+        if self.is_for_channels && wire.tls().and_then(Tls::alpn) != Some(HTTPS_ALPN) {
+            let what = "its hello offers a channel, and none was agreed on";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(())
     }
 
     fn leave_line(&mut self) {

@@ -3,15 +3,17 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::connection_point::{self, Lobby};
 use super::control::{self, Publications};
-use super::gate::Gate;
+use super::gate::{Counters, Gate};
+use super::https_door::{Judged, Knock};
 use super::{GatewayMessage, lists, report};
 use crate::channel::{ListTag, Verdict};
+use crate::dispatch::Parting;
 use crate::limits::TOKEN_KEYS_LOOKED_AT_EVERY;
 
 /// See the file's head.
@@ -21,7 +23,7 @@ pub struct Inbox {
     /// On shard 0 alone.
     publications: RefCell<Option<Publications>>,
     report: Arc<report::Gateway>,
-    draining: RefCell<(bool, Option<Waker>)>,
+    parting: RefCell<(Option<Parting>, Option<Waker>)>,
     counted: Cell<Instant>,
 }
 
@@ -33,7 +35,7 @@ impl Inbox {
             lobby: Rc::default(),
             publications: RefCell::default(),
             report,
-            draining: RefCell::default(),
+            parting: RefCell::default(),
             counted: Cell::new(gate.shard.now()),
         })
     }
@@ -92,17 +94,26 @@ impl Inbox {
             GatewayMessage::Links { shard, site, change } => gate.hear_links(shard, site, change),
             GatewayMessage::Arrival(arrival) => connection_point::settle(gate, *arrival),
             GatewayMessage::Left(seat) => self.lobby.leave(&seat),
-            GatewayMessage::Published { from, link, site, publication } => {
+            GatewayMessage::Knocked(knock) => {
+                let Knock { from, number, name, hello } = *knock;
+                let verdict = connection_point::seat(gate, &self.lobby, &name, &hello);
+                let judged = Judged { number, seat: connection_point::seat_of(&hello), verdict };
+                gate.port.send(from, GatewayMessage::Judged(judged));
+            }
+            GatewayMessage::Judged(judged) => gate.hear_judged(judged),
+            GatewayMessage::Published { from, link, site, point, publication } => {
                 let mut publications = self.publications.borrow_mut();
                 let Some(publications) = publications.as_mut() else { return };
                 let verdict = publications.take(gate, site, &publication);
                 self.report.show(&publications.in_force);
+                self.report.has_published(site, &point, verdict.0);
                 control::reply(gate, from, link, &publication, verdict);
             }
             GatewayMessage::Tokens { site, point, publication } => {
                 if let Some(publications) = self.publications.borrow_mut().as_mut() {
                     publications.take_tokens(gate, site, &point, &publication);
                     self.report.show(&publications.in_force);
+                    self.report.has_told_tokens(site, &point);
                 }
             }
             GatewayMessage::Verdict { link, revision, verdict, text } => {
@@ -133,11 +144,13 @@ impl Inbox {
                 gate.hear_list_verdict(link, &tag, verdict, &text);
             }
             GatewayMessage::InForce(settings) => gate.put_in_force(&settings),
+            GatewayMessage::Accept(accepts) => gate.accept(accepts),
+            GatewayMessage::MakeWay(whom) => gate.make_way(whom),
             GatewayMessage::Drain => {
-                gate.drain();
-                let mut draining = self.draining.borrow_mut();
-                draining.0 = true;
-                if let Some(waker) = draining.1.take() {
+                let began = gate.drain();
+                let mut parting = self.parting.borrow_mut();
+                parting.0 = Some(began);
+                if let Some(waker) = parting.1.take() {
                     waker.wake();
                 }
             }
@@ -148,26 +161,35 @@ impl Inbox {
         self.gate.port.send(shard, GatewayMessage::ListVerdict { link, tag, verdict, text });
     }
 
-    /// Lives until the gateway is told to drain; then waits for the requests under way, says goodbye to
-    /// connection points, and ends.
+    /// Lives until the gateway is told to drain; then waits for the requests under way, and for clients to be taken
+    /// leave of, says goodbye to connection points, and ends.
     pub async fn live(&self) {
-        std::future::poll_fn(|context| {
-            let mut draining = self.draining.borrow_mut();
-            if draining.0 {
-                return Poll::Ready(());
+        let parting = std::future::poll_fn(|context| {
+            let mut parting = self.parting.borrow_mut();
+            if let Some(parting) = parting.0 {
+                return Poll::Ready(parting);
             }
-            draining.1 = Some(context.waker().clone());
+            parting.1 = Some(context.waker().clone());
             Poll::Pending
         })
         .await;
-        let until = self.gate.shard.now() + DRAIN_WITHIN;
         // Of all shards: a request of another may use a link of this one.
-        let is_active = || self.gate.common.counters.iter().any(|one| one.active.load(Ordering::Relaxed) > 0);
-        while is_active() && self.gate.shard.now() < until {
-            self.gate.shard.sleep(Duration::from_millis(100)).await;
+        let some = |which: fn(&Counters) -> &AtomicU64| {
+            self.gate.common.counters.iter().any(|one| which(one).load(Ordering::Relaxed) > 0)
+        };
+        let is_wanted = |now: Instant| {
+            some(|counters| &counters.active)
+                || now < parting.rest_is_over() && some(|counters| &counters.clients)
+        };
+        loop {
+            let now = self.gate.shard.now();
+            if now >= parting.is_over() || !is_wanted(now) {
+                break;
+            }
+            self.gate.shard.sleep(LOOK_EVERY).await;
         }
         self.gate.close_links();
-        self.gate.shard.sleep(Duration::from_millis(100)).await;
+        self.gate.shard.sleep(LOOK_EVERY).await;
     }
 }
 
@@ -175,5 +197,5 @@ impl Inbox {
 const MESSAGES_PER_TURN: usize = 512;
 /// How often the ring's counts are copied to where the admin listener reads them.
 const COUNTED_EVERY: Duration = Duration::from_millis(100);
-/// What requests under way have to end; clients wait 60 s at most.
-const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// While draining: how often to look whether it is over; and for the last words on channels.
+const LOOK_EVERY: Duration = Duration::from_millis(100);

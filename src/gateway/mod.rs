@@ -4,6 +4,7 @@
 //! `client` tells the story of a client, `relay` that of one exchange, `connection_point` that of a
 //! channel; `control` keeps the settings that requests are judged under.
 
+mod acceptor;
 mod admission;
 mod allowance;
 pub mod answer;
@@ -13,12 +14,14 @@ mod connection_point;
 mod control;
 mod gate;
 mod handshake;
+mod https_door;
 mod inbox;
 mod lists;
 mod record;
 mod relay;
 mod report;
 mod request;
+mod succession;
 mod token;
 mod verdict;
 mod wait;
@@ -27,29 +30,32 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
-use std::task::Poll;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::admin;
-use crate::channel::{List, ListTag, Publication, RevisionTag, Verdict};
+use crate::channel::{List, ListTag, Publication, RevisionTag, Transport, Verdict};
 use crate::dispatch::Ticket;
+use crate::handover::SocketKind;
 use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::metrics::{self, Ledger, Name};
 use crate::review::{Document, GatewayStart};
 use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
-use crate::transport::{CrossMessage, Crossing, StartError, Tls};
+use crate::transport::{CrossMessage, Crossing, StartError, Tls, tls_config};
+use crate::upgrade::{Holding, Outside, Resolve, Standing, Taking, systemd};
+use acceptor::{Accepting, Acceptor, Accepts, Whom};
 use admission::Admission;
 use certificates::Shown;
-use connection_point::{Arrival, Seat};
+use connection_point::{Arrival, Door, Seat};
 use control::Publications;
 use gate::{Common, Counters, Gate, Guest, InForce};
+use https_door::{Judged, Knock};
 use inbox::Inbox;
 pub use request::Manner;
+use succession::{Holdings, Succession};
 
 /// What shards tell each other.
 pub enum GatewayMessage {
@@ -101,6 +107,10 @@ pub enum GatewayMessage {
     Arrival(Box<Arrival>),
     /// To shard 0: a channel is gone.
     Left(Seat),
+    /// To shard 0: a connection point came in where clients do.
+    Knocked(Box<Knock>),
+    /// What shard 0 makes of it.
+    Judged(Judged),
     /// To shard 0: a connection point published.
     Published {
         /// Shard of its link.
@@ -109,6 +119,8 @@ pub enum GatewayMessage {
         link: u64,
         /// Number of the site.
         site: usize,
+        /// Name of the connection point.
+        point: std::sync::Arc<str>,
         /// What.
         publication: Publication,
     },
@@ -180,31 +192,35 @@ pub enum GatewayMessage {
     },
     /// Judge by these from now on.
     InForce(Arc<InForce>),
+    /// Accept these from now on.
+    Accept(Accepts),
+    /// Another process runs that takes the place of this one: connection points are to come to it that come in by
+    /// listeners of their own, or all of them.
+    MakeWay(Whom),
     /// Take no more clients, let requests end, say goodbye.
     Drain,
 }
 
-/// Runs a gateway until it has drained.
+/// Runs a gateway until it has drained; one that takes another's place accepts when that is done.
 ///
 /// # Errors
 /// What keeps it from starting, or ends a shard.
-pub fn run(reviewed: GatewayStart) -> Result<(), StartError> {
+pub fn run(reviewed: GatewayStart, taking: Option<Taking>) -> Result<(), StartError> {
     let open_files = shard::raise_open_files().map_err(|error| StartError(format!("open files: {error}")))?;
     let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| StartError(format!("signals: {error}")))?;
     let start = Start::prepare(reviewed, open_files)?;
-    start.run(signals)
+    start.run(signals, taking)
 }
 
 /// Everything that can go wrong has gone right: files read, sockets bound.
 struct Start {
     common: Arc<Common>,
     clients: Arc<ServerConfig>,
-    channels: Arc<ServerConfig>,
     listeners: Vec<OwnedFd>,
-    channel_listeners: Vec<OwnedFd>,
+    channel_listeners: Vec<(OwnedFd, Door)>,
     publications: Publications,
-    doors: admin::Doors,
+    outside: Outside,
     document: Document,
     cpus: Vec<usize>,
     slots: u32,
@@ -212,14 +228,20 @@ struct Start {
 
 impl Start {
     fn prepare(reviewed: GatewayStart, open_files: u64) -> Result<Start, StartError> {
-        let GatewayStart { settings, folder, document, listeners, internal_listeners, doors, ends, .. } =
-            reviewed;
+        let GatewayStart { settings, folder, document, listeners, outside, ends, .. } = reviewed;
+        let (internal_listeners, https_listeners) = (reviewed.internal_listeners, reviewed.https_listeners);
         let shown = Arc::new(Shown::new(reviewed.server_keys, ends));
         let clients = {
             let tickets = reviewed.ticket_secret.as_ref();
             certificates::client_config(shown.clone(), tickets, settings.tls_min)?
         };
         let channels = certificates::channel_config(&reviewed.internal_ca, reviewed.internal)?;
+        let https_channels = tls_config::for_https_channels(&channels);
+        let by_https = Door { config: https_channels.clone(), transport: Transport::Https };
+        let https_listeners = https_listeners.into_iter().map(|fd| (fd, by_https.clone()));
+        let by_tcp_tls = Door { config: channels, transport: Transport::TcpTls };
+        let internal_listeners = internal_listeners.into_iter().map(|fd| (fd, by_tcp_tls.clone()));
+        let channel_listeners = internal_listeners.chain(https_listeners).collect();
         let allowed = shard::allowed_cpus();
         let shards = settings.shards.map_or(allowed.len(), usize::from).max(1);
         let cpus = (0..shards).map(|index| allowed[index % allowed.len()]).collect();
@@ -243,7 +265,10 @@ impl Start {
             start: metrics::Start::now(),
             folder,
             certificates: shown,
+            https_channels,
             draining: AtomicBool::new(false),
+            accepting: Accepting::default(),
+            written: publications.written.clone(),
             instance_id,
             slots,
             headroom: metrics::Headroom::default(),
@@ -254,26 +279,29 @@ impl Start {
         Ok(Start {
             common: Arc::new(common),
             clients,
-            channels,
             listeners,
-            channel_listeners: internal_listeners,
+            channel_listeners,
             publications,
-            doors,
+            outside,
             document,
             cpus,
             slots,
         })
     }
 
-    fn run(self, mut signals: signal_hook::iterator::Signals) -> Result<(), StartError> {
+    fn run(
+        self,
+        mut signals: signal_hook::iterator::Signals,
+        taking: Option<Taking>,
+    ) -> Result<(), StartError> {
+        let holdings = Arc::new(Mutex::new(self.holdings()?));
         let Start {
             common,
             clients,
-            channels,
             listeners,
             channel_listeners,
             publications,
-            doors,
+            outside,
             document,
             cpus,
             slots,
@@ -282,7 +310,8 @@ impl Start {
         let report = report::Gateway::new(common.clone(), &publications.in_force);
         let (tell, news) = mpsc::channel();
         let in_force = publications.in_force.clone();
-        let mut first = Some((channel_listeners, publications, channels));
+        let accepts = if taking.is_some() { Accepts::CHANNELS } else { Accepts::ALL };
+        let mut first = Some((channel_listeners, publications));
         for (index, cpu) in cpus.iter().enumerate() {
             let place = Place { index, cpu: *cpu, slots, owner: Slots::ByAccept };
             let listeners = listeners.iter().map(OwnedFd::try_clone).collect::<Result<Vec<_>, _>>();
@@ -294,6 +323,7 @@ impl Start {
                 first: first.take(),
                 in_force: in_force.clone(),
                 report: report.clone(),
+                accepts,
             };
             let thread = shard::start(place, move |shard| role.start(&shard));
             let thread = thread.map_err(|error| StartError(format!("shard {index}: {error}")))?;
@@ -304,9 +334,23 @@ impl Start {
                 let _ = tell.send(News::Ended(result));
             })?;
         }
+        // Those of the shards, and those for another process, are all there is: a port is closed when the last is.
+        drop(listeners);
         metrics::watch(Arc::downgrade(&report), report::Gateway::look)
             .map_err(|error| StartError(format!("a thread for limits: {error}")))?;
-        let _serving = doors.serve(report).map_err(|error| StartError(format!("admin: {error}")))?;
+        let succession = Succession::new(&common, &mesh, &report, &holdings, tell.clone());
+        let resolve = taking.as_ref().map(Taking::resolve);
+        let standing = match taking {
+            None => {
+                let standing = succession.stand(outside)?;
+                systemd::notify("READY=1");
+                Some(standing)
+            }
+            Some(taking) => {
+                spawn("takes over", move || succession.take_over(taking, outside))?;
+                None
+            }
+        };
         tracing::info!(
             instance = common.settings.instance,
             shards = cpus.len(),
@@ -330,12 +374,34 @@ impl Start {
                 let _ = tell.send(News::Signal);
             }
         })?;
-        let outcome = supervise(&mesh, &news);
+        let outcome = supervise(&mesh, &news, standing, resolve.as_ref(), &holdings);
         if let Some(log) = &common.access_log {
             log.close();
         }
         outcome
     }
+
+    /// Its listening sockets once more, for a process that takes this one's place.
+    fn holdings(&self) -> Result<Vec<Holding>, StartError> {
+        let settings = &self.common.settings;
+        let clients = settings.listeners.iter().zip(&self.listeners);
+        let channels = settings.internal_listeners.iter().chain(&settings.https_listeners);
+        let channels = channels.zip(self.channel_listeners.iter().map(|(fd, _)| fd));
+        let all = clients
+            .map(|(address, fd)| (SocketKind::Clients, *address, fd))
+            .chain(channels.map(|(address, fd)| (SocketKind::Channels, *address, fd)));
+        let mut holdings = Vec::new();
+        for (kind, address, fd) in all {
+            let fd = fd.try_clone().map_err(listener_error)?;
+            holdings.push(Holding { kind: Some(kind), address, fd });
+        }
+        holdings.extend(self.outside.doors.holdings().map_err(listener_error)?);
+        Ok(holdings)
+    }
+}
+
+fn listener_error(error: std::io::Error) -> StartError {
+    StartError(format!("listener: {error}"))
 }
 
 /// A machine that has no thread left is no bug of ours.
@@ -350,32 +416,55 @@ enum News {
     Ended(Result<(), StartError>),
     /// The process was told to stop.
     Signal,
+    /// It took another's place, or could not.
+    TookOver(Result<Box<Standing>, StartError>),
+    /// Another took its place.
+    Succeeded,
 }
 
-/// Waits for signals and for shards that end.
-fn supervise(mesh: &Mesh<GatewayMessage>, news: &mpsc::Receiver<News>) -> Result<(), StartError> {
+/// Waits for signals, for shards that end, and for other processes whose place is taken or that take this one's.
+/// `standing` is gone at the end, with the files of the sockets.
+fn supervise(
+    mesh: &Mesh<GatewayMessage>,
+    news: &mpsc::Receiver<News>,
+    mut standing: Option<Standing>,
+    resolve: Option<&Resolve>,
+    holdings: &Holdings,
+) -> Result<(), StartError> {
     let mut running = mesh.shards();
-    let mut stopping = false;
+    let (mut stopping, mut is_signalled) = (false, false);
     while running > 0 {
-        match news.recv() {
-            Ok(News::Ended(Ok(()))) if stopping => running -= 1,
-            Ok(News::Ended(Ok(()))) => return Err(StartError("a shard ended by itself".into())),
-            Ok(News::Ended(Err(error))) => return Err(error),
-            Ok(News::Signal) if stopping => return Ok(()),
-            Ok(News::Signal) => {
-                stopping = true;
-                tracing::info!("draining; a second signal stops at once");
-                for shard in 0..mesh.shards() {
-                    // A full inbox is emptied within a turn or two, unless its shard ended.
-                    let mut tries = 100;
-                    while mesh.send(shard, GatewayMessage::Drain).is_err() && tries > 0 {
-                        tries -= 1;
-                        std::thread::sleep(Duration::from_millis(10));
-                    }
-                }
+        let is_signal = match news.recv() {
+            Ok(News::Ended(Ok(()))) if stopping => {
+                running -= 1;
+                continue;
             }
+            Ok(News::Ended(Ok(()))) => return Err(StartError("a shard ended by itself".into())),
+            Ok(News::Ended(Err(error)) | News::TookOver(Err(error))) => return Err(error),
+            Ok(News::TookOver(Ok(stands))) => {
+                standing.replace(*stands);
+                continue;
+            }
+            Ok(News::Signal) if std::mem::replace(&mut is_signalled, true) => return Ok(()),
+            // With another's place not taken yet there is nothing to drain.
+            Ok(News::Signal) if resolve.is_some_and(Resolve::give_up) => return Ok(()),
+            // Another took its place, and nobody is in a hurry yet.
+            Ok(News::Signal) if stopping => continue,
+            Ok(News::Signal) => true,
+            Ok(News::Succeeded) if stopping => continue,
+            Ok(News::Succeeded) => false,
             Err(mpsc::RecvError) => return Err(StartError("nobody is left to wait for".into())),
+        };
+        stopping = true;
+        if is_signal {
+            systemd::notify("STOPPING=1");
+            tracing::info!("draining; a second signal stops at once");
+        } else {
+            tracing::info!("another process has taken this one's place; draining");
         }
+        // Who comes from now on is refused at once, or comes to the other process.
+        holdings.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        succession::tell_all(mesh, || GatewayMessage::Drain);
     }
     Ok(())
 }
@@ -386,10 +475,12 @@ struct Role {
     mesh: Arc<Mesh<GatewayMessage>>,
     clients: Arc<ServerConfig>,
     listeners: Vec<OwnedFd>,
-    first: Option<(Vec<OwnedFd>, Publications, Arc<ServerConfig>)>,
+    first: Option<(Vec<(OwnedFd, Door)>, Publications)>,
     /// What was published before; a shard has it before its first client.
     in_force: Arc<InForce>,
     report: Arc<report::Gateway>,
+    /// Whom it accepts at first.
+    accepts: Accepts,
 }
 
 impl Role {
@@ -398,24 +489,22 @@ impl Role {
         let out = port.clone();
         let send = Box::new(move |to, from, message| out.send(to, GatewayMessage::Cross { from, message }));
         let crossing = Crossing::new(shard.index, &shard.ring, send);
-        let gate =
-            Gate::new(shard, &self.common, port, crossing, &self.in_force, self.clients.ticketer.clone());
+        let tickets = self.clients.ticketer.clone();
+        let gate = Gate::new(shard, &self.common, port, crossing, &self.in_force, tickets, self.accepts);
         let inbox = Inbox::new(&gate, self.report);
-        if let Some((channel_listeners, publications, config)) = self.first {
+        if let Some((channel_listeners, publications)) = self.first {
             inbox.keep(publications);
             shard.spawn("look at tokens", inbox.clone().look_at_tokens());
-            for fd in channel_listeners {
+            for (fd, door) in channel_listeners {
                 let listener = Listener::new(&shard.ring, fd, false);
+                let acceptor = Acceptor::new(&gate, listener, Whom::Channels);
                 let lobby = inbox.lobby();
-                shard.spawn(
-                    "accept channels",
-                    connection_point::accept(gate.clone(), lobby, listener, config.clone()),
-                );
+                shard.spawn("accept channels", connection_point::accept(gate.clone(), lobby, acceptor, door));
             }
         }
         for fd in self.listeners {
-            let listener = Listener::new(&shard.ring, fd, true);
-            shard.spawn("accept clients", accept(gate.clone(), listener, self.clients.clone()));
+            let acceptor = Acceptor::new(&gate, Listener::new(&shard.ring, fd, true), Whom::Clients);
+            shard.spawn("accept clients", accept(gate.clone(), acceptor, self.clients.clone()));
         }
         let turn = {
             let inbox = inbox.clone();
@@ -427,27 +516,15 @@ impl Role {
 
 /// Accepts clients as long as there is room for them, and for their handshakes: those beyond wait in the
 /// kernel's backlog, unharmed.
-async fn accept(gate: Rc<Gate>, listener: Listener, config: Arc<ServerConfig>) {
+async fn accept(gate: Rc<Gate>, mut acceptor: Acceptor, config: Arc<ServerConfig>) {
     let mut reserved = 0;
-    while !gate.is_draining() {
-        reserved = arm(&gate, &listener, reserved);
-        let mut waited = false;
-        let accepted = std::future::poll_fn(|context| {
-            if let Poll::Ready(accepted) = listener.poll_accept(context) {
-                return Poll::Ready(Some(accepted));
-            }
-            if std::mem::replace(&mut waited, true) {
-                // A client left, handshakes went on, or the gateway drains: look again at what may be armed.
-                return Poll::Ready(None);
-            }
-            let mut acceptors = gate.acceptors.borrow_mut();
-            if !acceptors.iter().any(|waker| waker.will_wake(context.waker())) {
-                acceptors.push(context.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await;
-        match accepted {
+    loop {
+        let may_arm = acceptor.may_arm();
+        reserved = arm(&gate, &acceptor.listener, may_arm, reserved);
+        if acceptor.is_done() {
+            return;
+        }
+        match acceptor.next().await {
             Some(Ok((socket, peer))) => {
                 reserved -= 1;
                 let seat = Seated(gate.common.clone());
@@ -468,7 +545,7 @@ async fn accept(gate: Rc<Gate>, listener: Listener, config: Arc<ServerConfig>) {
 }
 
 /// Arms accepts as far as there are seats; gives how many seats are held for them.
-fn arm(gate: &Gate, listener: &Listener, mut reserved: u64) -> u64 {
+fn arm(gate: &Gate, listener: &Listener, may_arm: bool, mut reserved: u64) -> u64 {
     let seats = &gate.common.admitted;
     let clients_max = u64::from(gate.common.settings.clients_max);
     let here_max = u64::from(gate.common.slots.saturating_sub(limits::OUTGOING_SLOTS));
@@ -478,10 +555,12 @@ fn arm(gate: &Gate, listener: &Listener, mut reserved: u64) -> u64 {
         seats.fetch_sub(1, Ordering::Relaxed);
         reserved -= 1;
     }
-    let wants_none = gate.is_draining() || gate.handshaking.is_crowded();
+    let wants_none = !may_arm || gate.handshaking.is_crowded();
     let want = if wants_none { 0 } else { listener.worth_arming() };
+    let counters = gate.counters();
     while listener.armed() < want {
-        let here = gate.counters().clients.load(Ordering::Relaxed) + reserved;
+        let taken = [&counters.clients, &counters.channels_direct].map(|count| count.load(Ordering::Relaxed));
+        let here = taken[0] + taken[1] + reserved;
         let taken = seats.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
             (held < clients_max && here < here_max).then_some(held + 1)
         });

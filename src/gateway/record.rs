@@ -290,6 +290,7 @@ fn count(gate: &Gate, record: &Record<'_>) {
     gate.counts(record.account.place.as_ref()).end(&Ended {
         status: status.unwrap_or(0),
         refused: record.end.refusal(),
+        has_token: false,
         request_bytes: *bytes_in,
         response_bytes: *bytes_out,
         // A tunnel takes as long as its ends wish.

@@ -171,20 +171,43 @@ impl<'c> Relay<'c> {
             Poll::Pending => {}
         }
         let now = self.gate.shard.now();
-        if std::mem::take(&mut self.moved) {
+        let has_moved = std::mem::take(&mut self.moved);
+        if has_moved {
             self.since = now;
-            self.connection.deadline.set(now, self.patience());
+        }
+        if has_moved || self.parts_at().is_some() {
+            let left = self.left(now);
+            // Set anew at each look, a deadline of no time would never pass.
+            if left.is_zero() {
+                return Poll::Ready(Ok(self.out_of_time(now)));
+            }
+            self.connection.deadline.set(now, left);
         }
         while self.connection.deadline.poll(context) {
             // Since then the client may have taken what was for it, and another be waited for.
-            let left = self.patience().saturating_sub(now.saturating_duration_since(self.since));
+            let left = self.left(now);
             if left.is_zero() {
-                return Poll::Ready(Ok(self.out_of_time()));
+                return Poll::Ready(Ok(self.out_of_time(now)));
             }
             self.connection.deadline.set(now, left);
         }
         self.connection.wire.watch(context);
         Poll::Pending
+    }
+
+    /// What is left of the time in which something has to move.
+    fn left(&self, now: Instant) -> Duration {
+        let left = self.patience().saturating_sub(now.saturating_duration_since(self.since));
+        let parts_in = self.parts_at().map(|at| at.saturating_duration_since(now));
+        parts_in.map_or(left, |parts_in| left.min(parts_in))
+    }
+
+    /// When the request ends because the gateway does: one that is held would not end by itself. A tunnel stays until
+    /// the last.
+    fn parts_at(&self) -> Option<Instant> {
+        let parting = self.gate.parting()?;
+        let is_held = self.request.is_held && !self.request.is_tunnel;
+        (is_held && matches!(self.answering, Answering::Head)).then(|| parting.of_held(self.connection.id()))
     }
 
     /// How long nothing may move: an origin thinks longer than a transfer may pause.
@@ -202,8 +225,11 @@ impl<'c> Relay<'c> {
         }
     }
 
-    fn out_of_time(&self) -> Outcome {
+    fn out_of_time(&self, now: Instant) -> Outcome {
         self.stream.reset(ResetCode::Cancelled);
+        if self.parts_at().is_some_and(|at| at <= now) {
+            return Outcome::Refused(Refused::new(Refusal::NoConnector, HELD_NO_LONGER));
+        }
         let secs = self.patience().as_secs_f32();
         match (&self.answering, &self.sending) {
             // The client owes bytes.
@@ -579,6 +605,7 @@ fn keep_promise(promised: &mut Option<u64>, size: usize) -> bool {
 
 const HALF_A_BODY: &str = "the client ended its direction in the middle of its body";
 const TRAILERS_TOO_LARGE: &str = "the trailers do not fit one frame of a channel";
+const HELD_NO_LONGER: &str = "the gateway stops, and the request was held; another one takes it at once";
 const NOT_AN_ANSWER: &str = "the connection point sent an answer whose end this client would see elsewhere";
 const NOT_AS_PROMISED: &str = "the connection point sent more or less than the answer's head promised";
 /// What an origin has for a client whose connection ended without TLS's goodbye. Most such clients are

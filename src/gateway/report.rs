@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::UnixTime;
@@ -13,6 +13,7 @@ use super::admission::Bound;
 use super::gate::{Channel, Common, Counters, InForce, SiteInForce};
 use crate::admin::Report;
 use crate::auth::{RevocationList, RevocationMode};
+use crate::channel::Verdict;
 use crate::headroom::{Limit, Reading};
 use crate::limits;
 use crate::metrics::{
@@ -29,12 +30,35 @@ pub struct Gateway {
     in_force: ArcSwap<InForce>,
     /// Lists whose alarm was raised.
     told: Mutex<HashSet<[u8; 32]>>,
+    /// What connection points have said to this process, by site and name.
+    said: Mutex<BTreeMap<(usize, Arc<str>), Said>>,
+}
+
+/// What one connection point has said.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    /// Its settings, and what became of them.
+    settings: Option<Verdict>,
+    /// Which keys of token issuers it fetched, and which tokens are blocked.
+    tokens: bool,
+}
+
+impl Said {
+    /// Nothing more is to come. `has_issuers`: the settings in force take tokens; who has others says nothing of them.
+    fn is_all(self, has_issuers: bool) -> bool {
+        match self.settings {
+            None => false,
+            Some(Verdict::InForce) => self.tokens || !has_issuers,
+            Some(_) => true,
+        }
+    }
 }
 
 impl Gateway {
     /// A report over these counters.
     pub fn new(common: Arc<Common>, in_force: &Arc<InForce>) -> Arc<Gateway> {
-        Arc::new(Gateway { common, in_force: ArcSwap::new(in_force.clone()), told: Mutex::default() })
+        let (in_force, told, said) = (ArcSwap::new(in_force.clone()), Mutex::default(), Mutex::default());
+        Arc::new(Gateway { common, in_force, told, said })
     }
 
     /// Other settings are in force.
@@ -102,6 +126,43 @@ impl Gateway {
             }
         }
         found.into_values().collect()
+    }
+
+    /// A connection point has published, and has its answer.
+    pub fn has_published(&self, site: usize, point: &Arc<str>, verdict: Verdict) {
+        self.said().entry((site, point.clone())).or_default().settings = Some(verdict);
+    }
+
+    /// A connection point has said what it knows of tokens.
+    pub fn has_told_tokens(&self, site: usize, point: &Arc<str>) {
+        self.said().entry((site, point.clone())).or_default().tokens = true;
+    }
+
+    fn said(&self) -> MutexGuard<'_, BTreeMap<(usize, Arc<str>), Said>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connection points with a channel, of sites whose settings are in force, that have told this process all that
+    /// it judges by: what is kept on disk may be older, and says nothing of fetched keys.
+    pub fn heard(&self) -> usize {
+        let (said, in_force) = (self.said(), self.in_force.load());
+        let has_issuers = |site: usize| in_force.sites.get(site).is_some_and(|held| !held.issuers.is_empty());
+        self.attached_by(|Channel { site, point, .. }| {
+            said.get(&(*site, point.clone())).is_some_and(|said| said.is_all(has_issuers(*site)))
+        })
+    }
+
+    /// Connection points with a channel that did not come in where clients do, of sites whose settings are in force.
+    pub fn attached_apart(&self) -> usize {
+        self.attached_by(|channel| !channel.is_among_clients)
+    }
+
+    fn attached_by(&self, counts: impl Fn(&Channel) -> bool) -> usize {
+        let in_force = self.in_force.load();
+        let has_settings = |site: usize| in_force.sites.get(site).is_some_and(|held| held.revision.is_some());
+        let open = self.channels().into_iter().filter(|seen| seen.is_open && has_settings(seen.key.site));
+        let open = open.filter(|seen| counts(&seen.key));
+        open.map(|seen| (seen.key.site, seen.key.point)).collect::<BTreeSet<_>>().len()
     }
 
     fn code(&self, site: usize) -> &str {
@@ -186,7 +247,7 @@ const COUNTERS: [Shown; 18] = [
 
 impl Report for Gateway {
     fn is_ready(&self) -> bool {
-        self.sum(|counters| &counters.links) > 0
+        !self.common.draining.load(Ordering::Relaxed) && self.sum(|counters| &counters.links) > 0
     }
 
     fn status(&self) -> Value {
@@ -217,6 +278,7 @@ impl Report for Gateway {
             "instance": common.settings.instance,
             "listeners": common.settings.listeners,
             "internal_listeners": common.settings.internal_listeners,
+            "https_listeners": common.settings.https_listeners,
             "started": common.start.at(),
             "uptime_secs": common.start.uptime_secs(),
             "settings_folder": common.folder,
@@ -330,12 +392,13 @@ impl Gateway {
     }
 
     fn link(&self, seen: &Seen<Channel>) -> Value {
-        let Channel { site, point, index, shard } = &seen.key;
+        let Channel { site, point, index, shard, transport, .. } = &seen.key;
         seen.describe(json!({
             "connection_point": &**point,
             "site": self.code(*site),
             "channel": index,
             "shard": shard,
+            "transport": transport.as_str(),
         }))
     }
 }
@@ -445,6 +508,7 @@ impl Gateway {
                 ("site", codes.get(channel.site).map_or(&"", |code| code)),
                 ("channel", &channel.index),
                 ("shard", &channel.shard),
+                ("transport", &channel.transport),
             ]
         });
     }
@@ -484,3 +548,24 @@ impl Gateway {
 const WAITED: &str = "Waits of requests for a channel, each until its turn or its end.";
 const HANDSHAKE_WAITED: &str = "Waits of steps of handshakes for their turn, each until its turn or its end.";
 const TOOK: &str = "From a request's whole head to its answer written.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_point_has_said_all_when_its_settings_and_its_tokens_are_known() {
+        let rows = [
+            (None, true, false, false),
+            (Some(Verdict::InForce), false, false, true),
+            (Some(Verdict::InForce), false, true, false),
+            (Some(Verdict::InForce), true, true, true),
+            (Some(Verdict::Outdated), false, true, true),
+            (Some(Verdict::Refused), false, true, true),
+        ];
+        for (settings, tokens, has_issuers, expected) in rows {
+            let said = Said { settings, tokens };
+            assert_eq!(said.is_all(has_issuers), expected, "{said:?}, issuers: {has_issuers}");
+        }
+    }
+}

@@ -109,7 +109,8 @@ impl Gate {
         request: &Request,
         client: impl FnOnce() -> ClientKey,
     ) -> Result<(), Outcome> {
-        if self.is_draining() {
+        // Nobody comes to a gateway that ends, but who is there goes on to take requests.
+        if self.is_draining() && !self.has_link(request.site) {
             return Err(Outcome::Draining);
         }
         // The line is let go of before anybody is woken, and before a place is dropped: both look at it.
@@ -183,9 +184,10 @@ impl Gate {
         self.port.send(from, GatewayMessage::Room { shard: self.port.here(), site, has_room: false });
     }
 
-    /// Those who wait are told that nobody is called any more.
+    /// Those who wait for a site without a link are told that nobody is called any more.
     pub fn drain_waiting(&self) {
-        let wakers: Vec<Waker> = self.line.waiting.borrow_mut().drain().cloned().collect();
+        let is_over = |line: usize| !self.has_link(line / LINES);
+        let wakers: Vec<Waker> = self.line.waiting.borrow_mut().drain(is_over).cloned().collect();
         wakers.iter().for_each(Waker::wake_by_ref);
         self.call_waiting();
     }

@@ -6,6 +6,7 @@
 //! differently is an error here, so that no two hops can disagree about where a message ends.
 
 mod body;
+mod connect;
 mod connection;
 mod fields;
 pub mod fuzz;
@@ -19,6 +20,7 @@ mod tests;
 mod write;
 
 pub use body::{BodyError, BodyReader, Step};
+pub use connect::{ConnectError, basic, read_connected, write_connect};
 pub use connection::ConnectionTokens;
 pub use fields::{
     forwarded_request_fields, forwarded_response_fields, forwarded_trailer_fields,

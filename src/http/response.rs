@@ -52,14 +52,43 @@ pub fn parse_response<'b, 'f>(
     request_is_head: bool,
     scratch: &'f mut FieldScratch<'b>,
 ) -> Result<Parsed<ResponseHead<'b, 'f>>, HeadError> {
-    let Some(size) = scan::head_size(bytes)? else { return Ok(Parsed::Partial) };
+    let Some(Start { version, status, fields, size }) = parse(bytes, scratch)? else {
+        return Ok(Parsed::Partial);
+    };
+    let head = judge(version, status, reason(bytes), request_is_head, fields, &bytes[..size])?;
+    Ok(Parsed::Complete { head, size })
+}
+
+/// Status and size of the response head at the front of `bytes`, once it is whole, whatever its fields say of a body:
+/// for answers behind which none is looked for.
+pub(super) fn parse_status(bytes: &[u8]) -> Result<Option<(u16, usize)>, HeadError> {
+    let parsed = parse(bytes, &mut FieldScratch::new())?.map(|Start { status, size, .. }| (status, size));
+    match parsed {
+        Some((status, _)) if !(100..600).contains(&status) => Err(HeadError::Status),
+        parsed => Ok(parsed),
+    }
+}
+
+/// A response head whose fields nobody has judged.
+struct Start<'b, 'f> {
+    version: Version,
+    status: u16,
+    fields: Fields<'b, 'f>,
+    size: usize,
+}
+
+fn parse<'b, 'f>(
+    bytes: &'b [u8],
+    scratch: &'f mut FieldScratch<'b>,
+) -> Result<Option<Start<'b, 'f>>, HeadError> {
+    let Some(size) = scan::head_size(bytes)? else { return Ok(None) };
     let mut response = httparse::Response::new(&mut []);
     let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(
         &mut response,
         &bytes[..size],
         &mut scratch.slots,
     )?;
-    let (httparse::Status::Complete(parsed), Some(version), Some(code)) =
+    let (httparse::Status::Complete(parsed), Some(version), Some(status)) =
         (status, response.version, response.code)
     else {
         return Err(HeadError::StartLine);
@@ -68,9 +97,7 @@ pub fn parse_response<'b, 'f>(
         return Err(HeadError::LineEnd); // Unreachable as long as httparse agrees where a head ends.
     }
     let version = if version == 0 { Version::Http10 } else { Version::Http11 };
-    let head =
-        judge(version, code, reason(bytes), request_is_head, Fields(response.headers), &bytes[..size])?;
-    Ok(Parsed::Complete { head, size })
+    Ok(Some(Start { version, status, fields: Fields(response.headers), size }))
 }
 
 /// The reason phrase byte for byte; httparse hides one with obs-text.

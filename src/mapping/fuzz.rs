@@ -9,13 +9,13 @@ use crate::refusal::Refusal::BadRequest;
 
 /// A management point, a software update point, and endpoints within endpoints.
 fn sample_roles() -> Vec<MappedRole> {
-    let standard = |id, kind, origin| MappedRole {
+    let standard = |id, kind, group| MappedRole {
         id,
         kind,
         endpoints: StandardEndpoint::of(kind)
             .map(|row| MappedEndpoint {
                 endpoint: row.endpoint(),
-                origin,
+                group,
                 prefix: String::new(),
                 replaces_path: false,
                 forwards_token: false,
@@ -28,7 +28,7 @@ fn sample_roles() -> Vec<MappedRole> {
             families,
             ..StandardEndpoint::of(RoleKind::ManagementPoint).next().expect("there are rows").endpoint()
         },
-        origin: 2,
+        group: 2,
         prefix: prefix.to_owned(),
         replaces_path: true,
         forwards_token: false,
@@ -36,7 +36,7 @@ fn sample_roles() -> Vec<MappedRole> {
     let endpoints = vec![
         own("app", Families::BOTH, "/base"),
         own("app/admin", Families::MUTUAL_AUTH, "/base/admin"),
-        MappedEndpoint { origin: 3, ..own("root", Families::BOTH, "") },
+        MappedEndpoint { group: 3, ..own("root", Families::BOTH, "") },
     ];
     vec![
         standard(72_057_594_037_927_941, RoleKind::ManagementPoint, 0),
@@ -48,9 +48,9 @@ fn sample_roles() -> Vec<MappedRole> {
 
 /// The same site as a gateway and as its connection point see it.
 pub(super) fn sample() -> (PublishedTable, UrlMapping) {
-    let origin = |host: &str, port| OriginAddress { scheme: Scheme::Http, host: host.to_owned(), port };
-    let origins =
-        [origin("mp.corp", 80), origin("sup.corp", 8530), origin("app.corp", 80), origin("root.corp", 80)];
+    let group = |host: &str, port| vec![OriginAddress { scheme: Scheme::Http, host: host.to_owned(), port }];
+    let root = [group("root.corp", 80), group("root2.corp", 80)].concat();
+    let groups = [group("mp.corp", 80), group("sup.corp", 8530), group("app.corp", 80), root];
     let mapped = sample_roles();
     let published = |role: &MappedRole| Role {
         id: role.id,
@@ -61,7 +61,7 @@ pub(super) fn sample() -> (PublishedTable, UrlMapping) {
     let allowed = RoleIds::all();
     let (table, conflicts) = PublishedTable::new([Publication { site: 3, roles: &roles, allowed: &allowed }]);
     assert!(conflicts.is_empty());
-    (table, UrlMapping::new(&mapped, &origins))
+    (table, UrlMapping::new(&mapped, &groups))
 }
 
 /// Takes bytes for a target.
@@ -92,9 +92,9 @@ pub fn path(bytes: &[u8]) {
     }
     if mapping.map_back(mapped, &internal, &mut back).is_ok() {
         let again = mapping.map(&back).expect("what is sent out is published");
-        let (again_internal, there) = ([again.prefix, again.rest].concat(), (again.origin, again.family));
+        let (again_internal, there) = ([again.prefix, again.rest].concat(), (again.group, again.family));
         assert!(again_internal.eq_ignore_ascii_case(&internal), "the same place inside");
-        assert_eq!(there, (mapped.origin, mapped.family));
+        assert_eq!(there, (mapped.group, mapped.family));
     } else {
         // A percent-encoded octet in the internal prefix is the one thing that does not come back.
         assert!(bytes.contains(&b'%'), "an internal URL comes back");
@@ -128,7 +128,7 @@ pub fn mapping(bytes: &[u8]) {
     let (target, location) =
         text.split_at(text.iter().position(|octet| *octet == b'\n').unwrap_or(text.len()));
     let location = location.get(1..).unwrap_or_default();
-    let mapping = UrlMapping::new(&roles, &ORIGINS.map(origin));
+    let mapping = UrlMapping::new(&roles, &ORIGINS.map(|host| vec![origin(host)]));
     let published = publish(&roles);
     let allowed = RoleIds::all();
     let publication = Publication { site: 3, roles: &published, allowed: &allowed };
@@ -147,7 +147,7 @@ pub fn mapping(bytes: &[u8]) {
         return;
     };
     assert!(matches!(found, Ok(Found::Endpoint { endpoint, .. }) if *endpoint == one.endpoint));
-    assert_eq!(mapped.origin, one.origin);
+    assert_eq!(mapped.group, one.group);
     let internal = [mapped.prefix, mapped.rest].concat();
     assert_reads_one_way(&internal);
     let below = internal.strip_prefix(one.prefix.as_bytes()).expect("below its prefix");
@@ -190,7 +190,7 @@ fn site(bytes: &[u8]) -> Option<(Vec<MappedRole>, &[u8])> {
         if !endpoints.iter().any(|one: &MappedEndpoint| one.endpoint.meets(&endpoint)) {
             endpoints.push(MappedEndpoint {
                 endpoint,
-                origin: usize::from(other >> 7),
+                group: usize::from(other >> 7),
                 prefix: PREFIXES[usize::from(prefix % 4)].to_owned(),
                 replaces_path: prefix >= &128,
                 forwards_token: false,
@@ -249,10 +249,10 @@ fn check_location(mapping: &UrlMapping, mapped: &Mapped<'_, '_>, location: &[u8]
     let named = ORIGINS.iter().position(|host| location.starts_with(format!("http://{host}/").as_bytes()));
     let (place, path) = match (named, location) {
         (Some(place), _) => (place, &location[b"http://o0.corp".len()..]),
-        (None, [b'/', rest @ ..]) if rest.first() != Some(&b'/') => (mapped.origin, location),
+        (None, [b'/', rest @ ..]) if rest.first() != Some(&b'/') => (mapped.group, location),
         _ => return,
     };
-    assert_eq!(again.origin, place);
+    assert_eq!(again.group, place);
     let internal = [again.prefix, again.rest].concat();
     assert!(internal.eq_ignore_ascii_case(&bare(path)), "the place that was meant");
 }

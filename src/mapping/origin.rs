@@ -46,6 +46,11 @@ impl OriginAddress {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         if self.port == self.scheme.default_port() { host } else { format!("{host}:{}", self.port) }
     }
+
+    /// The URL of `target` there.
+    pub fn url(&self, target: &str) -> String {
+        format!("{}://{}{target}", self.scheme.as_str(), self.authority())
+    }
 }
 
 /// An address and a path there.

@@ -24,7 +24,7 @@ fn connector(target: &str) -> Result<String, Refusal> {
     let mapped = mapping.map(target.as_bytes())?;
     let hosts = ["mp.corp", "sup.corp", "app.corp", "root.corp"];
     let internal = [mapped.prefix, mapped.rest].concat();
-    Ok(format!("{}{}", hosts[mapped.origin], String::from_utf8_lossy(&internal)))
+    Ok(format!("{}{}", hosts[mapped.group], String::from_utf8_lossy(&internal)))
 }
 
 #[test]
@@ -306,6 +306,9 @@ fn a_location_under_a_mapped_prefix_is_mapped_back() {
         (mp, "http://app.corp/all/y", Ok("/CCM_Proxy_MutualAuth/0/y")),
         (app, "/base/y", Ok("/CCM_Proxy_ServerAuth/9/app/y")),
         (app, "http://app.corp/base", Ok("/CCM_Proxy_ServerAuth/9/app")),
+        (app, "http://root.corp/y", Ok("/CCM_Proxy_ServerAuth/9/root/y")),
+        (app, "http://root2.corp/y", Ok("/CCM_Proxy_ServerAuth/9/root/y")),
+        (app, "http://root3.corp/y", Err(Redirect)),
         (app, "/base/admin/y", Err(Redirect)),
         (app, "http://mp.corp/CCM_System/request", Err(Redirect)),
         (mp, "../../../../AdminService", Err(Redirect)),
@@ -405,7 +408,7 @@ fn what_is_mapped_bears_its_number() {
     ];
     for target in targets {
         let mapped = mapping.map(target.as_bytes()).unwrap();
-        let (id, one, family) = mapping.offers().nth(mapped.offer).unwrap();
+        let (id, one, family) = mapping.offers().nth(mapped.offer as usize).unwrap();
         assert!(id == mapped.role && std::ptr::eq(&raw const one.endpoint, mapped.endpoint));
         assert_eq!(family, mapped.family);
     }

@@ -11,8 +11,8 @@ use crate::refusal::Refusal;
 pub struct MappedEndpoint {
     /// What is published.
     pub endpoint: Endpoint,
-    /// Number of the origin in the settings' list.
-    pub origin: usize,
+    /// Number, in the settings' list of groups, of the origins that stand for one another here.
+    pub group: usize,
     /// Path of the internal URL: empty, or `/segments` without a slash at the end.
     pub prefix: String,
     /// `prefix` stands for `/family/id/path` (own endpoints) and not only for `/family/id`.
@@ -39,8 +39,8 @@ pub struct Mapped<'t, 'b> {
     pub role: u64,
     /// How the client proved who it is.
     pub family: Family,
-    /// Number of the origin in the settings' list.
-    pub origin: usize,
+    /// See [`MappedEndpoint::group`].
+    pub group: usize,
     /// Internal path that replaces the external one; usually empty.
     pub prefix: &'t [u8],
     /// What follows it, octets as received. `prefix` and `rest` together begin with a slash.
@@ -50,7 +50,7 @@ pub struct Mapped<'t, 'b> {
     /// See [`MappedEndpoint::forwards_token`].
     pub forwards_token: bool,
     /// Number of the endpoint and family in this mapping: see [`UrlMapping::offers`].
-    pub offer: usize,
+    pub offer: u32,
 }
 
 /// Role id and endpoint to internal URL.
@@ -58,13 +58,13 @@ pub struct Mapped<'t, 'b> {
 pub struct UrlMapping {
     /// By role id, with the number of endpoints that come before its own.
     roles: Box<[(MappedRole, usize)]>,
-    /// By number.
-    origins: Box<[OriginAddress]>,
+    /// By number: where the origins of a group are.
+    groups: Box<[Vec<OriginAddress>]>,
 }
 
 impl UrlMapping {
-    /// The mapping of these roles (ids unique, as settings have them) to these origins.
-    pub fn new(roles: &[MappedRole], origins: &[OriginAddress]) -> UrlMapping {
+    /// The mapping of these roles (ids unique, as settings have them) to these groups of origins.
+    pub fn new(roles: &[MappedRole], groups: &[Vec<OriginAddress>]) -> UrlMapping {
         let mut roles = roles.to_vec();
         roles.sort_by_key(|role| role.id);
         for role in &mut roles {
@@ -76,7 +76,7 @@ impl UrlMapping {
             before += role.endpoints.len();
             (role, first)
         };
-        UrlMapping { roles: roles.into_iter().map(number).collect(), origins: origins.into() }
+        UrlMapping { roles: roles.into_iter().map(number).collect(), groups: groups.into() }
     }
 
     /// Every endpoint in every family, whether it is open to it or not, in the order of their numbers.
@@ -109,12 +109,12 @@ impl UrlMapping {
         Ok(Mapped {
             role: below.id,
             family: path.family,
-            origin: mapped.origin,
+            group: mapped.group,
             prefix: if needs_slash { b"/" } else { mapped.prefix.as_bytes() },
             rest,
             endpoint: &mapped.endpoint,
             forwards_token: mapped.forwards_token,
-            offer: path.family.offer(first + place),
+            offer: path.family.offer(first + place) as u32,
         })
     }
 
@@ -148,7 +148,8 @@ impl UrlMapping {
 
     /// Address and target (path, query, fragment) that `location` means in the answer to `mapped`.
     fn resolve(&self, mapped: &Mapped<'_, '_>, location: &str) -> Option<(OriginAddress, String)> {
-        let here = self.origins.get(mapped.origin)?;
+        // Which of the group answered does not matter: any of them stands for all.
+        let here = self.groups.get(mapped.group)?.first()?;
         let rooted =
             |target: &str| if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
         if let Some(rest) = location.strip_prefix("//") {
@@ -175,7 +176,8 @@ impl UrlMapping {
         address: &OriginAddress,
         target: &str,
     ) -> Option<String> {
-        let is_reached = one.endpoint.families.contains(family) && self.origins.get(one.origin)? == address;
+        let is_there = self.groups.get(one.group)?.contains(address);
+        let is_reached = one.endpoint.families.contains(family) && is_there;
         let start = target.get(..one.prefix.len())?;
         let below = &target[start.len()..];
         let is_whole = below.is_empty() || below.starts_with(['/', '?', '#']);

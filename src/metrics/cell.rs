@@ -2,7 +2,7 @@
 //!
 //! A second writer would lose counts (never more than that), so each shard has its own.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Counts up, for ever.
@@ -27,11 +27,15 @@ impl Counter {
     }
 }
 
-/// How many there are now, and how many there ever were at once.
+/// How many there are now, and how many there ever were at once, ever and since a reader began to look.
 #[derive(Debug, Default)]
 pub struct Gauge {
     now: AtomicU64,
+    /// Before the window.
     most: AtomicU64,
+    most_of_window: AtomicU64,
+    /// A reader wants a window to begin: the one thing a reader writes.
+    begins: AtomicBool,
 }
 
 impl Gauge {
@@ -40,15 +44,29 @@ impl Gauge {
     pub fn rise(&self) {
         let now = self.now.load(Ordering::Relaxed).wrapping_add(1);
         self.now.store(now, Ordering::Relaxed);
-        if now > self.most.load(Ordering::Relaxed) {
-            self.most.store(now, Ordering::Relaxed);
+        if self.begins.load(Ordering::Relaxed) {
+            self.begin_with(now);
+        } else if now > self.most_of_window.load(Ordering::Relaxed) {
+            self.most_of_window.store(now, Ordering::Relaxed);
         }
     }
 
     /// One less.
     #[inline]
     pub fn fall(&self) {
-        self.now.store(self.now.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        let now = self.now.load(Ordering::Relaxed);
+        if self.begins.load(Ordering::Relaxed) {
+            self.begin_with(now);
+        }
+        self.now.store(now.saturating_sub(1), Ordering::Relaxed);
+    }
+
+    /// The writer begins the window that a reader wants, with so many.
+    #[cold]
+    fn begin_with(&self, now: u64) {
+        self.most.store(self.most(), Ordering::Relaxed);
+        self.most_of_window.store(now, Ordering::Relaxed);
+        self.begins.store(false, Ordering::Relaxed);
     }
 
     /// How many there are.
@@ -58,7 +76,22 @@ impl Gauge {
 
     /// The greatest number there ever was.
     pub fn most(&self) -> u64 {
-        self.most.load(Ordering::Relaxed)
+        self.most.load(Ordering::Relaxed).max(self.most_of_window.load(Ordering::Relaxed))
+    }
+
+    /// The greatest number since [`begin_window`](Gauge::begin_window), those that there were then included.
+    pub fn most_of_window(&self) -> u64 {
+        let now = self.now();
+        if self.begins.load(Ordering::Relaxed) {
+            now
+        } else {
+            self.most_of_window.load(Ordering::Relaxed).max(now)
+        }
+    }
+
+    /// By a reader, one thread at a time: a window begins.
+    pub fn begin_window(&self) {
+        self.begins.store(true, Ordering::Relaxed);
     }
 }
 
@@ -123,6 +156,24 @@ impl Distribution {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gauge_tells_the_greatest_number_of_a_window_and_that_of_all() {
+        let gauge = Gauge::default();
+        (0..5).for_each(|_| gauge.rise());
+        (0..3).for_each(|_| gauge.fall());
+        gauge.begin_window();
+        assert_eq!((gauge.most_of_window(), gauge.most()), (2, 5), "those that were there count");
+        gauge.rise();
+        gauge.fall();
+        gauge.fall();
+        assert_eq!((gauge.most_of_window(), gauge.most()), (3, 5));
+        gauge.begin_window();
+        gauge.fall();
+        assert_eq!(gauge.most_of_window(), 1, "who leaves was there when it began");
+        (0..9).for_each(|_| gauge.rise());
+        assert_eq!((gauge.most_of_window(), gauge.most()), (9, 9));
+    }
 
     #[test]
     fn a_gauge_remembers_the_greatest_number() {

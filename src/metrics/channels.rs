@@ -135,6 +135,11 @@ impl<K: Clone> Channels<K> {
         }
     }
 
+    /// Every channel that is up. It must not end for what is done.
+    pub fn each(&self, mut what: impl FnMut(&K, &Rc<Link>)) {
+        self.live.borrow().iter().for_each(|one| what(&one.key, &one.link));
+    }
+
     /// Bytes sent and received on all channels there ever were.
     pub fn traffic(&self) -> (u64, u64) {
         self.live.borrow().iter().fold(self.past.get(), |sum, one| plus(sum, traffic(&one.link)))

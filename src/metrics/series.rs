@@ -70,6 +70,8 @@ pub struct EndpointCounts {
     pub requests: [Counter; CLASSES.len()],
     /// Requests turned away, by code of the refusal.
     pub refused: [Counter; 32],
+    /// On a connection point: requests with a token that was taken.
+    pub with_token: Counter,
     /// Octets of request bodies.
     pub request_bytes: Counter,
     /// Octets of answers' bodies.
@@ -87,6 +89,8 @@ pub struct Ended {
     pub status: u16,
     /// Why it was turned away.
     pub refused: Option<Refusal>,
+    /// It came with a token that was taken.
+    pub has_token: bool,
     /// Octets of its body.
     pub request_bytes: u64,
     /// Octets of its answer's body.
@@ -102,19 +106,34 @@ impl EndpointCounts {
         if let Some(refusal) = ended.refused {
             self.refused[usize::from(refusal as u8) % self.refused.len()].add(1);
         }
+        if ended.has_token {
+            self.with_token.add(1);
+        }
         self.request_bytes.add(ended.request_bytes);
         self.response_bytes.add(ended.response_bytes);
         if let Some(took) = ended.took {
             self.took.observe(took);
         }
     }
+
+    /// Requests that ended.
+    pub fn ended(&self) -> u64 {
+        self.requests.iter().map(Counter::count).sum()
+    }
+
+    /// Of them, those that got no answer, were turned away here, or were answered with 500 and above.
+    pub fn failed(&self) -> u64 {
+        let turned_away = Refusal::ALL.iter().filter(|refusal| refusal.status() < 500);
+        let turned_away = turned_away.map(|refusal| self.refused[usize::from(*refusal as u8)].count());
+        self.requests[class_of(0)].count() + self.requests[class_of(500)].count() + turned_away.sum::<u64>()
+    }
 }
 
 /// One endpoint's counts, by shard.
 #[derive(Debug)]
 pub struct Series {
-    /// Which endpoint.
-    pub name: Name,
+    /// Which endpoint; shared with whoever tells of it later.
+    pub name: Arc<Name>,
     shards: Box<[Apart<EndpointCounts>]>,
 }
 
@@ -124,7 +143,7 @@ pub struct Series {
 struct Apart<T>(T);
 
 impl Series {
-    fn new(name: Name, shards: usize) -> Arc<Series> {
+    fn new(name: Arc<Name>, shards: usize) -> Arc<Series> {
         Arc::new(Series { name, shards: (0..shards).map(|_| Apart::default()).collect() })
     }
 
@@ -157,7 +176,7 @@ pub struct Ledger {
 impl Ledger {
     /// A ledger of at most `count_max` series and one more for whatever exceeds them.
     pub fn new(shards: usize, count_max: usize) -> Ledger {
-        let other = Series::new(Name::without_endpoint(OTHER), shards);
+        let other = Series::new(Arc::new(Name::without_endpoint(OTHER)), shards);
         Ledger { shards, count_max, list: ArcSwap::default(), other }
     }
 
@@ -165,7 +184,7 @@ impl Ledger {
     /// is room. Called when settings come into force, by one thread at a time.
     pub fn find(&self, names: impl IntoIterator<Item = Name>) -> Vec<Arc<Series>> {
         let mut list = Vec::clone(&self.list.load());
-        let mut known: HashMap<Name, Arc<Series>> =
+        let mut known: HashMap<Arc<Name>, Arc<Series>> =
             list.iter().map(|series| (series.name.clone(), series.clone())).collect();
         let mut find = |name: Name| {
             if let Some(series) = known.get(&name) {
@@ -174,9 +193,9 @@ impl Ledger {
             if list.len() >= self.count_max {
                 return self.other.clone();
             }
-            let series = Series::new(name.clone(), self.shards);
+            let series = Series::new(Arc::new(name), self.shards);
             list.push(series.clone());
-            known.insert(name, series.clone());
+            known.insert(series.name.clone(), series.clone());
             series
         };
         let found = names.into_iter().map(&mut find).collect();
@@ -255,7 +274,14 @@ mod tests {
     }
 
     fn ended(status: u16) -> Ended {
-        Ended { status, refused: None, request_bytes: 1, response_bytes: 2, took: Some(Duration::ZERO) }
+        Ended {
+            status,
+            refused: None,
+            has_token: false,
+            request_bytes: 1,
+            response_bytes: 2,
+            took: Some(Duration::ZERO),
+        }
     }
 
     #[test]
@@ -263,7 +289,7 @@ mod tests {
         let ledger = Ledger::new(2, 10);
         let first = ledger.find([name("a"), name("b")]);
         first[0].of(1).end(&ended(200));
-        assert_eq!(ledger.find([name("c")])[0].name, name("c"));
+        assert_eq!(*ledger.find([name("c")])[0].name, name("c"));
         assert_eq!(ledger.all().len(), 3, "what is published no more is shown still");
         let again = ledger.find([name("b"), name("a")]);
         assert!(Arc::ptr_eq(&again[1], &first[0]));

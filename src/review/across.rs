@@ -1,6 +1,6 @@
 //! Settings files against each other: what each of them allows alone and all of them together do not.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use rustls::pki_types::UnixTime;
 use webpki::KeyUsage;
@@ -8,7 +8,7 @@ use webpki::KeyUsage;
 use super::certificates::{ChainFault, bears, chains_to, names, subject};
 use super::site::never_clients;
 use super::{ConnectorReview, Desk, Document, Findings, GatewayReview, Listener, SiteReview};
-use crate::settings::{GatewayAddress, GatewaySettings, SiteSettings};
+use crate::settings::{DialAddress, GatewayAddress, GatewaySettings, SiteSettings};
 
 /// Judges files against each other; sites that connection points name are among `connectors`.
 pub fn across(
@@ -47,9 +47,12 @@ fn dialled(connector: &ConnectorReview, gateways: &[GatewayReview], now: UnixTim
     for (index, address) in settings.gateways.iter().enumerate() {
         let section = format!("gateway[{}]", index + 1);
         let named = gateways.iter().find(|gateway| is_named(gateway, &address.name));
-        let listening = gateways.iter().find(|gateway| is_listening(gateway, address));
+        let listening = gateways.iter().find(|gateway| is_listening(gateway, &address.address));
+        if let Some(gateway) = named {
+            by_https(&mut desk, &section, address, gateway);
+        }
         match (named, listening) {
-            (Some(gateway), _) if is_listening(gateway, address) => {
+            (Some(gateway), _) if is_listening(gateway, &address.address) => {
                 desk.fine(format!("{section} is {}", gateway.document.name));
             }
             (Some(gateway), _) => misses(&mut desk, &section, address, gateway),
@@ -64,7 +67,7 @@ fn dialled(connector: &ConnectorReview, gateways: &[GatewayReview], now: UnixTim
                 desk.error(&format!("{section}.name"), found, expected);
             }
             (None, None) if !gateways.is_empty() => {
-                let found = format!("\"{}\" under the name \"{}\"", address.dialled(), address.name);
+                let found = format!("\"{}\" under the name \"{}\"", address.address, address.name);
                 let expected = "an instance whose gateway.toml is among the files given (look at it together with this one)";
                 desk.warn(&format!("{section}.address"), found, expected);
             }
@@ -79,31 +82,52 @@ fn is_named(gateway: &GatewayReview, name: &str) -> bool {
 }
 
 /// Whether a dialled address can be one of the gateway's channel listeners: a name can be anything's.
-fn is_listening(gateway: &GatewayReview, address: &GatewayAddress) -> bool {
+fn is_listening(gateway: &GatewayReview, address: &DialAddress) -> bool {
     let Some(settings) = &gateway.settings else { return false };
-    settings.internal_listeners.iter().any(|listener| {
-        let dialled: Option<IpAddr> = match address.host.as_str() {
-            "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
-            host => host.parse().ok(),
-        };
-        let is_there = match dialled {
-            None => !listener.ip().is_loopback(),
-            Some(ip) if listener.ip().is_unspecified() => ip.is_ipv4() == listener.is_ipv4(),
-            Some(ip) => ip == listener.ip(),
-        };
-        is_there && listener.port() == address.port
-    })
+    settings.internal_listeners.iter().any(|listener| can_be(listener, address))
+}
+
+fn can_be(listener: &SocketAddr, address: &DialAddress) -> bool {
+    let dialled: Option<IpAddr> = match address.host.as_str() {
+        "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
+        host => host.parse().ok(),
+    };
+    let is_there = match dialled {
+        None => !listener.ip().is_loopback(),
+        Some(ip) if listener.ip().is_unspecified() => ip.is_ipv4() == listener.is_ipv4(),
+        Some(ip) => ip == listener.ip(),
+    };
+    is_there && listener.port() == address.port
+}
+
+/// Addresses of HTTPS where the instance takes no channel: a firewall or a balancer may stand between, and nobody
+/// would miss them before they are needed.
+fn by_https(desk: &mut Desk<'_>, section: &str, address: &GatewayAddress, gateway: &GatewayReview) {
+    let Some(settings) = &gateway.settings else { return };
+    let among_clients = settings.listeners.iter().filter(|_| settings.https_among_clients);
+    for one in &address.https {
+        let takes = |listener: &SocketAddr| can_be(listener, one);
+        if settings.https_listeners.iter().chain(among_clients.clone()).any(takes) {
+            continue;
+        }
+        let expected = format!(
+            "an [[internal.https_listener]] or a [[listener]] of {}, unless something between them maps the port, or \
+             https = [] where there is no way by HTTPS",
+            gateway.document.name
+        );
+        desk.warn(&format!("{section}.https"), format!("\"{one}\""), expected);
+    }
 }
 
 fn misses(desk: &mut Desk<'_>, section: &str, address: &GatewayAddress, gateway: &GatewayReview) {
     let Some(settings) = &gateway.settings else { return };
     let key = format!("{section}.address");
     let listeners: Vec<_> = settings.internal_listeners.iter().map(ToString::to_string).collect();
-    let is_clients = settings.listeners.iter().any(|listener| listener.port() == address.port);
+    let is_clients = settings.listeners.iter().any(|listener| listener.port() == address.address.port);
     let note = if is_clients { ", where clients come in" } else { "" };
-    let found = format!("\"{}\"{note}", address.dialled());
+    let found = format!("\"{}\"{note}", address.address);
     let expected = format!("an [[internal.listener]] of {}: {}", gateway.document.name, listeners.join(", "));
-    if is_here(&address.host) || is_clients {
+    if is_here(&address.address.host) || is_clients {
         desk.error(&key, found, expected);
     } else {
         // A firewall or a forwarded port may stand between; only the operator knows.
@@ -203,7 +227,7 @@ fn ports(gateways: &[GatewayReview], connectors: &[ConnectorReview], now: UnixTi
     let is_one_machine = |one: &Document, other: &Document| {
         let dials_here = |connector: &ConnectorReview| {
             let gateways = connector.settings.iter().flat_map(|settings| &settings.gateways);
-            gateways.clone().count() > 0 && gateways.clone().all(|gateway| is_here(&gateway.host))
+            gateways.clone().count() > 0 && gateways.clone().all(|gateway| is_here(&gateway.address.host))
         };
         connectors.iter().any(|connector| {
             [one, other].iter().any(|document| document.path == connector.document.path)

@@ -12,11 +12,12 @@ use super::certificates::{Dated, Pair};
 use super::ports::{self, Listener};
 use super::site::{Site, SiteReview, never_clients};
 use super::{Desk, Document, Findings, kept, shown};
-use crate::admin;
 use crate::auth::{InternalRole, internal_identity};
+use crate::limits;
 use crate::metrics;
-use crate::settings::{ConnectorSettings, Kind, SettingsError, SettingsErrors, SiteSettings};
+use crate::settings::{ConnectorSettings, Kind, ProxySettings, SettingsError, SettingsErrors, SiteSettings};
 use crate::transport::{listen, tls_config};
+use crate::upgrade::{Inheritance, Outside};
 
 /// A connection point's settings with everything they name, judged.
 pub struct ConnectorReview {
@@ -31,6 +32,7 @@ pub struct ConnectorReview {
     pub(super) internal_ca: Vec<CertificateDer<'static>>,
     pub(super) internal: Option<Pair>,
     tls: Option<Arc<ClientConfig>>,
+    proxy_password: Option<String>,
     ends: Vec<metrics::Certificate>,
 }
 
@@ -44,8 +46,10 @@ pub struct ConnectorStart {
     pub site: Site,
     /// TLS towards instances.
     pub tls: Arc<ClientConfig>,
-    /// The admin's listeners.
-    pub doors: admin::Doors,
+    /// What the HTTP proxy is shown besides the user's name.
+    pub proxy_password: Option<String>,
+    /// The admin's listeners, and where another process asks for this one's place.
+    pub outside: Outside,
     /// When the certificates shown end.
     pub ends: Vec<metrics::Certificate>,
 }
@@ -60,6 +64,7 @@ impl ConnectorReview {
             internal_ca: Vec::new(),
             internal: None,
             tls: None,
+            proxy_password: None,
             ends: Vec::new(),
             document,
         };
@@ -96,6 +101,7 @@ impl ConnectorReview {
         if let Some(site) = self.site.as_ref().and_then(|site| site.settings.as_ref()) {
             families(&mut desk, &settings, site);
         }
+        self.proxy_password = settings.proxy.as_ref().and_then(|proxy| proxy_password(&mut desk, proxy));
         desk.log(&settings.log);
         desk.admin(&settings.admin);
         desk.overlaps(&Listener::of_admin(&settings.admin));
@@ -137,9 +143,9 @@ impl ConnectorReview {
     ///
     /// # Errors
     /// Every mistake.
-    pub fn into_start(self) -> Result<ConnectorStart, SettingsErrors> {
+    pub fn into_start(self, mut inherited: Inheritance) -> Result<ConnectorStart, SettingsErrors> {
         self.findings.verdict()?;
-        let mut errors = ports::try_all(&self.document, &self.listeners(), ports::patience());
+        let mut errors = ports::try_all(&self.document, &self.listeners(), ports::patience(), &inherited);
         errors.extend(self.foreign_sources());
         let site = self.site.and_then(SiteReview::into_site);
         let (Some(settings), Some(site), Some(tls), true) =
@@ -147,10 +153,36 @@ impl ConnectorReview {
         else {
             return Err(SettingsErrors(errors));
         };
-        let doors = kept::doors(&self.document, &settings.admin, &settings.log)?;
+        let outside = kept::outside(&self.document, &settings.admin, &settings.log, &mut inherited)?;
+        inherited.close_rest();
         let folder = self.document.folder();
-        Ok(ConnectorStart { settings, folder, site, tls, doors, ends: self.ends })
+        let proxy_password = self.proxy_password;
+        Ok(ConnectorStart { settings, folder, site, tls, proxy_password, outside, ends: self.ends })
     }
+}
+
+/// A file of one line.
+fn proxy_password(desk: &mut Desk<'_>, proxy: &ProxySettings) -> Option<String> {
+    let (_, file) = proxy.credentials.as_ref()?;
+    let (key, expected) = ("proxy.password_file", "a file with the password alone, in one line");
+    let bytes = desk.read(key, file, expected)?;
+    if let Err(found) = desk.is_private(file) {
+        desk.warn(
+            key,
+            found,
+            "mode 0600 (or 0640): a password that every account here can read is no secret",
+        );
+    }
+    let text = String::from_utf8(bytes).unwrap_or_default();
+    let password = text.strip_suffix('\n').unwrap_or(&text);
+    let password = password.strip_suffix('\r').unwrap_or(password);
+    let is_sound = (1..=limits::PROXY_WORD_SIZE_MAX).contains(&password.len());
+    if !is_sound || password.contains(char::is_control) {
+        // Nothing of it is told.
+        desk.error(key, format!("{}, which holds none", shown(&desk.folder.join(file))), expected);
+        return None;
+    }
+    Some(password.to_owned())
 }
 
 /// An origin whose address is of no source address's family would be dialled from anywhere.

@@ -11,11 +11,12 @@ use webpki::KeyUsage;
 use super::certificates::{Dated, Pair, bears, is_for_servers, names, parse};
 use super::ports::{self, Listener};
 use super::{Desk, Document, Findings, kept, shown};
-use crate::admin;
 use crate::auth::{InternalRole, internal_identity};
+use crate::handover::SocketKind;
 use crate::metrics;
 use crate::settings::{GatewaySettings, Kind, SettingsError, SettingsErrors};
 use crate::transport::tls_config::Credential;
+use crate::upgrade::{Inheritance, Outside};
 
 /// Use of a certificate that clients are shown.
 pub const SERVER: &str = "server";
@@ -56,8 +57,10 @@ pub struct GatewayStart {
     pub listeners: Vec<OwnedFd>,
     /// The same for connection points.
     pub internal_listeners: Vec<OwnedFd>,
-    /// The admin's.
-    pub doors: admin::Doors,
+    /// The same for those that come by HTTPS.
+    pub https_listeners: Vec<OwnedFd>,
+    /// The admin's, and where another process asks for this one's place.
+    pub outside: Outside,
     /// When the certificates shown end.
     pub ends: Vec<metrics::Certificate>,
 }
@@ -116,11 +119,11 @@ impl GatewayReview {
         taken
     }
 
-    /// Binds the listeners and hands over what was read.
+    /// Binds the listeners that were not inherited and hands over what was read.
     ///
     /// # Errors
     /// Every mistake; then nothing is bound.
-    pub fn into_start(self) -> Result<GatewayStart, SettingsErrors> {
+    pub fn into_start(self, mut inherited: Inheritance) -> Result<GatewayStart, SettingsErrors> {
         self.findings.verdict()?;
         let GatewayReview { document, settings, servers, ticket_secret, ends, internal_ca, internal, .. } =
             self;
@@ -129,10 +132,18 @@ impl GatewayReview {
         };
         let clients = Listener::of_list("listener", &settings.listeners);
         let channels = Listener::of_list("internal.listener", &settings.internal_listeners);
+        let https = Listener::of_list("internal.https_listener", &settings.https_listeners);
         let until = ports::patience();
-        let bound =
-            [ports::bind_all(&document, &clients, until), ports::bind_all(&document, &channels, until)];
-        let mut errors = ports::try_all(&document, &Listener::of_admin(&settings.admin), until);
+        let mut bind = |kind, listeners: &[Listener]| {
+            ports::bind_all(&document, (kind, listeners), until, &mut inherited)
+        };
+        let bound = [
+            bind(SocketKind::Clients, &clients),
+            bind(SocketKind::Channels, &channels),
+            bind(SocketKind::Channels, &https),
+        ];
+        let admin = Listener::of_admin(&settings.admin);
+        let mut errors = ports::try_all(&document, &admin, until, &inherited);
         let mut sockets = Vec::new();
         for outcome in bound {
             match outcome {
@@ -144,11 +155,12 @@ impl GatewayReview {
             errors.sort_by_key(|error| (error.line, error.column));
             return Err(SettingsErrors(errors));
         }
-        let (internal_listeners, listeners) =
-            (sockets.pop().unwrap_or_default(), sockets.pop().unwrap_or_default());
-        let doors = kept::doors(&document, &settings.admin, &settings.log)?;
+        let mut next = || sockets.pop().unwrap_or_default();
+        let (https_listeners, internal_listeners, listeners) = (next(), next(), next());
+        let outside = kept::outside(&document, &settings.admin, &settings.log, &mut inherited)?;
+        inherited.close_rest();
         Ok(GatewayStart {
-            doors,
+            outside,
             ends,
             folder: document.folder(),
             document,
@@ -159,6 +171,7 @@ impl GatewayReview {
             internal: internal.credential(),
             listeners,
             internal_listeners,
+            https_listeners,
         })
     }
 }
@@ -195,6 +208,7 @@ impl ServerKeys {
 fn listeners(settings: &GatewaySettings) -> Vec<Listener> {
     let mut all = Listener::of_list("listener", &settings.listeners);
     all.extend(Listener::of_list("internal.listener", &settings.internal_listeners));
+    all.extend(Listener::of_list("internal.https_listener", &settings.https_listeners));
     all.extend(Listener::of_admin(&settings.admin));
     all
 }

@@ -1,13 +1,14 @@
 //! What else settings name: secrets in files, folders to write to, and the admin listener's protection.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::certificates::Dated;
 use super::{Desk, Document, shown};
 use crate::admin::{self, Wrong};
 use crate::logs::access;
 use crate::settings::{AccessLog, AdminSettings, LogSettings, SettingsErrors};
+use crate::upgrade::{self, Inheritance, Outside, Post};
 
 impl Desk<'_> {
     /// 32 octets of secret: the file holds exactly them, or 64 hex digits.
@@ -56,7 +57,9 @@ impl Desk<'_> {
                 wrong.extend(admin::read(admin, &folder).err());
             }
         }
-        wrong.extend(admin.socket.as_ref().and_then(|path| admin::socket_fault(&folder.join(path))));
+        let sockets = [("admin.socket", &admin.socket), ("admin.upgrade_socket", &admin.upgrade_socket)];
+        let written = sockets.iter().filter_map(|&(key, path)| Some((key, folder.join(path.as_ref()?))));
+        wrong.extend(written.filter_map(|(key, path)| admin::socket_fault(key, &path)));
         for Wrong { key, found, expected } in wrong {
             self.error(key, found, expected);
         }
@@ -72,21 +75,42 @@ impl Desk<'_> {
     }
 }
 
-/// Opens what only a start may open: the access log's file, which is made, then the admin's listeners and
-/// its control socket.
-pub(super) fn doors(
+/// Opens what only a start may open: the access log's file, which is made, then the admin's listeners, its
+/// control socket, and the one at which another process asks for this one's place.
+pub(super) fn outside(
     document: &Document,
     admin: &AdminSettings,
     log: &LogSettings,
-) -> Result<admin::Doors, SettingsErrors> {
+    inherited: &mut Inheritance,
+) -> Result<Outside, SettingsErrors> {
     let error = |key: &str, found: String, expected: String| {
         SettingsErrors(vec![document.source().error(key, found, expected)])
     };
     let folder = document.folder();
     access::check(log, &folder)
         .map_err(|wrong| error("log.access_log", wrong.found, wrong.expected.to_owned()))?;
-    admin::Doors::open(admin, &folder, &admin::default_socket(&document.path))
-        .map_err(|wrong| error(wrong.key, wrong.found, wrong.expected))
+    let told = |wrong: Wrong| error(wrong.key, wrong.found, wrong.expected);
+    let control = admin::default_socket(&document.path);
+    let doors = admin::Doors::open(admin, &folder, &control, inherited).map_err(told)?;
+    let (path, is_written) = (upgrade_socket(document, admin), admin.upgrade_socket.is_some());
+    let post = if inherited.is_successor() || inherited.is_of_parent() {
+        Post::later(path, is_written)
+    } else {
+        Post::bind(path, is_written).map_err(told)?
+    };
+    Ok(Outside { doors, post })
+}
+
+/// Where another process asks for the place of the role that these settings are for.
+pub fn upgrade_socket(document: &Document, admin: &AdminSettings) -> PathBuf {
+    let folder = document.folder();
+    match &admin.upgrade_socket {
+        Some(path) => folder.join(path),
+        None => {
+            let control = admin::default_socket(&document.path);
+            upgrade::default_socket(&admin::control_socket(admin, &folder, &control))
+        }
+    }
 }
 
 fn secret_of(bytes: &[u8]) -> Option<[u8; 32]> {

@@ -2,7 +2,8 @@
 //!
 //! A role's start and `cmg check` run the same code, so that whatever would keep a role from starting is
 //! found by looking. Nothing is changed and nothing is left open by a review alone; `into_start` binds
-//! the listeners and hands over what was read, so that a role starts with exactly what was judged.
+//! the listeners that were not inherited and hands over what was read, so that a role starts with exactly what
+//! was judged.
 //!
 //! Every mistake of every file is told, each with file, line, key, what was found and what was expected.
 //! What text may stand in a file is the business of `settings`; what the machine gives is that of
@@ -23,6 +24,7 @@ pub use across::across;
 pub use certificates::sample_client;
 pub use connector::{ConnectorReview, ConnectorStart};
 pub use gateway::{GatewayReview, GatewayStart, SERVER, ServerKeys};
+pub use kept::upgrade_socket;
 pub use ports::{Listener, holder_hint};
 pub use shut_out::shut_out;
 pub use site::{Origin, Site, SiteReview};

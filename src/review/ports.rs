@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Desk, Document};
+use crate::handover::SocketKind;
 use crate::limits;
 use crate::settings::{AdminSettings, SettingsError};
 use crate::transport::listen;
+use crate::upgrade::Inheritance;
 
 /// An address a role listens on, and the key that says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,29 +108,40 @@ pub(super) fn patience() -> Instant {
     Instant::now() + limits::BIND_WITHIN
 }
 
-/// Binds every listener of a start. Waits a little for an address in use: the kernel takes the rings of
-/// a killed process apart some time after its end, and they hold its listeners.
+/// Binds every listener of a start that was not inherited. Waits a little for an address in use: the kernel
+/// takes the rings of a killed process apart some time after its end, and they hold its listeners.
 ///
 /// # Errors
 /// Every one that cannot be had.
 pub(super) fn bind_all(
     document: &Document,
-    listeners: &[Listener],
+    (kind, listeners): (SocketKind, &[Listener]),
     until: Instant,
+    inherited: &mut Inheritance,
 ) -> Result<Vec<OwnedFd>, Vec<SettingsError>> {
     let (mut bound, mut errors) = (Vec::new(), Vec::new());
     for listener in listeners {
-        match patiently(until, || listen::listen(listener.address)) {
-            Ok((fd, _)) => bound.push(fd),
+        let had = match inherited.take(kind, listener.address) {
+            Some(fd) => listen::adopt(fd),
+            None => patiently(until, || listen::listen(listener.address)).map(|(fd, _)| fd),
+        };
+        match had {
+            Ok(fd) => bound.push(fd),
             Err(error) => errors.push(mistake(document, listener, &error)),
         }
     }
     if errors.is_empty() { Ok(bound) } else { Err(errors) }
 }
 
-/// Looks whether listeners that are bound later can be had.
-pub(super) fn try_all(document: &Document, listeners: &[Listener], until: Instant) -> Vec<SettingsError> {
-    let tried = listeners.iter().map(|listener| (listener, patiently(until, || try_bind(listener))));
+/// Looks whether listeners that are bound later can be had, unless they were inherited.
+pub(super) fn try_all(
+    document: &Document,
+    listeners: &[Listener],
+    until: Instant,
+    inherited: &Inheritance,
+) -> Vec<SettingsError> {
+    let missing = listeners.iter().filter(|listener| !inherited.holds(listener.address));
+    let tried = missing.map(|listener| (listener, patiently(until, || try_bind(listener))));
     tried.filter_map(|(listener, tried)| Some(mistake(document, listener, &tried.err()?))).collect()
 }
 

@@ -175,10 +175,10 @@ fn judge(
     let mapped = mapping
         .map(target)
         .map_err(|refusal| (refusal, "the connection point maps it nowhere".to_owned()))?;
-    let address = &site.origins[mapped.origin].address;
     let inside = [mapped.prefix, mapped.rest].concat();
-    let inside =
-        format!("{}://{}{}", address.scheme.as_str(), address.authority(), String::from_utf8_lossy(&inside));
+    let inside = String::from_utf8_lossy(&inside);
+    let origins = site.groups[mapped.group].origins.iter().map(|origin| &site.origins[*origin].address);
+    let inside = origins.map(|address| address.url(&inside)).collect::<Vec<_>>().join(" or ");
     facts.push(("internal URL", inside.clone()));
     Ok(format!("it goes to {inside}"))
 }

@@ -121,6 +121,29 @@ impl<'d, 't> Section<'d, 't> {
         list
     }
 
+    /// The value of `key`, or the items of the list that stands there: at least one, where the key is there
+    /// and right. Wrong items are reported and left out.
+    pub(super) fn one_or_more<T>(
+        &mut self,
+        report: &mut Report<'_>,
+        key: &'static str,
+        read: impl Fn(&DeValue<'_>) -> Result<T, Expected>,
+    ) -> Vec<T> {
+        let list = self.look(key).and_then(|value| value.get_ref().as_array());
+        let Some(items) = list else { return self.optional(report, key, read).into_iter().collect() };
+        if items.is_empty() {
+            // What a value must be is learnt as above.
+            let expected = read(&DeValue::Table(DeTable::new())).err().unwrap_or_default();
+            report.add(
+                self.key(key),
+                self.place(key),
+                "an empty list",
+                format!("{expected}, or some of them"),
+            );
+        }
+        self.list(report, key, read)
+    }
+
     /// The table `[key]`; one without anything in it if it is not there.
     pub(super) fn section(&mut self, report: &mut Report<'_>, key: &'static str) -> Section<'d, 't> {
         let name = self.key(key);

@@ -1,10 +1,10 @@
 //! What must hold for any text in a settings file, and for any bytes that are published.
 
 use super::{
-    ConnectorSettings, GatewaySettings, PublishedSettings, PublishedTrust, Revision, SettingsErrors,
-    SiteSettings, Source, Standing,
+    ConnectorSettings, GatewaySettings, GroupSettings, PublishedSettings, PublishedTrust, Revision,
+    SettingsErrors, SiteSettings, Source, Standing,
 };
-use crate::limits::SETTINGS_SIZE_MAX;
+use crate::limits::{GROUP_ORIGINS_MAX, SETTINGS_SIZE_MAX};
 use crate::mapping::{self, PublishedTable, RoleIds};
 
 /// `bytes` as each of the three files.
@@ -20,6 +20,9 @@ pub fn files(bytes: &[u8]) {
             let published = site.publish(PublishedTrust::default());
             check_published(&published);
             let _ = site.url_mapping();
+            let leads_somewhere =
+                |group: &GroupSettings| (1..=GROUP_ORIGINS_MAX).contains(&group.origins.len());
+            assert!(site.groups.iter().all(leads_somewhere), "each group has an origin whose turn it is");
         }
         Err(errors) => check_places(text, Some(errors)),
     }

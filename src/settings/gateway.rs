@@ -67,6 +67,8 @@ pub struct GatewayLimits {
     pub waiting_max: usize,
     /// What each client may.
     pub client: RequestBounds,
+    /// For requests to end when the gateway does.
+    pub drain: Duration,
 }
 
 impl Default for GatewayLimits {
@@ -81,6 +83,7 @@ impl Default for GatewayLimits {
             wait: limits::WAIT_FOR_CHANNEL,
             waiting_max: limits::WAITING_COUNT_MAX,
             client: RequestBounds::default(),
+            drain: limits::DRAIN_WITHIN,
         }
     }
 }
@@ -112,6 +115,10 @@ pub struct GatewaySettings {
     pub internal: InternalFiles,
     /// Where connection points come in; at least one.
     pub internal_listeners: Vec<SocketAddr>,
+    /// Where they come in by HTTPS besides the listeners of clients.
+    pub https_listeners: Vec<SocketAddr>,
+    /// They come in where clients do, too.
+    pub https_among_clients: bool,
     /// Deadlines.
     pub limits: GatewayLimits,
     /// What is logged.
@@ -151,7 +158,10 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<GatewaySe
 
     let mut internal_section = root.section(report, "internal");
     let internal = internal(&mut internal_section, report);
+    let https_among_clients = internal_section.optional(report, "https_among_clients", value::boolean);
     let internal_listeners = listeners(&mut internal_section, report);
+    let sections = internal_section.sections(report, "https_listener");
+    let https_listeners = addresses(sections, report);
     internal_section.finish(report);
 
     let listeners = listeners(root, report);
@@ -173,6 +183,8 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<GatewaySe
         server_certificates,
         internal: internal?,
         internal_listeners,
+        https_listeners,
+        https_among_clients: https_among_clients.unwrap_or(true),
         limits,
         log,
         admin,
@@ -181,8 +193,13 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<GatewaySe
 }
 
 fn listeners(parent: &mut Section<'_, '_>, report: &mut Report<'_>) -> Vec<SocketAddr> {
+    let sections = parent.some_sections(report, "listener");
+    addresses(sections, report)
+}
+
+fn addresses(sections: Vec<Section<'_, '_>>, report: &mut Report<'_>) -> Vec<SocketAddr> {
     let mut addresses: Vec<SocketAddr> = Vec::new();
-    for mut section in parent.some_sections(report, "listener") {
+    for mut section in sections {
         let address = section.required(report, "address", value::listen_address);
         section.finish(report);
         match address {
@@ -223,6 +240,7 @@ fn gateway_limits(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Gatewa
         wait: seconds("wait_secs", default.wait),
         waiting_max: waiting_max.and_then(|count| count.try_into().ok()).unwrap_or(default.waiting_max),
         client,
+        drain: seconds("drain_secs", default.drain),
     };
     section.finish(report);
     limits

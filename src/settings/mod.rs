@@ -12,6 +12,7 @@ mod connector;
 mod document;
 pub mod fuzz;
 mod gateway;
+mod health;
 mod published;
 mod report;
 mod shared;
@@ -22,8 +23,9 @@ mod tests;
 mod tokens;
 mod value;
 
-pub use connector::{ConnectorLimits, ConnectorSettings, GatewayAddress};
+pub use connector::{ConnectorLimits, ConnectorSettings, DialAddress, GatewayAddress, ProxySettings};
 pub use gateway::{GatewayLimits, GatewaySettings, ServerCertificate, SiteRights, TlsVersion};
+pub use health::HealthSettings;
 pub use published::{
     PublicationError, PublishedRevocation, PublishedSettings, PublishedTrust, Revision, Standing,
 };
@@ -31,6 +33,8 @@ pub use report::{SettingsError, SettingsErrors};
 pub use shared::{
     AccessLog, AdminProtection, AdminSettings, InternalFiles, KeyPair, LogFormat, LogLevel, LogSettings,
 };
-pub use site::{ListSource, OriginSettings, OriginTrust, RevocationSettings, SiteSettings, TrustFiles};
+pub use site::{
+    GroupSettings, ListSource, OriginSettings, OriginTrust, RevocationSettings, SiteSettings, TrustFiles,
+};
 pub use source::{Kind, Source};
 pub use tokens::{IssuerSettings, KeySource, TokenSettings};

@@ -138,6 +138,8 @@ pub struct AdminSettings {
     /// The Unix socket by which the running role is changed; `None`: beside the settings file, named
     /// like it.
     pub socket: Option<PathBuf>,
+    /// The Unix socket at which another process asks for this one's place; `None`: beside the other one.
+    pub upgrade_socket: Option<PathBuf>,
 }
 
 /// Reads `[log]`.
@@ -197,6 +199,7 @@ pub(super) fn admin(
     let token_file = section.optional(report, "token_file", value::path);
     let health_address = section.optional(report, "health_address", value::listen_address);
     let socket = section.optional(report, "socket", value::path);
+    let upgrade_socket = section.optional(report, "upgrade_socket", value::path);
     section.finish(report);
     let keys = ["certificate", "key", "token_file"];
     let written = keys.iter().filter(|key| section.has(key)).count();
@@ -217,7 +220,7 @@ pub(super) fn admin(
     let identity = chain.zip(key).map(|(chain, key)| KeyPair { chain, key });
     let protection =
         identity.zip(token_file).map(|(identity, token_file)| AdminProtection { identity, token_file });
-    AdminSettings { address, protection, health_address, socket }
+    AdminSettings { address, protection, health_address, socket, upgrade_socket }
 }
 
 /// Reads `ca`, `certificate` and `key` of `[internal]`; the caller finishes the section.

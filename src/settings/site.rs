@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::bounds::endpoint_bounds;
 use super::document::{Section, read_document};
+use super::health::{HealthSettings, health};
 use super::published::{PublishedRevocation, PublishedSettings, PublishedTrust};
 use super::report::{Report, SettingsErrors};
 use super::shared::KeyPair;
@@ -16,8 +17,8 @@ use super::value;
 use crate::auth::token::{TokenKind, TokenKinds};
 use crate::auth::{AllowRules, RevocationMode};
 use crate::limits::{
-    ALLOW_RULE_COUNT_MAX, CRL_COUNT_MAX, ENDPOINT_COUNT_MAX, LIST_FETCH_EVERY, ORIGIN_CONNECTIONS_MAX,
-    REQUEST_LENGTH_MAX_DEFAULT, ROLE_COUNT_MAX, TRUST_COUNT_MAX,
+    ALLOW_RULE_COUNT_MAX, CRL_COUNT_MAX, ENDPOINT_COUNT_MAX, GROUP_ORIGINS_MAX, LIST_FETCH_EVERY,
+    ORIGIN_CONNECTIONS_MAX, ORIGIN_COUNT_MAX, REQUEST_LENGTH_MAX_DEFAULT, ROLE_COUNT_MAX, TRUST_COUNT_MAX,
 };
 use crate::mapping::{
     Endpoint, EndpointPath, Families, Family, InternalUrl, METHOD_COUNT_MAX, MappedEndpoint, MappedRole,
@@ -46,6 +47,17 @@ pub struct OriginSettings {
     pub client_certificate: Option<KeyPair>,
     /// Connections of one shard.
     pub connections_max: usize,
+    /// How it is found out whether it is there.
+    pub health: HealthSettings,
+}
+
+/// Origins that stand for one another: what a role, an endpoint or a token service leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSettings {
+    /// [`SiteSettings::origins`] that they are, each once, in the order written; at least one.
+    pub origins: Vec<usize>,
+    /// They are asked, now and then, whether they are there: where there are several, or the settings say how.
+    pub is_probed: bool,
 }
 
 /// Whose client certificates the site takes, PEM files of one or more certificates.
@@ -92,8 +104,10 @@ pub struct SiteSettings {
     pub serial: u64,
     /// Ids unique; in no endpoint list do two endpoints meet in path and family.
     pub roles: Vec<MappedRole>,
-    /// [`MappedEndpoint::origin`] counts in here; no two are the same.
+    /// No two are the same.
     pub origins: Vec<OriginSettings>,
+    /// [`MappedEndpoint::group`] counts in here; no two are of the same origins.
+    pub groups: Vec<GroupSettings>,
     /// Section that each role was first named in, as in `management_point[1]`.
     pub role_keys: Vec<String>,
     /// The same of origins.
@@ -117,8 +131,9 @@ impl SiteSettings {
 
     /// How the connection point maps URLs.
     pub fn url_mapping(&self) -> UrlMapping {
-        let origins: Vec<_> = self.origins.iter().map(|origin| origin.address.clone()).collect();
-        UrlMapping::new(&self.roles, &origins)
+        let address = |origin: &usize| self.origins[*origin].address.clone();
+        let groups = self.groups.iter().map(|group| group.origins.iter().map(address).collect());
+        UrlMapping::new(&self.roles, &groups.collect::<Vec<_>>())
     }
 
     /// What gateways get to know, with the certificates that `trust` names; token issuers are added by who
@@ -159,12 +174,13 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<SiteSetti
     for section in root.sections(report, "endpoint") {
         site.add_own(section, report);
     }
-    let Site { roles, origins, role_keys, origin_keys, .. } = site;
+    let Site { roles, origins, groups, role_keys, origin_keys, .. } = site;
     Some(SiteSettings {
         code: code?,
         serial: serial?,
         roles,
         origins,
+        groups,
         role_keys,
         origin_keys,
         trust,
@@ -227,6 +243,7 @@ fn revocation(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Revocation
 struct Site {
     roles: Vec<MappedRole>,
     origins: Vec<OriginSettings>,
+    groups: Vec<GroupSettings>,
     role_keys: Vec<String>,
     origin_keys: Vec<String>,
     /// Section of each endpoint of each role, so that a second one can name the first.
@@ -243,10 +260,10 @@ impl Site {
         let chosen = chosen(&mut section, report, kind);
         let service = self.token_service(&mut section, report, kind, &chosen);
         section.finish(report);
-        let Some((id, (origin, prefix))) = id.zip(target) else { return };
+        let Some((id, (group, prefix))) = id.zip(target) else { return };
         let endpoints = chosen.into_iter().map(|row| {
             let service = service.as_ref().filter(|_| row.path == TOKEN_ENDPOINT);
-            let (origin, prefix) = service.map_or((origin, &prefix), |(origin, prefix)| (*origin, prefix));
+            let (group, prefix) = service.map_or((group, &prefix), |(group, prefix)| (*group, prefix));
             MappedEndpoint {
                 endpoint: Endpoint {
                     forward_identity: forward_identity || service.is_some(),
@@ -254,7 +271,7 @@ impl Site {
                     bounds,
                     ..row.endpoint()
                 },
-                origin,
+                group,
                 prefix: prefix.clone(),
                 replaces_path: false,
                 // It asks again; an update service has no use for it.
@@ -289,7 +306,7 @@ impl Site {
             let expected = format!("{METHOD_COUNT_MAX} at most, or none for any");
             report.add(section.key("methods"), section.place("methods"), "too many methods", expected);
         }
-        let (Some(id), Some(path), Some((origin, prefix))) = (id, path, target) else { return };
+        let (Some(id), Some(path), Some((group, prefix))) = (id, path, target) else { return };
         let Auth { families, tokens, open } = auth;
         if open {
             self.check_open(&section, report, id, &path, methods.is_empty());
@@ -307,7 +324,7 @@ impl Site {
             open,
             bounds,
         };
-        let mapped = MappedEndpoint { endpoint, origin, prefix, replaces_path: true, forwards_token };
+        let mapped = MappedEndpoint { endpoint, group, prefix, replaces_path: true, forwards_token };
         match self.roles.iter().position(|role| role.id == id) {
             Some(place) => self.extend_role(place, &section, report, mapped),
             None => {
@@ -399,8 +416,9 @@ impl Site {
         let mut service = section.optional_section(report, "token_service")?;
         let target = self.target(&mut service, report);
         service.finish(report);
-        let origin = target.as_ref().map(|(origin, _)| &self.origins[*origin]);
-        if origin.is_some_and(|origin| origin.client_certificate.is_none()) {
+        let of_group = |group: usize| self.groups[group].origins.iter().map(|origin| &self.origins[*origin]);
+        let is_shown = |group| of_group(group).all(|origin| origin.client_certificate.is_some());
+        if target.as_ref().is_some_and(|(group, _)| !is_shown(*group)) {
             let expected =
                 "an https URL, and certificate and key of the connection point (those of [internal])";
             report.add(service.key("certificate"), service.place("url"), "nothing", expected);
@@ -412,58 +430,133 @@ impl Site {
         target
     }
 
-    /// Reads `url` and how to speak to its origin: the origin's number, and the path there.
+    /// Reads `url`, one or several, and how to speak to its origins: their group's number, and the path there.
     fn target(&mut self, section: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<(usize, String)> {
-        let url = section.required(report, "url", value::internal_url);
-        let chain = section.optional(report, "certificate", value::path);
-        let key = section.optional(report, "key", value::path);
-        let ca = section.optional(report, "ca", value::path);
-        let thumbprint = section.optional(report, "thumbprint_sha256", value::thumbprint);
+        let urls = urls(section, report);
+        let client_certificate = client_certificate(section, report);
+        let trusts = trusts(section, report, &urls);
         let connections_bounds = 1..=ORIGIN_CONNECTIONS_MAX as u64;
         let connections_max = section.optional(report, "connections_max", value::number(connections_bounds));
-        let InternalUrl { address, prefix } = url?;
-        let is_plain = address.scheme == Scheme::Http;
-        for key in ["certificate", "key", "ca", "thumbprint_sha256"] {
-            if is_plain && section.has(key) {
-                report.add(section.key(key), section.place(key), "TLS for an http URL", "an https URL");
-            }
-        }
-        if chain.is_some() != key.is_some() {
-            report.add(
-                section.key(""),
-                section.place("certificate"),
-                "half a pair",
-                "both certificate and key",
-            );
-        }
-        let trust = match (ca, thumbprint) {
-            (None, None) if is_plain => OriginTrust::Plain,
-            (Some(ca), None) => OriginTrust::Ca(ca),
-            (None, Some(thumbprint)) => OriginTrust::Thumbprint(thumbprint),
-            (ca, _) => {
-                let is_written = section.has("ca") || section.has("thumbprint_sha256");
-                if ca.is_some() || !is_written {
-                    let found = if ca.is_some() { "both" } else { "neither" };
-                    let expected =
-                        "ca (a PEM file) or thumbprint_sha256, by which an https origin is trusted";
-                    report.add(section.key("ca"), section.place("ca"), found, expected);
-                }
-                return None;
-            }
-        };
-        let client_certificate = chain.zip(key).map(|(chain, key)| KeyPair { chain, key });
         let connections_max = connections_max.map_or(ORIGIN_CONNECTIONS_MAX, |count| count as usize);
-        let origin = OriginSettings { address, trust, client_certificate, connections_max };
-        Some((self.origin(origin, section.key("")), prefix))
+        let written = health(section, report);
+        let is_probed = urls.len() > 1 || written.is_some();
+        let health = written.unwrap_or_default();
+        let prefix = urls.first()?.prefix.clone();
+        let mut origins = Vec::new();
+        for (url, trust) in urls.into_iter().zip(trusts?) {
+            let (address, client_certificate) = (url.address, client_certificate.clone());
+            let health = health.clone();
+            let origin = OriginSettings { address, trust, client_certificate, connections_max, health };
+            origins.push(self.origin(origin, section, report));
+        }
+        Some((self.group(origins, is_probed), prefix))
     }
 
-    fn origin(&mut self, origin: OriginSettings, key: String) -> usize {
+    fn origin(
+        &mut self,
+        origin: OriginSettings,
+        section: &Section<'_, '_>,
+        report: &mut Report<'_>,
+    ) -> usize {
         if let Some(place) = self.origins.iter().position(|other| *other == origin) {
             return place;
         }
+        if self.origins.len() == ORIGIN_COUNT_MAX {
+            let expected = format!("{ORIGIN_COUNT_MAX} at most");
+            report.add(section.key("url"), section.place("url"), "one origin more", expected);
+            return 0;
+        }
         self.origins.push(origin);
-        self.origin_keys.push(key);
+        self.origin_keys.push(section.key(""));
         self.origins.len() - 1
+    }
+
+    fn group(&mut self, origins: Vec<usize>, is_probed: bool) -> usize {
+        if let Some(place) = self.groups.iter().position(|other| other.origins == origins) {
+            self.groups[place].is_probed |= is_probed;
+            return place;
+        }
+        self.groups.push(GroupSettings { origins, is_probed });
+        self.groups.len() - 1
+    }
+}
+
+/// Reads `url`: of several each must have the same path, be spoken to in the same way, and be there once.
+fn urls(section: &mut Section<'_, '_>, report: &mut Report<'_>) -> Vec<InternalUrl> {
+    if !section.has("url") {
+        return section.required(report, "url", value::internal_url).into_iter().collect();
+    }
+    let urls = section.one_or_more(report, "url", value::internal_url);
+    let Some(first) = urls.first() else { return urls };
+    let is_unlike =
+        |url: &InternalUrl| url.prefix != first.prefix || url.address.scheme != first.address.scheme;
+    let twice = (1..urls.len()).find(|place| urls[..*place].contains(&urls[*place]));
+    let mut wrong = |found: String, expected: String| {
+        report.add(section.key("url"), section.place("url"), found, expected)
+    };
+    if let Some(url) = urls.iter().find(|url| is_unlike(url)) {
+        let found = format!("{} beside {}", url.address.url(&url.prefix), first.address.url(&first.prefix));
+        wrong(
+            found,
+            "URLs of one scheme (http or https) and one path: any of them is to stand for all".into(),
+        );
+    } else if let Some(place) = twice {
+        let found = format!("{} twice", urls[place].address.url(&urls[place].prefix));
+        wrong(found, "each server once".to_owned());
+    } else if urls.len() > GROUP_ORIGINS_MAX {
+        wrong(format!("{} URLs", urls.len()), format!("{GROUP_ORIGINS_MAX} at most"));
+    }
+    urls
+}
+
+/// Reads `certificate` and `key`.
+fn client_certificate(section: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<KeyPair> {
+    let chain = section.optional(report, "certificate", value::path);
+    let key = section.optional(report, "key", value::path);
+    if chain.is_some() != key.is_some() {
+        let (found, expected) = ("half a pair", "both certificate and key");
+        report.add(section.key(""), section.place("certificate"), found, expected);
+    }
+    chain.zip(key).map(|(chain, key)| KeyPair { chain, key })
+}
+
+/// Reads by what each of the origins at `urls` is believed.
+fn trusts(
+    section: &mut Section<'_, '_>,
+    report: &mut Report<'_>,
+    urls: &[InternalUrl],
+) -> Option<Vec<OriginTrust>> {
+    let ca = section.optional(report, "ca", value::path);
+    let thumbprints = section.one_or_more(report, "thumbprint_sha256", value::thumbprint);
+    let is_plain = urls.first()?.address.scheme == Scheme::Http;
+    for key in ["certificate", "key", "ca", "thumbprint_sha256"] {
+        if is_plain && section.has(key) {
+            report.add(section.key(key), section.place(key), "TLS for an http URL", "an https URL");
+        }
+    }
+    match (ca, thumbprints.as_slice()) {
+        (None, []) if is_plain => Some(vec![OriginTrust::Plain; urls.len()]),
+        (Some(ca), []) => Some(vec![OriginTrust::Ca(ca); urls.len()]),
+        (None, [thumbprint]) => Some(vec![OriginTrust::Thumbprint(*thumbprint); urls.len()]),
+        (None, [_, ..]) if thumbprints.len() == urls.len() => {
+            Some(thumbprints.iter().map(|sha256| OriginTrust::Thumbprint(*sha256)).collect())
+        }
+        (None, [_, ..]) => {
+            let key = "thumbprint_sha256";
+            let found = format!("{} thumbprints for {} URLs", thumbprints.len(), urls.len());
+            let expected = "one for all of them, or one for each in their order";
+            report.add(section.key(key), section.place(key), found, expected);
+            None
+        }
+        (ca, []) | (ca @ Some(_), _) => {
+            let is_written = section.has("ca") || section.has("thumbprint_sha256");
+            if ca.is_some() || !is_written {
+                let found = if ca.is_some() { "both" } else { "neither" };
+                let expected = "ca (a PEM file) or thumbprint_sha256, by which an https origin is trusted";
+                report.add(section.key("ca"), section.place("ca"), found, expected);
+            }
+            None
+        }
     }
 }
 

@@ -98,11 +98,23 @@ fn a_gateway_file_yields_its_settings() {
     assert_eq!((settings.shards, settings.clients_max), (None, 18_000));
     assert_eq!(settings.listeners, ["0.0.0.0:443".parse().unwrap(), "[::]:443".parse().unwrap()]);
     assert_eq!(settings.internal_listeners, ["0.0.0.0:10140".parse().unwrap()]);
+    assert!(settings.https_listeners.is_empty() && settings.https_among_clients);
     assert_eq!(settings.internal.identity.chain.to_str(), Some("gw1.pem"));
     assert_eq!(settings.limits, GatewayLimits::default());
     assert_eq!(settings.admin.address, "127.0.0.1:9140".parse().unwrap());
     let ids = &settings.sites[0].role_ids;
     assert!(ids.contains(8) && ids.contains(9) && ids.contains(72_057_594_037_927_941) && !ids.contains(10));
+}
+
+#[test]
+fn channels_by_https_have_listeners_of_their_own_where_they_are_written() {
+    let more = "[[internal.https_listener]]\naddress = \"0.0.0.0:10124\"\n";
+    let settings = GatewaySettings::parse(&(gateway_text() + more), "g").unwrap();
+    assert_eq!(settings.https_listeners, ["0.0.0.0:10124".parse().unwrap()]);
+    let apart = gateway_text().replace("[internal]\n", "[internal]\nhttps_among_clients = false\n") + more;
+    assert!(!GatewaySettings::parse(&apart, "g").unwrap().https_among_clients);
+    let error = only(GatewaySettings::parse(&(gateway_text() + more + more), "g").unwrap_err());
+    assert!(error.contains("internal.https_listener[2].address: found an address twice"), "{error}");
 }
 
 #[test]
@@ -226,15 +238,123 @@ fn an_empty_file_lacks_everything_and_says_so() {
 fn a_connector_file_yields_its_settings() {
     let settings = ConnectorSettings::parse(CONNECTOR, "connector.toml").unwrap();
     assert_eq!((settings.identity.as_str(), settings.site.to_str()), ("1", Some("site.toml")));
-    assert_eq!(settings.gateways[0].dialled(), "cmg.example.org:10140");
+    assert_eq!(settings.gateways[0].address.to_string(), "cmg.example.org:10140");
     assert_eq!(settings.gateways[0].name, "gw1.gateway.cmg.internal");
     assert_eq!(settings.limits, ConnectorLimits::default());
     let text = CONNECTOR.replace("cmg.example.org:10140", "[::1]:10140");
-    assert_eq!(ConnectorSettings::parse(&text, "f").unwrap().gateways[0].dialled(), "[::1]:10140");
+    assert_eq!(ConnectorSettings::parse(&text, "f").unwrap().gateways[0].address.to_string(), "[::1]:10140");
     for wrong in ["cmg.example.org", "cmg.example.org:", "::1:10140", "http://x:1", "x:0", "x:65536"] {
         let text = CONNECTOR.replace("cmg.example.org:10140", wrong);
         let error = only(ConnectorSettings::parse(&text, "f").unwrap_err());
         assert!(error.contains("gateway[1].address: found"), "{error}");
+    }
+}
+
+/// One instance of a connector's.
+fn instance(address: &str, more: &str) -> String {
+    format!("[[gateway]]\naddress = \"{address}\"\nname = \"gw.x\"\n{more}\n")
+}
+
+/// A connector with these instances instead of its one.
+fn connector_with(instances: &[String]) -> String {
+    let (front, _) = CONNECTOR.split_once("[[gateway]]").unwrap();
+    front.to_owned() + &instances.concat()
+}
+
+fn ways_by_https(text: &str) -> Vec<Vec<String>> {
+    let settings = ConnectorSettings::parse(text, "f").unwrap();
+    let shown = |gateway: &GatewayAddress| gateway.https.iter().map(ToString::to_string).collect();
+    settings.gateways.iter().map(shown).collect()
+}
+
+#[test]
+fn ways_by_https_follow_from_the_number_of_an_instance_unless_they_are_written() {
+    assert_eq!(ways_by_https(CONNECTOR), [["cmg.example.org:443"]]);
+    let two = [instance("cmg.x:10140", ""), instance("[::1]:10141", "")];
+    assert_eq!(
+        ways_by_https(&connector_with(&two)),
+        [["cmg.x:10124", "cmg.x:443"], ["[::1]:10125", "[::1]:443"]]
+    );
+    // One balancer before all, and the last number.
+    let two = [instance("cmg.x:10140", ""), instance("cmg.x:10155", "https = [\"other:1\"]")];
+    assert_eq!(ways_by_https(&connector_with(&two)), [vec!["cmg.x:10124", "cmg.x:443"], vec!["other:1"]]);
+    // Nothing follows from another port, and none may be wanted.
+    let none: [Vec<String>; 2] = [vec![], vec![]];
+    let two = [instance("cmg.x:10156", ""), instance("cmg.x:10141", "https = []")];
+    assert_eq!(ways_by_https(&connector_with(&two)), none);
+}
+
+#[test]
+fn beyond_sixteen_instances_ways_by_https_are_written_and_overlap_none() {
+    let many = |more: &dyn Fn(u16) -> String| -> Vec<String> {
+        (0..17_u16).map(|k| instance(&format!("cmg.x:{}", 10_140 + k), &more(k))).collect()
+    };
+    let errors = ConnectorSettings::parse(&connector_with(&many(&|_| String::new())), "f").unwrap_err();
+    assert_eq!(errors.0.len(), 17, "{errors}");
+    assert!(errors.0.iter().all(|error| error.key.ends_with(".https")), "{errors}");
+    let written = many(&|k| format!("https = [\"cmg.x:{}\", \"cmg.x:443\"]", 11_140 + k));
+    assert_eq!(ways_by_https(&connector_with(&written)).len(), 17);
+    // The numbers of HTTPS go on where those of TCP-TLS begin.
+    let counted = many(&|k| format!("https = [\"cmg.x:{}\"]", 10_124 + k));
+    let error = only(ConnectorSettings::parse(&connector_with(&counted), "f").unwrap_err());
+    let expected = "gateway[17].https: found \"cmg.x:10140\", which gateway[1].address is already";
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn an_address_leads_to_one_instance_in_one_way() {
+    for (one, other, found) in [
+        (
+            "",
+            "https = [\"a:10140\"]",
+            "gateway[2].https: found \"a:10140\", which gateway[1].address is already",
+        ),
+        (
+            "https = [\"c:1\"]",
+            "https = [\"c:1\"]",
+            "gateway[2].https: found \"c:1\", which gateway[1].https is",
+        ),
+        (
+            "https = [\"b:10141\"]",
+            "",
+            "gateway[2].address: found \"b:10141\", which gateway[1].https is already",
+        ),
+        (
+            "https = [\"c:443\", \"c:443\"]",
+            "",
+            "gateway[1].https: found \"c:443\", which gateway[1].https is",
+        ),
+    ] {
+        let text = connector_with(&[instance("a:10140", one), instance("b:10141", other)]);
+        let error = only(ConnectorSettings::parse(&text, "f").unwrap_err());
+        assert!(error.contains(found), "{error}");
+    }
+    let text =
+        connector_with(&[instance("a:1", "https = [\"c:443\"]"), instance("b:1", "https = [\"c:443\"]")]);
+    assert!(ConnectorSettings::parse(&text, "f").is_ok(), "a balancer");
+    let text = connector_with(&[instance("a:1", "https = [\"c:1\", \"c:2\", \"c:3\", \"c:4\", \"c:5\"]")]);
+    assert!(only(ConnectorSettings::parse(&text, "f").unwrap_err()).contains("4 addresses at most"));
+}
+
+#[test]
+fn a_proxy_has_an_address_and_a_user_with_a_password_or_neither() {
+    let read = |section: &str| ConnectorSettings::parse(&format!("{CONNECTOR}[proxy]\n{section}"), "f");
+    assert_eq!(ConnectorSettings::parse(CONNECTOR, "f").unwrap().proxy, None);
+    let proxy = read("address = \"Proxy.corp:3128\"").unwrap().proxy.unwrap();
+    assert_eq!((proxy.address.to_string().as_str(), proxy.credentials), ("proxy.corp:3128", None));
+    let whole = "address = \"p:3128\"\nuser = \"cmg\"\npassword_file = \"p.txt\"";
+    let credentials = read(whole).unwrap().proxy.unwrap().credentials;
+    assert_eq!(credentials, Some(("cmg".to_owned(), "p.txt".into())));
+    for (section, found) in [
+        ("", "proxy.address: found nothing"),
+        ("address = \"http://p:3128\"", "proxy.address: found"),
+        ("address = \"p:3128\"\nuser = \"cmg\"", "proxy.password_file: found nothing"),
+        ("address = \"p:3128\"\npassword_file = \"p.txt\"", "proxy.user: found nothing"),
+        ("address = \"p:3128\"\nuser = \"a:b\"\npassword_file = \"p\"", "a user's name without a colon"),
+        ("address = \"p:3128\"\npassword = \"x\"", "proxy.password: found an unknown key"),
+    ] {
+        let error = only(read(section).unwrap_err());
+        assert!(error.contains(found), "{error}");
     }
 }
 
@@ -247,7 +367,10 @@ fn a_site_file_yields_roles_endpoints_and_origins() {
     assert!(!paths(72_057_594_037_927_941).contains(&"BGB"));
     assert_eq!(paths(u64::MAX).len(), 11);
     assert_eq!(paths(8), ["ClientWebService", "SimpleAuthWebService", "ReportingWebService", "SelfUpdate"]);
-    let second = &site.origins[role(u64::MAX).endpoints[0].origin];
+    let group = &site.groups[role(u64::MAX).endpoints[0].group];
+    assert!(!group.is_probed, "one alone, and nothing is said of probes");
+    let [second] = group.origins.as_slice() else { panic!("{group:?}") };
+    let second = &site.origins[*second];
     assert_eq!((second.connections_max, second.address.authority().as_str()), (5, "mp2.corp:8443"));
     assert!(
         matches!(second.trust, OriginTrust::Thumbprint(sha256) if sha256[1] == 0x11 && sha256[31] == 0xff)
@@ -261,9 +384,74 @@ fn a_site_file_yields_roles_endpoints_and_origins() {
     assert_eq!(role(9).kind, RoleKind::Own);
     let own = &role(9).endpoints[0];
     assert!(own.endpoint.forward_identity && own.endpoint.once && own.replaces_path && own.prefix == "/base");
-    assert_eq!(own.origin, role(72_057_594_037_927_941).endpoints[0].origin, "one origin, one pool");
+    assert_eq!(own.group, role(72_057_594_037_927_941).endpoints[0].group, "one origin, one pool");
     let other = &role(9).endpoints[1].endpoint;
     assert!(!other.forward_identity && !other.tunnel && other.methods.is_empty());
+}
+
+#[test]
+fn several_servers_for_one_role_stand_for_one_another() {
+    let urls = "url = [\"http://mp.corp\", \"http://mp-b.corp:8080\"]";
+    let text = SITE.replacen("url = \"http://mp.corp\"", urls, 1);
+    let site = SiteSettings::parse(&text, "site.toml").unwrap();
+    let role = |id| site.roles.iter().find(|role| role.id == id).unwrap();
+    let names = |mapped: &crate::mapping::MappedEndpoint| {
+        let origins = site.groups[mapped.group].origins.iter();
+        origins.map(|origin| site.origins[*origin].address.authority()).collect::<Vec<_>>()
+    };
+    let of_role = &role(72_057_594_037_927_941).endpoints;
+    assert!(of_role.iter().all(|mapped| names(mapped) == ["mp.corp", "mp-b.corp:8080"]));
+    assert!(site.groups[of_role[0].group].is_probed);
+    // An endpoint that leads to one of them shares its connections.
+    let own = &role(9).endpoints[0];
+    assert_eq!((names(own), own.prefix.as_str()), (vec!["mp.corp".to_owned()], "/base"));
+    assert!(!site.groups[own.group].is_probed);
+    assert_eq!(site.groups[own.group].origins[0], site.groups[of_role[0].group].origins[0]);
+    assert_eq!(site.origins.len(), 4);
+    // One in a list is one.
+    let text = SITE.replacen("url = \"http://mp.corp\"", "url = [\"http://mp.corp\"]", 1);
+    assert_eq!(SiteSettings::parse(&text, "f").unwrap(), SiteSettings::parse(SITE, "f").unwrap());
+    let many: Vec<String> = (0..17).map(|number| format!("\"http://mp{number}\"")).collect();
+    let text = SITE.replacen("url = \"http://mp.corp\"", &format!("url = [{}]", many.join(", ")), 1);
+    let error = only(SiteSettings::parse(&text, "f").unwrap_err());
+    assert!(error.ends_with("management_point[1].url: found 17 URLs, expected 16 at most"), "{error}");
+}
+
+#[test]
+fn each_server_has_its_thumbprint_or_all_have_one() {
+    let thumbprint = |octet: &str| format!("\"{}\"", octet.repeat(32));
+    let read = |thumbprints: &[&str]| {
+        let list: Vec<String> = thumbprints.iter().map(|octet| thumbprint(octet)).collect();
+        SiteSettings::parse(
+            &format!(
+                "code = \"PS1\"\nserial = 1\n[[management_point]]\nid = 8\nurl = [\"https://a\", \"https://b\"]\n\
+                 thumbprint_sha256 = [{}]\n",
+                list.join(", ")
+            ),
+            "f",
+        )
+    };
+    let trusts = |site: SiteSettings| site.origins.into_iter().map(|origin| origin.trust).collect::<Vec<_>>();
+    let [a, b] = [0xaa, 0xbb].map(|octet| OriginTrust::Thumbprint([octet; 32]));
+    assert_eq!(trusts(read(&["aa", "bb"]).unwrap()), [a.clone(), b]);
+    assert_eq!(trusts(read(&["aa"]).unwrap()), [a.clone(), a]);
+    let error = only(read(&["aa", "bb", "cc"]).unwrap_err());
+    let expected =
+        "management_point[1].thumbprint_sha256: found 3 thumbprints for 2 URLs, expected one for all";
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn how_health_is_found_out_can_be_written() {
+    let text = "url = \"http://mp.corp\"\nhealth = { path = \"/SMS_MP/.sms_aut?MPLIST\", every_secs = 9, failures = 1 }";
+    let site = SiteSettings::parse(&SITE.replacen("url = \"http://mp.corp\"", text, 1), "f").unwrap();
+    let HealthSettings { path, every, failures, successes, .. } = site.origins[0].health.clone();
+    assert_eq!(path.as_deref(), Some("/SMS_MP/.sms_aut?MPLIST"));
+    assert_eq!(
+        (every, failures, successes),
+        (Duration::from_secs(9), 1, HealthSettings::default().successes)
+    );
+    assert!(site.groups[0].is_probed, "also where there is one alone");
 }
 
 /// The token service puts it before what the issuer calls a device.
@@ -391,6 +579,46 @@ fn every_mistake_of_a_site_file_is_told() {
             "management_point[1].url: found \"mp.corp\", expected a URL",
         ),
         ("url = \"http://mp.corp\"", "url = \"http://mp.corp/a/../b\"", "management_point[1].url: found"),
+        (
+            "url = \"http://mp.corp\"",
+            "url = []",
+            "management_point[1].url: found an empty list, expected a URL",
+        ),
+        (
+            "url = \"http://mp.corp\"",
+            "url = [\"http://mp.corp\", \"mp2\"]",
+            "management_point[1].url[2]: found \"mp2\", expected a URL like",
+        ),
+        (
+            "url = \"http://mp.corp\"",
+            "url = [\"http://mp.corp\", \"http://MP.corp:80/\"]",
+            "management_point[1].url: found http://mp.corp twice, expected each server once",
+        ),
+        (
+            "url = \"http://mp.corp\"",
+            "url = [\"http://mp.corp\", \"https://mp2.corp\"]",
+            "management_point[1].url: found https://mp2.corp beside http://mp.corp, expected URLs of one scheme",
+        ),
+        (
+            "url = \"http://mp.corp\"",
+            "url = [\"http://mp.corp\", \"http://mp2.corp/x\"]",
+            "management_point[1].url: found http://mp2.corp/x beside http://mp.corp, expected URLs of one",
+        ),
+        (
+            "url = \"http://mp.corp\"",
+            "url = \"http://mp.corp\"\nhealth = { every_secs = 0 }",
+            "management_point[1].health.every_secs: found 0, expected whole seconds from 1 to 3600",
+        ),
+        (
+            "url = \"http://mp.corp\"",
+            "url = \"http://mp.corp\"\nhealth = { path = \"x\" }",
+            "management_point[1].health.path: found \"x\", expected a path like",
+        ),
+        (
+            "url = \"http://mp.corp\"",
+            "url = \"http://mp.corp\"\nhealth = { paths = \"/x\" }",
+            "management_point[1].health.paths: found an unknown key, expected \"path\"",
+        ),
         ("key = \"mp.key\"", "", "management_point[2]: found half a pair"),
         (
             "key = \"mp.key\"",
@@ -466,7 +694,7 @@ fn a_token_service_answers_its_endpoint_and_no_other() {
     let mut found = Vec::new();
     for (role, before) in site.roles.iter().zip(&usual.roles) {
         for (mapped, before) in role.endpoints.iter().zip(&before.endpoints) {
-            if site.origins[mapped.origin].address.authority() == "sts:9443" {
+            if site.origins[site.groups[mapped.group].origins[0]].address.authority() == "sts:9443" {
                 found.push((role.id, mapped.endpoint.path.as_str()));
                 assert!(mapped.endpoint.forward_identity && mapped.forwards_token);
                 assert_eq!(mapped.endpoint.tokens, before.endpoint.tokens);

@@ -9,13 +9,16 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net};
 use toml::de::DeValue;
 
+use super::connector::DialAddress;
 use super::document::Expected;
 use super::gateway::TlsVersion;
 use super::site::ListSource;
 use crate::auth::is_name_rule;
 use crate::auth::{RevocationMode, is_name, is_site_code};
 use crate::dispatch::Per;
-use crate::limits::{HELD_WITHIN_MIN, LOG_TEXT_SIZE_MAX, RATE_COUNT_MAX};
+use crate::limits::{
+    HELD_WITHIN_MIN, LOG_TEXT_SIZE_MAX, PROBE_PATH_SIZE_MAX, PROXY_WORD_SIZE_MAX, RATE_COUNT_MAX,
+};
 use crate::mapping::{EndpointPath, Family, InternalUrl, Method, is_host, split_authority};
 
 type Read<T> = Result<T, Expected>;
@@ -74,6 +77,15 @@ pub(super) fn rate(value: &DeValue<'_>) -> Read<(NonZeroU32, Per)> {
 /// Whole seconds, from one to a day.
 pub(super) fn seconds(value: &DeValue<'_>) -> Read<Duration> {
     number(1..=86_400)(value).map(Duration::from_secs).map_err(|_| "whole seconds from 1 to 86400".into())
+}
+
+/// Whole seconds within bounds.
+pub(super) fn some_seconds(bounds: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Read<Duration> {
+    move |value| {
+        let (from, to) = (bounds.start(), bounds.end());
+        let expected = || Expected::Owned(format!("whole seconds from {from} to {to}"));
+        number(bounds.clone())(value).map(Duration::from_secs).map_err(|_| expected())
+    }
 }
 
 /// Whole seconds that a held request may wait for its answer.
@@ -237,17 +249,37 @@ pub(super) fn source_address(value: &DeValue<'_>) -> Read<IpAddr> {
     })
 }
 
-/// Host (IPv6 without brackets) and port to dial.
-pub(super) fn dial_address(value: &DeValue<'_>) -> Read<(String, u16)> {
+/// Host and port to dial.
+pub(super) fn dial_address(value: &DeValue<'_>) -> Read<DialAddress> {
     parsed(value, "host and port like \"cmg.example.org:10140\"", |text| {
         let (host, port) = split_authority(text)?;
-        Some((host, port?))
+        Some(DialAddress { host, port: port? })
+    })
+}
+
+/// A user's name as basic authentication carries it.
+pub(super) fn proxy_user(value: &DeValue<'_>) -> Read<String> {
+    parsed(value, "a user's name without a colon", |text| {
+        let is_plain = !text.contains(|sign: char| sign == ':' || sign.is_control());
+        (is_plain && !text.is_empty() && text.len() <= PROXY_WORD_SIZE_MAX).then(|| text.to_owned())
     })
 }
 
 /// An internal URL.
 pub(super) fn internal_url(value: &DeValue<'_>) -> Read<InternalUrl> {
     InternalUrl::parse(value.as_str().unwrap_or_default()).map_err(Expected::Borrowed)
+}
+
+/// Path, and perhaps query, that a probe asks an origin for.
+pub(super) fn probe_path(value: &DeValue<'_>) -> Read<String> {
+    let expected =
+        "a path like \"/SMS_MP/.sms_aut?MPLIST\": visible ASCII from a slash on, without a fragment";
+    parsed(value, expected, |text| {
+        let is_path = text.starts_with('/')
+            && text.len() <= PROBE_PATH_SIZE_MAX
+            && text.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'#');
+        is_path.then(|| text.to_owned())
+    })
 }
 
 /// Path of an endpoint of one's own.

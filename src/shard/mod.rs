@@ -29,7 +29,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use errand::Errands;
@@ -112,6 +112,17 @@ impl Shard {
         errand: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
         self.errands.run(errand).await
+    }
+
+    /// Wakes every task that waits with a deadline, so that it hears of something else; a few in each turn.
+    pub fn wake_everybody(self: &Rc<Self>) {
+        let waiting = self.wheel.wakers();
+        self.spawn("look again", async move {
+            for some in waiting.chunks(limits::RECHECKED_PER_TURN) {
+                some.iter().for_each(Waker::wake_by_ref);
+                futures_lite::future::yield_now().await;
+            }
+        });
     }
 
     /// Has the driver take another turn at once instead of sleeping: somebody has put off until then what

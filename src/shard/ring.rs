@@ -19,7 +19,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use slab::Slab;
 
 use super::buffers::{Outgoing, PickedBuffers, Pool, SharedBuffers};
-use super::socket::{ListenerCore, SocketCore};
+use super::socket::{Installed, ListenerCore, SocketCore};
 use crate::limits;
 
 /// An operation in flight, with all memory that the kernel may touch until its last completion.
@@ -42,6 +42,8 @@ pub(super) enum Op {
     Shutdown { socket: Rc<SocketCore> },
     /// Waits until another shard or thread writes to the eventfd.
     Wake { _count: Box<u64> },
+    /// Makes an ordinary descriptor beside a direct one.
+    Install { _socket: Rc<SocketCore>, installed: Rc<Installed> },
     /// Closes a direct descriptor; its slot is free afterwards.
     CloseSlot { slot: u32 },
     /// Cancels another operation; only the other one's completion matters.
@@ -439,6 +441,12 @@ impl Ring {
         Ok(slot)
     }
 
+    /// Makes an ordinary descriptor of the direct one in `slot`, which stays. Linux 6.8.
+    pub(super) fn install(&self, socket: &Rc<SocketCore>, slot: u32, installed: &Rc<Installed>) {
+        let entry = opcode::FixedFdInstall::new(types::Fixed(slot), 0).build();
+        self.start(Op::Install { _socket: socket.clone(), installed: installed.clone() }, entry);
+    }
+
     pub(super) fn close_slot(&self, slot: u32) {
         self.start(Op::CloseSlot { slot }, opcode::Close::new(types::Fixed(slot)).build());
     }
@@ -736,6 +744,7 @@ impl Ring {
                     free.push(slot);
                 }
             }
+            Op::Install { installed, .. } => installed.end(result),
             Op::Shutdown { socket } => drop(socket),
             Op::Cancel => {}
         }

@@ -308,6 +308,37 @@ impl Socket {
         }
     }
 
+    /// As [`Socket::duplicate`], of a direct descriptor, too: waits until nothing is in flight. `None` where the kernel
+    /// makes no ordinary one of it (before Linux 6.8), or when bytes came that nobody took.
+    pub async fn portable(&self) -> Option<OwnedFd> {
+        let Descriptor::Slot(slot) = self.0.descriptor else { return self.duplicate() };
+        std::future::poll_fn(|context| self.poll_left(context)).await;
+        let is_sending = self.is_sending() || self.0.state.borrow().finished.is_some();
+        if is_sending || !self.is_at_rest() {
+            return None;
+        }
+        let installed = Rc::<Installed>::default();
+        self.0.ring.install(&self.0, slot, &installed);
+        std::future::poll_fn(|context| installed.poll(context)).await
+    }
+
+    /// Waits until the receive into shared buffers has ended.
+    fn poll_left(&self, context: &Context<'_>) -> Poll<()> {
+        self.leave_shared();
+        let mut state = self.0.state.borrow_mut();
+        match state.receiving {
+            Receiving::Leaving | Receiving::Shared(_) | Receiving::Waiting(_) => {
+                remember(&mut state.waker, context);
+                Poll::Pending
+            }
+            Receiving::Off
+            | Receiving::Starved
+            | Receiving::Owned(_)
+            | Receiving::Picked(_)
+            | Receiving::Ready => Poll::Ready(()),
+        }
+    }
+
     /// Waits until `to` is connected.
     ///
     /// # Errors
@@ -589,6 +620,32 @@ impl Drop for Socket {
     }
 }
 
+/// An ordinary descriptor that is being made of a direct one; closed with this if nobody takes it.
+#[derive(Default)]
+pub(super) struct Installed {
+    made: RefCell<Option<Option<OwnedFd>>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Installed {
+    pub(super) fn end(&self, result: i32) {
+        // SAFETY: the kernel made this descriptor just now, for nobody else.
+        let made = (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) });
+        *self.made.borrow_mut() = Some(made);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn poll(&self, context: &Context<'_>) -> Poll<Option<OwnedFd>> {
+        if let Some(made) = self.made.borrow_mut().take() {
+            return Poll::Ready(made);
+        }
+        remember(&mut self.waker.borrow_mut(), context);
+        Poll::Pending
+    }
+}
+
 // ── listening ───────────────────────────────────────────────────────────────────────────────────
 
 struct Listening {
@@ -668,6 +725,14 @@ impl Listener {
         self.ring.accept(&self.core);
     }
 
+    /// Takes back the accepts that are armed. What they brought before that is there as ever, and they are armed until
+    /// they have been answered.
+    pub fn disarm(&self) {
+        if self.armed() > 0 {
+            self.ring.cancel_accepts(self.core.fd());
+        }
+    }
+
     /// How many accepts are worth arming: few at rest, so that the shards of a process take turns at
     /// the one backlog; doubled while all that were armed are used up at once.
     pub fn worth_arming(&self) -> usize {
@@ -693,9 +758,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if self.armed() > 0 {
-            self.ring.cancel_accepts(self.core.fd());
-        }
+        self.disarm();
     }
 }
 

@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
-use super::Socket;
+use super::{Listener, Socket};
 use crate::limits;
 use crate::shard::{self, Place, Shard, Slots};
 
@@ -49,6 +49,37 @@ fn a_dropped_socket_is_closed_although_its_peer_took_only_a_part_of_a_send() {
     });
     assert_eq!(told.recv_timeout(LONG), Ok(0));
     drop(far);
+}
+
+#[test]
+fn a_direct_descriptor_goes_on_as_an_ordinary_one_unless_bytes_came() {
+    let (mut far, told) = with_socket(|shard, socket| async move {
+        let arm = |context: &mut std::task::Context<'_>| {
+            assert!(socket.poll_recv_shared(context).is_pending(), "nothing was sent yet");
+            Poll::Ready(())
+        };
+        poll_fn(arm).await;
+        // Before Linux 6.8 there is none.
+        let fd = socket.portable().await?;
+        poll_fn(arm).await;
+        let mut near = TcpStream::from(fd);
+        near.write_all(b"before").unwrap();
+        shard.sleep(Duration::from_millis(500)).await;
+        let second = socket.portable().await;
+        drop(socket);
+        near.write_all(b"after").unwrap();
+        Some(second.is_some())
+    });
+    let mut heard = [0; 6];
+    if far.read_exact(&mut heard).is_ok() {
+        assert_eq!(&heard, b"before");
+        far.write_all(b"unread").unwrap();
+    }
+    let Some(has_second) = told.recv_timeout(LONG).unwrap() else { return };
+    assert!(!has_second, "what came would be lost");
+    let mut heard = String::new();
+    far.read_to_string(&mut heard).unwrap_or_default();
+    assert!(heard.starts_with("after") || heard.is_empty(), "{heard}");
 }
 
 #[test]
@@ -431,4 +462,47 @@ fn more_sockets_than_there_are_buffers_to_pick_all_receive() {
         }
     });
     told.recv_timeout(LONG).unwrap();
+}
+
+#[test]
+fn accepts_taken_back_bring_who_came_before_and_leave_the_others_to_who_has_the_same_socket() {
+    const ROUNDS: usize = 50;
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, own) = (other.local_addr().unwrap(), other.try_clone().unwrap());
+    let (tell, told) = mpsc::channel();
+    let place = Place { index: 0, cpu: shard::allowed_cpus()[0], slots: 400, owner: Slots::ByAccept };
+    shard::start(place, move |shard| {
+        let story = async move {
+            let listener = Listener::new(&shard.ring, own.into(), true);
+            let (mut accepted, mut clients) = (Vec::new(), Vec::new());
+            for round in 0..ROUNDS {
+                (0..4).for_each(|_| listener.arm());
+                // Until the kernel has them, or not.
+                for _ in 0..round % 16 {
+                    futures_lite::future::yield_now().await;
+                }
+                // It comes before they are taken back, or meanwhile.
+                clients.push(TcpStream::connect(address).unwrap());
+                listener.disarm();
+                poll_fn(|context| {
+                    while let Poll::Ready(next) = listener.poll_accept(context) {
+                        accepted.push(next.unwrap());
+                    }
+                    if listener.armed() == 0 { Poll::Ready(()) } else { Poll::Pending }
+                })
+                .await;
+            }
+            // Nothing is armed any more.
+            clients.push(TcpStream::connect(address).unwrap());
+            tell.send((accepted.len(), clients)).unwrap();
+        };
+        (|| 0, story)
+    })
+    .unwrap();
+    let (accepted, clients) = told.recv_timeout(LONG).unwrap();
+    other.set_nonblocking(true).unwrap();
+    let left = std::iter::from_fn(|| other.accept().ok()).count();
+    println!("{accepted} were accepted, {left} left to the other");
+    assert_eq!(accepted + left, clients.len());
+    assert!(left >= 1);
 }

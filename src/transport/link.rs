@@ -47,6 +47,8 @@ pub trait LinkEvents {
     fn room(&self, _link: &Rc<Link>) {}
     /// The other side opens or takes no further stream.
     fn draining(&self, link: &Rc<Link>);
+    /// Connector: another process takes the instance's place, and one more channel is wanted beside this one.
+    fn makes_way(&self, _link: &Rc<Link>) {}
     /// Gateway: the other side gives no sign of life, or does again.
     fn stalled(&self, _link: &Rc<Link>, _is_stalled: bool) {}
 }
@@ -274,15 +276,23 @@ impl Link {
         self.kick();
     }
 
+    /// Gateway: has the connection point dial one more channel, to the process that takes this one's place.
+    pub fn make_way(&self) {
+        self.channel.borrow_mut().make_way();
+        self.kick();
+    }
+
     /// The other side opens or takes no further stream.
     pub fn has_peer_drained(&self) -> bool {
         self.lost.get() || self.channel.borrow().has_peer_drained()
     }
 
-    /// Says goodbye; the link ends when that is sent.
+    /// Says goodbye, once; the link ends when that is sent.
     pub fn close(&self, code: CloseCode, text: &str) {
-        self.channel.borrow_mut().close(code, text);
-        self.kick();
+        if !self.channel.borrow().is_closed() {
+            self.channel.borrow_mut().close(code, text);
+            self.kick();
+        }
     }
 
     fn note_refused(&self, busy: Busy) {
@@ -692,6 +702,7 @@ impl Link {
             Event::Identity { number, bytes } => events.identity(self, number, bytes),
             Event::IdentityGone { number } => events.identity_gone(self, number),
             Event::Drain => events.draining(self),
+            Event::MakeWay => events.makes_way(self),
             Event::Close { code, text } => return Some(Cause::Closed(code, text.to_owned())),
         }
         None

@@ -28,6 +28,21 @@ pub fn listen(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
     Ok((socket.into(), bound))
 }
 
+/// A listening socket that another process made: the same options, and what else ours have.
+///
+/// # Errors
+/// What the kernel says.
+pub fn adopt(fd: OwnedFd) -> io::Result<OwnedFd> {
+    let socket = Socket::from(fd);
+    socket.set_tcp_nodelay(true)?;
+    keep_alive(&socket)?;
+    // A ring answers at once that nobody is there, rather than wait for somebody.
+    socket.set_nonblocking(false)?;
+    // Once more, for its backlog.
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
 /// A socket to dial `to` with, not connected yet.
 ///
 /// # Errors
@@ -159,6 +174,19 @@ mod tests {
         let _client = TcpStream::connect(address).unwrap();
         let (accepted, _) = Socket::from(listener).accept().unwrap();
         assert_kept_alive(&accepted);
+    }
+
+    #[test]
+    fn a_listener_of_another_make_becomes_as_ours() {
+        let other = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        other.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        other.listen(1).unwrap();
+        other.set_nonblocking(true).unwrap();
+        let address = other.local_addr().unwrap().as_socket().unwrap();
+        let listener = Socket::from(adopt(other.into()).unwrap());
+        assert!(!listener.nonblocking().unwrap());
+        let _client = TcpStream::connect(address).unwrap();
+        assert_kept_alive(&listener.accept().unwrap().0);
     }
 
     #[test]

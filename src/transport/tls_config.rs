@@ -19,11 +19,9 @@ use rustls::{
 use super::key_exchange::QUICK_X25519;
 use super::tickets::Tickets;
 use crate::auth::{self, CertificateFault};
+use crate::channel::{ALPN, HTTPS_ALPN};
 use crate::limits;
 use crate::settings::TlsVersion;
-
-/// ALPN of a channel.
-pub const CHANNEL_ALPN: &[u8] = b"cmg-channel/1";
 
 /// A certificate chain with its key.
 pub struct Credential {
@@ -97,20 +95,22 @@ pub fn for_clients(
     Ok(Arc::new(config))
 }
 
-/// For the gateway's channel listeners: TLS 1.3, a certificate of the internal CA required.
+/// For the gateway's channel listeners: TLS 1.3, a certificate of the internal CA required. Its name is not told: a
+/// connection point has one certificate, and strangers come to where some of these listen.
 ///
 /// # Errors
 /// When a key does not belong to its certificate or the CA cannot be an anchor.
 pub fn for_channels(ca: &[CertificateDer<'static>], own: Credential) -> Result<Arc<ServerConfig>, Error> {
     let roots = Arc::new(roots(ca)?);
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .clear_root_hint_subjects()
         .build()
         .map_err(|error| Error::General(error.to_string()))?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(own.chain, own.key)?;
-    config.alpn_protocols = vec![CHANNEL_ALPN.to_vec()];
+    config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.enable_secret_extraction = true;
@@ -126,10 +126,26 @@ pub fn for_dialling(ca: &[CertificateDer<'static>], own: Credential) -> Result<A
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots(ca)?)
         .with_client_auth_cert(own.chain, own.key)?;
-    config.alpn_protocols = vec![CHANNEL_ALPN.to_vec()];
+    config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     config.enable_secret_extraction = true;
     Ok(Arc::new(config))
+}
+
+/// [`for_channels`] for those that come by HTTPS. The name that is agreed on tells a connection point from a client
+/// where both come in, before anybody shows a certificate.
+pub fn for_https_channels(channels: &ServerConfig) -> Arc<ServerConfig> {
+    let mut config = channels.clone();
+    config.alpn_protocols = vec![HTTPS_ALPN.to_vec()];
+    Arc::new(config)
+}
+
+/// [`for_dialling`] by HTTPS.
+pub fn for_https_dialling(dialling: &ClientConfig) -> Arc<ClientConfig> {
+    let mut config = dialling.clone();
+    // Who looks at hellos on the way sees the ordinary name, too. No instance agrees on it.
+    config.alpn_protocols = vec![HTTPS_ALPN.to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
 }
 
 /// Whom a connection point believes behind an https URL.

@@ -1,11 +1,13 @@
 //! What clients are offered, and how they come back.
 
 use std::io::{Read, Write};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustls::client::ResolvesClientCert;
 use rustls::crypto::SupportedKxGroup;
 use rustls::server::ProducesTickets;
-use rustls::sign::SingleCertAndKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConnection, HandshakeKind, NamedGroup, ServerConnection};
 
 use super::*;
@@ -287,4 +289,42 @@ fn a_peer_that_asks_for_new_keys_gets_them_with_the_next_answer_before_and_after
         }
         assert_eq!(tls.is_handed_over(), carried > 8_192, "{carried}");
     }
+}
+
+/// Shows its certificate whatever is asked for, and notes of how many authorities it is told.
+#[derive(Debug)]
+struct Noting {
+    shown: Arc<CertifiedKey>,
+    told_of: Mutex<Option<usize>>,
+}
+
+impl ResolvesClientCert for Noting {
+    fn resolve(&self, authorities: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        *self.told_of.lock().expect("one thread") = Some(authorities.len());
+        Some(self.shown.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn who_asks_for_a_channel_is_not_told_of_the_internal_ca() {
+    let made = rcgen::generate_simple_self_signed(vec!["gateway".to_owned()]).expect("a certificate");
+    let (ca, key) =
+        ([made.cert.der().clone()], PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into()));
+    let own = Credential { chain: ca.to_vec(), key };
+    let shown = CertifiedKey::from_der(own.chain.clone(), own.key.clone_key(), &provider()).expect("a key");
+    let noting = Arc::new(Noting { shown: Arc::new(shown), told_of: Mutex::default() });
+    let builder = ClientConfig::builder_with_provider(provider());
+    let builder = builder.with_safe_default_protocol_versions().expect("versions");
+    let builder = builder.with_root_certificates(roots(&ca).expect("a root"));
+    let client = Arc::new(builder.with_client_cert_resolver(noting.clone()));
+    shake_hands(&for_channels(&ca, own).expect("sound"), &client);
+    assert_eq!(
+        *noting.told_of.lock().expect("one thread"),
+        Some(0),
+        "asked for one, of nobody in particular"
+    );
 }

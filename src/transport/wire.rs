@@ -87,12 +87,29 @@ impl Wire {
     }
 
     /// Takes the wire apart, to go on elsewhere; `None` while anything is in flight.
-    pub fn into_parts(mut self) -> Option<Parts> {
+    pub fn into_parts(self) -> Option<Parts> {
+        let fd = self.socket.duplicate()?;
+        Some(self.into_parts_with(fd))
+    }
+
+    /// The same, with a descriptor of [`Wire::portable`]; nothing was read or written since.
+    pub fn into_parts_with(mut self, fd: OwnedFd) -> Parts {
         self.drop_headroom();
         let plain = self.plain.split_off(self.at);
         let (tls, cipher) = (self.tls.take(), std::mem::take(&mut self.cipher));
-        let fd = self.socket.duplicate()?;
-        Some(Parts { fd, tls, plain, cipher })
+        Parts { fd, tls, plain, cipher }
+    }
+
+    /// A descriptor with which the connection can go on elsewhere, where there can be one: see [`Socket::portable`].
+    pub async fn portable(&self) -> Option<OwnedFd> {
+        self.socket.portable().await
+    }
+
+    /// From now on `tls` protects what is sent and received: behind words with a proxy that were not protected, or
+    /// instead of another that has not answered the hello yet.
+    pub fn begin_tls(&mut self, tls: Tls) {
+        debug_assert!(self.received().is_empty() && self.nothing_waits(), "nothing is under way without it");
+        self.tls = Some(tls);
     }
 
     /// The TLS state, if there is one.

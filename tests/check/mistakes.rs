@@ -28,6 +28,8 @@ const fn row(
 ) -> Mistake {
     Mistake { role, what, make, at, key, found, expected }
 }
+const PROXY: &str = "[proxy]\naddress = \"127.0.0.1:3128\"\nuser = \"u\"\npassword_file = \"p.txt\"\n[admin]";
+
 fn mistakes() -> Vec<Mistake> {
     vec![
         // Text.
@@ -508,7 +510,63 @@ fn mistakes() -> Vec<Mistake> {
             "which is no socket",
             "free or left by a role that died",
         ),
+        // Ways.
+        row(
+            "connector",
+            "two ways at one address",
+            |f| f.edit(CONNECTOR, "name = ", "https = [\"127.0.0.1:1\", \"127.0.0.1:1\"]\nname = "),
+            (CONNECTOR, "https ="),
+            "gateway[1].https",
+            "which gateway[1].https is already",
+            "an address of its own",
+        ),
+        row(
+            "connector",
+            "a way by HTTPS at the port of channels",
+            |f| {
+                let https = format!("https = [\"127.0.0.1:{}\"]\nname = ", f.channel);
+                f.edit(CONNECTOR, "name = ", &https);
+            },
+            (CONNECTOR, "https ="),
+            "gateway[1].https",
+            "which gateway[1].address is already",
+            "an address of its own",
+        ),
+        row(
+            "connector",
+            "missing password of a proxy",
+            |f| f.edit(CONNECTOR, "[admin]", PROXY),
+            (CONNECTOR, "password_file"),
+            "proxy.password_file",
+            "no such file",
+            "the password alone",
+        ),
+        row(
+            "connector",
+            "password of a proxy in two lines",
+            |f| {
+                f.edit(CONNECTOR, "[admin]", PROXY);
+                f.write("p.txt", "a\nb\n");
+            },
+            (CONNECTOR, "password_file"),
+            "proxy.password_file",
+            "which holds none",
+            "the password alone",
+        ),
         // Ports.
+        row(
+            "gateway",
+            "overlap of channels by HTTPS and others",
+            |f| {
+                let https =
+                    format!("[[internal.https_listener]]\naddress = \"0.0.0.0:{}\"\n[admin]", f.channel);
+                f.edit(GATEWAY, "[admin]", &https);
+            },
+            (GATEWAY, "0.0.0.0"),
+            "internal.https_listener[1].address",
+            "overlaps internal.listener[1].address",
+            "no other listener",
+        ),
         row(
             "gateway",
             "overlap with a wildcard",

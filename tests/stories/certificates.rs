@@ -644,8 +644,7 @@ fn who_is_blocked_loses_tunnels_held_requests_and_connections_at_rest() {
     println!("at rest: closed after {:?}", began.elapsed());
     assert!(began.elapsed() < Duration::from_secs(20));
     assert_eq!(stack.count("shut_out"), 3);
-    let log = stack.gateway().log();
-    assert!(log.contains("is blocked by its thumbprint"), "{log}");
+    eventually("the log says why", || stack.gateway().log().contains("is blocked by its thumbprint"));
 
     other_rest.send(request(&stack, "keep-alive").as_bytes());
     assert_eq!(other_rest.read().unwrap().status, 200, "nobody else is touched");

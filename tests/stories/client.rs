@@ -172,6 +172,11 @@ impl Client {
         self.stream.sock.shutdown(Shutdown::Write).unwrap();
     }
 
+    /// Whether anything of an answer has come that was not used.
+    pub fn has_heard(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
     /// Whether the other end has ended the connection; waits as long as patience allows.
     pub fn is_ended(&mut self) -> bool {
         !matches!(self.fill(), Ok(true))

@@ -214,7 +214,7 @@ pub fn ask_admin(address: SocketAddr, path: &str) -> Option<(u16, String)> {
 
 /// What a story wants otherwise than usual.
 pub struct Setup {
-    /// URL of the management point.
+    /// URL of the management point, or a list of them as settings have it.
     pub origin: String,
     /// More lines of `[gateway]`.
     pub gateway: String,
@@ -230,6 +230,8 @@ pub struct Setup {
     pub connector_shards: u16,
     /// What the connector dials instead of the gateway's channel listener.
     pub channel: Option<SocketAddr>,
+    /// More lines of the connector's `[[gateway]]`.
+    pub ways: String,
     /// Also listen on `[::1]`.
     pub ipv6: bool,
 }
@@ -246,6 +248,7 @@ impl Setup {
             gateway_shards: 2,
             connector_shards: 2,
             channel: None,
+            ways: String::new(),
             ipv6: false,
         }
     }
@@ -332,6 +335,7 @@ site = "site.toml"
 [[gateway]]
 address = "{channel}"
 name = "{name}"
+{ways}
 [internal]
 ca = "pki/internal-ca.pem"
 certificate = "pki/internal/connector-PS1-1.pem"
@@ -344,6 +348,7 @@ address = "127.0.0.1:{admin}"
             shards = self.connector_shards,
             channel = self.channel.unwrap_or(local(ports.channel)),
             name = gateway_tls_name("gw1"),
+            ways = self.ways,
             limits = self.connector_limits,
             admin = ports.connector_admin,
         )
@@ -351,6 +356,7 @@ address = "127.0.0.1:{admin}"
 
     fn site_toml(&self) -> String {
         let Setup { origin, trust, site, .. } = self;
+        let url = if origin.starts_with('[') { origin.clone() } else { format!("\"{origin}\"") };
         format!(
             r#"code = "PS1"
 serial = 1
@@ -358,7 +364,7 @@ serial = 1
 {trust}
 [[management_point]]
 id = {MANAGEMENT_POINT}
-url = "{origin}"
+url = {url}
 {site}"#
         )
     }
@@ -412,8 +418,19 @@ impl Stack {
     }
 
     fn start_role(&self, role: &str) -> Process {
-        let config = self.path(&format!("{role}.toml"));
-        Process::start(cmg().arg(role).arg("--config").arg(config), &self.path(&format!("{role}.log")))
+        Process::start(&mut self.role(role), &self.path(&format!("{role}.log")))
+    }
+
+    /// A process that takes the place of the one that runs.
+    pub fn start_successor(&self, role: &str) -> Process {
+        Process::start(self.role(role).arg("--upgrade"), &self.path(&format!("{role}.log")))
+    }
+
+    /// The command that starts a role.
+    pub fn role(&self, role: &str) -> Command {
+        let mut command = cmg();
+        command.arg(role).arg("--config").arg(self.path(&format!("{role}.toml")));
+        command
     }
 
     pub fn gateway(&self) -> &Process {
@@ -707,12 +724,30 @@ impl SampleOrigin {
 
     /// Dies and starts again where it was.
     pub fn restart(self) -> SampleOrigin {
+        self.kill().start()
+    }
+
+    /// Dies.
+    pub fn kill(self) -> DeadOrigin {
         self.process.kill();
-        SampleOrigin::at(self.address, self.folder)
+        DeadOrigin { address: self.address, folder: self.folder }
     }
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+}
+
+/// A sample origin that is not there any more.
+pub struct DeadOrigin {
+    pub address: SocketAddr,
+    folder: TempDir,
+}
+
+impl DeadOrigin {
+    /// Where it was.
+    pub fn start(self) -> SampleOrigin {
+        SampleOrigin::at(self.address, self.folder)
     }
 }
 

@@ -263,3 +263,41 @@ impl Prometheus {
         value.as_str().map(|value| value.parse().unwrap())
     }
 }
+
+#[test]
+fn traffic_is_told_by_endpoint_and_window() {
+    needs!("curl", "nginx");
+    let nginx = Nginx::start();
+    let stack = Setup::new(nginx.url()).start();
+    traffic(&nginx, &stack);
+    let shown = || -> Value {
+        let (status, text) = ask_admin(stack.connector_admin(), "/traffic").expect("the role answers");
+        assert_eq!(status, 200);
+        serde_json::from_str(&text).unwrap()
+    };
+    let told = shown();
+    let open = &told["open"];
+    let of = |endpoint: &str, key: &str| -> u64 {
+        let mut found =
+            open["endpoints"].as_array().unwrap().iter().filter(|one| one["endpoint"] == endpoint);
+        let one = found.next().unwrap_or_else(|| panic!("{endpoint}: {told:#}"));
+        assert!(found.next().is_none(), "{endpoint} is there once: {told:#}");
+        assert_eq!((&one["site"], &one["role"]), (&"PS1".into(), &MANAGEMENT_POINT.to_string().into()));
+        one[key].as_u64().unwrap()
+    };
+    assert_eq!(of("/CCM_Client", "requests"), GOOD as u64);
+    assert_eq!(of("/CCM_Client", "response_bytes"), 50_000 * GOOD as u64);
+    assert_eq!(of("/CCM_Client", "requests_failed"), 0);
+    assert_eq!(of("/SMS_MP", "requests"), FORBIDDEN as u64, "what the gateway refuses does not come here");
+    assert_eq!(of("/CCM_System", "request_bytes"), UPLOADED as u64);
+    assert_eq!(open["requests"].as_u64().unwrap(), (GOOD + FORBIDDEN + 1) as u64);
+    assert!(open["requests_active_max"].as_u64().unwrap() >= 1);
+    assert_eq!(open["requests_with_token"], 0);
+    // An origin that is gone is a failure, of one request more.
+    drop(nginx);
+    outcome(stack.curl().arg(stack.url("CCM_Client/file.bin")));
+    let later = &shown()["open"];
+    assert_eq!(later["requests_failed"], 1, "{later:#}");
+    assert_eq!(later["began"], open["began"], "five minutes are not over");
+    assert_eq!(ask_admin(stack.gateway_admin(), "/traffic").unwrap().0, 404);
+}

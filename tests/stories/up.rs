@@ -100,6 +100,13 @@ fn every_line_that_up_prints_can_be_run_as_it_stands() {
     }
     let answer = text(&up.run_line(answered(&commands)).stdout);
     assert!(answer.contains("target: /SMS_MP/.sms_aut?MPLIST"), "{answer}");
+    // A process in the place of one that ends with its parent would be left when that ends.
+    for role in ["gateway", "connector"] {
+        let refused = up.run_line(&format!("./cmg upgrade --config d/{role}.toml"));
+        assert_eq!(refused.status.code(), Some(1));
+        let (told, errors) = (format!("no {role} runs with these settings"), text(&refused.stderr));
+        assert!(errors.contains(&told) && errors.contains("`cmg up`"), "{errors}");
+    }
     // All of it is text for a shell.
     run(Command::new("sh").arg("-n").arg(folder.path().join("lines")));
     up.stop(&report);

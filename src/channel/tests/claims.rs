@@ -366,6 +366,24 @@ fn a_connector_that_leaves_takes_what_the_gateway_opened_before_it_heard_of_it()
 }
 
 #[test]
+fn a_gateway_that_makes_way_goes_on_until_it_is_replaced() {
+    let mut pair = Pair::new();
+    for _ in 0..2 {
+        pair.gateway.make_way();
+        assert_eq!(pair.reach_connector(), [Heard::Other("MakeWay".into())], "each attempt asks anew");
+        assert!(!pair.gateway.is_draining() && !pair.connector.is_draining());
+        pair.stream(false);
+    }
+    pair.gateway.drain();
+    pair.gateway.make_way();
+    assert_eq!(
+        pair.reach_connector(),
+        [Heard::Other("Drain".into())],
+        "who drains is dialled anew in any case"
+    );
+}
+
+#[test]
 fn a_peer_that_was_asked_and_gives_no_sign_of_life_stalls_until_it_does() {
     let mut pair = Pair::new();
     let mut now = pair.now;
@@ -396,6 +414,23 @@ fn a_peer_that_was_asked_and_gives_no_sign_of_life_stalls_until_it_does() {
     frame::put(&mut pong, frame::FrameKind::Ping, 0, b"12345678");
     pair.gateway.handle_frame(&pong, now).unwrap();
     assert!(!pair.gateway.is_stalled());
+}
+
+#[test]
+fn a_connector_whose_ping_has_no_answer_sees_that_the_channel_stalls() {
+    let start = Instant::now();
+    let mut channel = Channel::new(Side::Connector, start);
+    let mut at = start;
+    while !channel.is_stalled() {
+        at = channel.poll_timeout().unwrap().max(at);
+        channel.handle_timeout(at).unwrap();
+        channel.transmitted(channel.transmit_len());
+    }
+    assert_eq!(at - start, PING_AFTER + STALLED_AFTER);
+    let mut ping = Vec::new();
+    frame::put(&mut ping, frame::FrameKind::Ping, 0, b"12345678");
+    channel.handle_frame(&ping, at).unwrap();
+    assert!(!channel.is_stalled());
 }
 
 #[test]

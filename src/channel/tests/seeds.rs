@@ -115,6 +115,16 @@ fn seeded_messages_are_written_as_they_were_read() {
 }
 
 #[test]
+fn seeded_beginnings_over_https_are_one_thing_and_whole() {
+    let (mut ask, mut yes, mut no) = (Vec::new(), Vec::new(), Vec::new());
+    upgrade::write_ask(&mut ask, "gw1.gateway.cmg.internal");
+    upgrade::write_yes(&mut yes);
+    upgrade::write_no(&mut no);
+    keep("upgrade", &[("ask", ask), ("yes", yes), ("no", no)]);
+    run("upgrade", 8_000, fuzz::upgrade);
+}
+
+#[test]
 fn a_seeded_peer_ends_its_own_streams_or_the_channel() {
     run("peer", 8_000, fuzz::peer);
 }

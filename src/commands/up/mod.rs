@@ -134,7 +134,7 @@ fn bring_up(
 fn starts(folder: &Path, plan: &Plan) -> Vec<Start> {
     let role = |role: &'static str, admin| {
         let config = path_text(&folder.join(format!("{role}.toml")));
-        let arguments = vec![role.to_owned(), "--config".to_owned(), config];
+        let arguments = vec![role.to_owned(), "--of-up".to_owned(), "--config".to_owned(), config];
         Start { role, arguments, log: folder.join(format!("{role}.log")), ready: Ready::Says(admin) }
     };
     let sample = plan.sample.map(|address| Start {

@@ -36,7 +36,8 @@ fn tickets_are_found_where_they_stand_and_nowhere_else() {
     ];
     for (extensions, ticket) in table {
         let bytes = hello(extensions);
-        assert_eq!(Hello::read(&bytes), Hello::Whole { ticket }, "{}", extensions.escape_ascii());
+        let protocols = &b""[..];
+        assert_eq!(Hello::read(&bytes), Hello::Whole { ticket, protocols }, "{}", extensions.escape_ascii());
         for part in 0..bytes.len() {
             assert_eq!(Hello::read(&bytes[..part]), Hello::Partial, "{part}");
         }
@@ -44,8 +45,32 @@ fn tickets_are_found_where_they_stand_and_nowhere_else() {
 }
 
 #[test]
+fn protocols_are_those_that_are_offered_to_the_letter() {
+    /// Extensions, protocols that are offered, and some that are not.
+    type Row<'r> = (&'r [u8], &'r [&'r [u8]], &'r [&'r [u8]]);
+    let rows: [Row<'_>; 7] = [
+        (b"", &[], &[b"h2", b""]),
+        (b"\0\x10\0\x05\0\x03\x02h2", &[b"h2"], &[b"h", b"2", b"", b"h2h2"]),
+        (b"\0\x10\0\x08\0\x06\x02h2\x02h3", &[b"h2", b"h3"], &[b"h2\x02h3"]),
+        // Beside tickets of either kind.
+        (b"\0\x10\0\x05\0\x03\x02h2\0\x23\0\x03abc", &[b"h2"], &[b"abc"]),
+        (b"\0\x10\0\x05\0\x03\x02h2\0\x29\0\x0b\0\x09\0\x03abcAGES", &[b"h2"], &[b"abc"]),
+        // Lengths that lead out of their place.
+        (b"\0\x10\0\x05\0\x04\x02h2", &[], &[b"h2"]),
+        (b"\0\x10\0\x05\0\x03\x03h2", &[], &[b"h2"]),
+    ];
+    for (extensions, offered, others) in rows {
+        let bytes = hello(extensions);
+        let hello = Hello::read(&bytes);
+        assert!(offered.iter().all(|protocol| hello.offers(protocol)), "{}", extensions.escape_ascii());
+        assert!(!others.iter().any(|protocol| hello.offers(protocol)), "{}", extensions.escape_ascii());
+        assert!(!Hello::read(&bytes[..bytes.len() - 1]).offers(b"h2"));
+    }
+}
+
+#[test]
 fn what_will_never_be_a_hello_is_not_waited_for() {
-    let other = Hello::Whole { ticket: None };
+    let other = Hello::Whole { ticket: None, protocols: b"" };
     assert_eq!(Hello::read(b""), Hello::Partial);
     for bytes in [b"GET / HTTP/1.1".as_slice(), b"\x15", b"\x16\x03\x01\xff\xff", b"\x80\x2e\x01\x03\x01"] {
         assert_eq!(Hello::read(bytes), other, "{}", bytes.escape_ascii());
@@ -129,7 +154,7 @@ mod real {
             assert_eq!(server.handshake_kind(), Some(kind));
         }
         let [first, second] = first_bytes;
-        let Hello::Whole { ticket: Some(ticket) } = Hello::read(&second) else { panic!("a ticket") };
+        let Hello::Whole { ticket: Some(ticket), .. } = Hello::read(&second) else { panic!("a ticket") };
         assert!(server.ticketer.decrypt(ticket).is_some(), "it is that server's");
         (first, second)
     }
@@ -138,7 +163,7 @@ mod real {
     fn the_ticket_that_a_real_client_shows_is_found_and_a_first_visit_shows_none() {
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             let (first, second) = visits(version);
-            assert_eq!(Hello::read(&first), Hello::Whole { ticket: None }, "{version:?}");
+            assert_eq!(Hello::read(&first), Hello::Whole { ticket: None, protocols: b"" }, "{version:?}");
             // What comes behind the hello at once is not its concern.
             let both = [second.clone(), b"more".to_vec()].concat();
             assert_eq!(Hello::read(&both), Hello::read(&second));
