@@ -442,14 +442,14 @@ impl Site {
         let is_probed = urls.len() > 1 || written.is_some();
         let health = written.unwrap_or_default();
         let prefix = urls.first()?.prefix.clone();
-        let mut origins = Vec::new();
+        let (mut origins, known) = (Vec::new(), self.origins.len());
         for (url, trust) in urls.into_iter().zip(trusts?) {
             let (address, client_certificate) = (url.address, client_certificate.clone());
             let health = health.clone();
             let origin = OriginSettings { address, trust, client_certificate, connections_max, health };
             origins.push(self.origin(origin, section, report));
         }
-        Some((self.group(origins, is_probed), prefix))
+        Some((self.group(origins, known, is_probed), prefix))
     }
 
     fn origin(
@@ -471,8 +471,11 @@ impl Site {
         self.origins.len() - 1
     }
 
-    fn group(&mut self, origins: Vec<usize>, is_probed: bool) -> usize {
-        if let Some(place) = self.groups.iter().position(|other| other.origins == origins) {
+    /// The group of these; origins from `known` on have just been added, and are in none.
+    fn group(&mut self, origins: Vec<usize>, known: usize, is_probed: bool) -> usize {
+        let is_same = |other: &GroupSettings| other.origins == origins;
+        let may_be_there = origins.iter().all(|origin| *origin < known);
+        if let Some(place) = may_be_there.then(|| self.groups.iter().position(is_same)).flatten() {
             self.groups[place].is_probed |= is_probed;
             return place;
         }
