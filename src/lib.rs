@@ -29,6 +29,8 @@ pub mod metrics;
 #[cfg(feature = "shells")]
 pub mod pki;
 #[cfg(feature = "shells")]
+pub mod reload;
+#[cfg(feature = "shells")]
 pub mod review;
 #[cfg(feature = "shells")]
 pub mod shard;

@@ -450,6 +450,14 @@ pub const LIST_FILE_EVERY: Duration = Duration::from_secs(1);
 /// The files of the certificates that clients are shown are looked at so often. A change is judged when the next
 /// look finds no further one: of a chain and its key one is written before the other.
 pub const CERTIFICATE_FILES_EVERY: Duration = Duration::from_secs(1);
+/// Settings and the files that they name are looked at so often. A change is judged when the next look finds no further
+/// one: it is in force everywhere within two seconds.
+pub const RELOAD_LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Files that are wrong are judged again after so long, though they have not changed: a certificate that was not valid
+/// yet may be.
+pub const RELOAD_JUDGED_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// For every shard to take up other settings before gateways are told of them: a turn or two of its loop.
+pub const RELOAD_TAKEN_WITHIN: Duration = Duration::from_secs(5);
 /// Lists that instances refused are offered again so often.
 pub const LIST_OFFER_EVERY: Duration = Duration::from_secs(60);
 /// Lists that a gateway reads at once, each on a thread of its own, of as many connection points as may be: to

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -29,6 +29,8 @@ pub struct State {
     pub bytes: Vec<u8>,
     /// Which one it is: by its time.
     pub revision: RevisionTag,
+    /// Which watch found it.
+    pub watch: u64,
 }
 
 impl State {
@@ -37,14 +39,34 @@ impl State {
         &self.issuers
     }
 
-    fn new(entries: &[TokenIssuer], material: &TokenMaterial, after: u64) -> State {
+    fn new(watch: u64, entries: &[TokenIssuer], material: &TokenMaterial, after: u64) -> State {
         let bytes = material.to_bytes();
         let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let serial = u64::try_from(millis).unwrap_or(u64::MAX).max(after + 1);
         let sha256 = digest::digest(&digest::SHA256, &bytes);
         let sha256 = sha256.as_ref().try_into().expect("SHA-256 has 32 octets");
         let issuers = TokenMaterial::issuers(entries, std::iter::once(material));
-        State { issuers, bytes, revision: RevisionTag { serial, sha256 } }
+        State { issuers, bytes, revision: RevisionTag { serial, sha256 }, watch }
+    }
+}
+
+/// What outlives a watch, for the next one when other settings are in force.
+#[derive(Clone, Debug, Default)]
+pub struct Known(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// Watches there were.
+    watches: u64,
+    /// Of the latest state.
+    serial: u64,
+    /// Keys, when they were fetched, and from where.
+    fetched: Vec<(KeyUrl, Vec<TokenKey>, Instant)>,
+}
+
+impl Known {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,13 +80,14 @@ pub trait Audience: Send + 'static {
 
 /// Looks after what changes.
 pub struct Watch {
+    number: u64,
+    known: Known,
     tokens: SiteTokens,
     material: TokenMaterial,
     /// By the number of its URL: keys, and when they were fetched.
     fetched: BTreeMap<usize, (Vec<TokenKey>, Instant)>,
     /// By the number of its file: keys that it holds.
     filed: BTreeMap<usize, Filed>,
-    serial: u64,
     /// What was wrong last, so that it is told once.
     trouble: Option<String>,
     /// The same of what no channel can carry.
@@ -118,26 +141,45 @@ fn names(keys: &[TokenKey]) -> String {
 type News = (usize, Result<Vec<TokenKey>, String>);
 
 impl Watch {
-    /// With what is there now.
-    pub fn new(tokens: &SiteTokens) -> (Watch, Arc<State>) {
+    /// With what is there now, and what the watch before knew of the same.
+    pub fn new(tokens: &SiteTokens, known: &Known) -> (Watch, Arc<State>) {
+        let number = {
+            let mut kept = known.kept();
+            kept.watches += 1;
+            kept.watches
+        };
         let mut watch = Watch {
+            number,
+            known: known.clone(),
             tokens: tokens.clone(),
             material: TokenMaterial::default(),
             fetched: BTreeMap::new(),
             filed: BTreeMap::new(),
-            serial: 0,
             trouble: None,
             refused: None,
         };
+        for (number, url) in tokens.urls.iter().enumerate() {
+            let kept = known.kept();
+            let held = kept.fetched.iter().find(|(held, ..)| held == url);
+            watch.fetched.extend(held.map(|(_, keys, at)| (number, (keys.clone(), *at))));
+        }
         watch.look();
         let state = watch.state();
         (watch, state)
     }
 
     fn state(&mut self) -> Arc<State> {
-        let state = State::new(&self.tokens.issuers, &self.material, self.serial);
-        self.serial = state.revision.serial;
+        let mut kept = self.known.kept();
+        let state = State::new(self.number, &self.tokens.issuers, &self.material, kept.serial);
+        kept.serial = state.revision.serial;
         Arc::new(state)
+    }
+
+    /// Leaves what was fetched to the next watch.
+    fn keep(&self) {
+        let all = self.fetched.iter();
+        let fetched = all.map(|(number, (keys, at))| (self.tokens.urls[*number].clone(), keys.clone(), *at));
+        self.known.kept().fetched = fetched.collect();
     }
 
     /// Looks whether something has changed.
@@ -223,6 +265,7 @@ impl Watch {
                     tracing::info!(issuer, from, "keys fetched: {}", names(&keys));
                 }
                 self.fetched.insert(number, (keys, Instant::now()));
+                self.keep();
             }
             Err(error) => tracing::warn!(issuer, from, error, "keys cannot be fetched; those before stay"),
         }
@@ -239,8 +282,12 @@ impl Watch {
         let (tell_news, news) = mpsc::channel();
         let urls = self.tokens.urls.clone();
         // Apart, for who is slow to answer must not keep a token from being blocked.
-        thread::Builder::new().name("token-keys".to_owned()).spawn(move || fetch_all(&urls, &tell_news))?;
+        let wanted = Arc::new(());
+        let is_wanted = Arc::downgrade(&wanted);
+        let fetch = move || fetch_all(&urls, &tell_news, &is_wanted);
+        thread::Builder::new().name("token-keys".to_owned()).spawn(fetch)?;
         thread::Builder::new().name("tokens".to_owned()).spawn(move || {
+            let _wanted = wanted;
             while audience.is_there() {
                 match news.recv_timeout(TOKENS_WATCHED_EVERY) {
                     Ok(one) => self.hear(one),
@@ -261,9 +308,9 @@ impl Watch {
 }
 
 /// Fetches key sets for as long as somebody wants them.
-fn fetch_all(urls: &[KeyUrl], tell: &mpsc::Sender<News>) {
+fn fetch_all(urls: &[KeyUrl], tell: &mpsc::Sender<News>, is_wanted: &Weak<()>) {
     let mut due = vec![Instant::now(); urls.len()];
-    while !urls.is_empty() {
+    while !urls.is_empty() && is_wanted.strong_count() > 0 {
         for (number, url) in urls.iter().enumerate() {
             if due[number] > Instant::now() {
                 continue;
@@ -311,9 +358,14 @@ mod tests {
         let address = InternalUrl::parse("http://127.0.0.1:1/keys").unwrap();
         let url = KeyUrl { issuer: "directory".to_owned(), url: address, ca: None };
         let tokens = SiteTokens { urls: vec![url], ..SiteTokens::default() };
-        let (mut watch, _) = Watch::new(&tokens);
+        let known = Known::default();
+        let (mut watch, first) = Watch::new(&tokens, &known);
         watch.hear((0, Ok(keys())));
         let fetched = watch.fetched[&0].1;
+        // The next watch has them, too, and says something later.
+        let (mut next, second) = Watch::new(&tokens, &known);
+        assert_eq!(next.keys(fetched)["directory"].len(), keys().len());
+        assert!(second.revision.serial > first.revision.serial && second.watch > first.watch);
         // One that fails takes nothing, and gives no more time.
         watch.hear((0, Err("it answers 503".to_owned())));
         let almost = fetched + TOKEN_KEYS_KEPT_FOR - Duration::from_secs(1);

@@ -37,6 +37,7 @@ const MODULES: &[(&str, Layer)] = &[
     ("logs", Layer::Shell),
     ("metrics", Layer::Shell),
     ("pki", Layer::Shell),
+    ("reload", Layer::Shell),
     ("review", Layer::Shell),
     ("shard", Layer::Shell),
     ("sts", Layer::Shell),

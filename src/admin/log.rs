@@ -5,6 +5,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use crate::settings::LogLevel;
+
 /// A log whose level can change while it is written.
 pub trait Log: Send + Sync + 'static {
     /// What is let through now: a level, or directives as `RUST_LOG` takes them.
@@ -28,6 +30,15 @@ pub fn set_log(log: Arc<dyn Log>) {
 /// Lines of this process's log that were left out, for `cmg_log_lines_dropped_total`.
 pub fn log_lines_dropped() -> u64 {
     LOG.get().map_or(0, |log| log.lines_dropped())
+}
+
+/// Lets so much through from now on, because the settings say so.
+pub fn set_log_level(level: LogLevel) {
+    let Some(log) = LOG.get() else { return };
+    match log.set_filter(level.as_str()) {
+        Ok(()) => tracing::info!(level = level.as_str(), "log level changed"),
+        Err(error) => tracing::error!(error, "the log level cannot be changed"),
+    }
 }
 
 pub(super) fn log() -> Option<Arc<dyn Log>> {

@@ -36,7 +36,7 @@ use listen::Door;
 use socket::SocketError;
 
 pub use client::{Answer, AskError, Target, Trust, ask};
-pub use log::{Log, log_lines_dropped, set_log};
+pub use log::{Log, log_lines_dropped, set_log, set_log_level};
 pub use material::{Material, Wrong, default_socket, read, token};
 pub use socket::{SocketFile, bind as bind_socket, connect as connect_socket, draft as draft_socket};
 

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, Guard};
 use serde_json::{Value, json};
 
-use super::lists::Lists;
-use super::plan::{InstancePlan, Plan, WayPlan};
+use super::plan::{Instance, Plan};
 use super::sources::Sources;
 use crate::admin::Report;
-use crate::channel::ResetCode;
+use crate::channel::{ResetCode, RevisionTag, Transport};
 use crate::dispatch::{OriginRules, OriginState};
 use crate::headroom::{Limit, Reading};
 use crate::limits;
@@ -22,39 +22,27 @@ use crate::metrics::{
     self, Counter, Headroom, Health, Ledger, Name, Page, Seen, Series, Sums, Traffic, describe_certificates,
     describe_channels, describe_endpoints, describe_process, describe_tasks, show_certificates,
 };
+use crate::reload::Reloads;
 use crate::shard;
 
 /// See the file's head.
 pub struct Board {
-    name: String,
-    site: String,
-    serial: u64,
+    /// What it works by now; instances and origins tell of themselves in it.
+    plan: ArcSwap<Plan>,
+    /// How it came to that.
+    pub reloads: Arc<Reloads>,
     folder: PathBuf,
     start: metrics::Start,
-    certificates: Vec<metrics::Certificate>,
-    lists: Arc<Lists>,
     is_draining: AtomicBool,
     access_log: OnceLock<Arc<AccessLog>>,
-    /// As in the plan.
-    pub instances: Vec<InstanceBoard>,
     /// As their shards saw them last; by shard.
     pub channels: Vec<metrics::Board<Channel>>,
-    /// Connections, as their shards saw them last; by shard and origin.
-    pub origins: Vec<Vec<OriginCounts>>,
-    /// By origin: how it is.
-    pub outlooks: Vec<Outlook>,
-    authorities: Vec<String>,
-    /// What limits of origins are told of: no two are called the same.
-    limited: Vec<String>,
-    /// By origin: connections of one shard at most.
-    connections_max: Vec<u64>,
     /// Where connections to origins come from.
     pub sources: Arc<Sources>,
     headroom: Arc<Headroom>,
     shards: Vec<Arc<Counts>>,
-    ledger: Ledger,
-    /// By number of the endpoint in the mapping.
-    series: Vec<Arc<Series>>,
+    /// Every series there is.
+    pub ledger: Ledger,
     /// Requests that nothing maps.
     unpublished: Arc<Series>,
     /// Touched by whoever looks at the role, never by a request.
@@ -64,14 +52,16 @@ pub struct Board {
 /// Which channel, as operators know it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Channel {
-    /// Number of the instance.
-    pub instance: usize,
+    /// What its instance is called.
+    pub instance: Arc<str>,
     /// Its number among the channels to that instance.
     pub index: u16,
     /// Shard that drives it.
     pub shard: usize,
-    /// By which of the ways to the instance it stands.
-    pub way: usize,
+    /// What carries it.
+    pub transport: Transport,
+    /// By which of the ways to the instance it stands: `host:port`.
+    pub way: Arc<str>,
 }
 
 /// Connections of one shard to one origin.
@@ -121,7 +111,8 @@ struct Found {
 }
 
 impl Outlook {
-    fn new(rules: OriginRules) -> Outlook {
+    /// Nothing was found.
+    pub fn new(rules: OriginRules) -> Outlook {
         let began = Instant::now();
         let found = Found { state: OriginState::Up, since: began, cause: String::new() };
         Outlook { rules, found: Mutex::new(found), began, alive: AtomicU64::new(0) }
@@ -173,18 +164,17 @@ struct OriginSum<'b> {
 }
 
 /// One instance, over all shards.
+#[derive(Default)]
 pub struct InstanceBoard {
-    dialled: String,
     /// 0: the instance never answered.
     wanted: AtomicU16,
     up: AtomicU16,
     /// Of them the first ones, which publish settings: two while one takes the other's place.
     first: AtomicU16,
-    in_force: AtomicBool,
+    /// Which of our settings are in force there.
+    in_force: Mutex<Option<RevisionTag>>,
     /// What went wrong last; written when channels come and go.
     trouble: Mutex<String>,
-    /// As in the plan.
-    ways: Vec<WayPlan>,
 }
 
 impl InstanceBoard {
@@ -206,16 +196,29 @@ impl InstanceBoard {
     pub fn channel_down(&self, is_first: bool) {
         self.up.fetch_sub(1, Ordering::Relaxed);
         if is_first && self.first.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.in_force.store(false, Ordering::Relaxed);
+            self.has_in_force(None);
         }
     }
 
-    /// Our settings are in force there, or are not.
-    pub fn acknowledged(&self, is_in_force: bool) {
-        self.in_force.store(is_in_force, Ordering::Relaxed);
+    /// These settings of ours are in force there, or none.
+    pub fn acknowledged(&self, in_force: Option<RevisionTag>) {
+        self.has_in_force(in_force);
         if self.is_ready() {
             self.is_in_trouble("");
         }
+    }
+
+    fn has_in_force(&self, in_force: Option<RevisionTag>) {
+        *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = in_force;
+    }
+
+    fn in_force(&self) -> Option<RevisionTag> {
+        *self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Channels that are up.
+    pub fn up(&self) -> u16 {
+        self.up.load(Ordering::Relaxed)
     }
 
     /// What an operator should know; empty: nothing.
@@ -224,17 +227,18 @@ impl InstanceBoard {
         text.clone_into(&mut trouble);
     }
 
+    /// While other settings are on their way there, those before count.
     fn is_ready(&self) -> bool {
         let wanted = self.wanted.load(Ordering::Relaxed);
-        wanted > 0 && self.up.load(Ordering::Relaxed) >= wanted && self.in_force.load(Ordering::Relaxed)
+        wanted > 0 && self.up() >= wanted && self.in_force().is_some()
     }
 
     fn trouble(&self) -> String {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn what_is_wrong(&self) -> String {
-        let (up, wanted) = (self.up.load(Ordering::Relaxed), self.wanted.load(Ordering::Relaxed));
+    fn what_is_wrong(&self, dialled: &str) -> String {
+        let (up, wanted) = (self.up(), self.wanted.load(Ordering::Relaxed));
         let what = match (wanted, up < wanted) {
             (0, _) => "has not answered yet".to_owned(),
             (_, true) => format!("has {up} of {wanted} channels"),
@@ -242,16 +246,17 @@ impl InstanceBoard {
         };
         let trouble = self.trouble();
         let colon = if trouble.is_empty() { "" } else { ": " };
-        format!("instance {} {what}{colon}{trouble}", self.dialled)
+        format!("instance {dialled} {what}{colon}{trouble}")
     }
 
-    fn status(&self) -> Value {
-        let trouble = self.trouble();
+    fn status(&self, dialled: &str, revision: RevisionTag) -> Value {
+        let (trouble, in_force) = (self.trouble(), self.in_force());
         json!({
-            "address": self.dialled,
-            "channels": self.up.load(Ordering::Relaxed),
+            "address": dialled,
+            "channels": self.up(),
             "channels_wanted": self.wanted.load(Ordering::Relaxed),
-            "settings_in_force": self.in_force.load(Ordering::Relaxed),
+            "settings_in_force": in_force == Some(revision),
+            "serial_in_force": in_force.map(|tag| tag.serial),
             "trouble": if trouble.is_empty() { Value::Null } else { Value::String(trouble) },
         })
     }
@@ -345,57 +350,37 @@ impl Counts {
 }
 
 impl Board {
-    /// An empty one; the settings' paths start from `folder`.
-    pub fn new(plan: &Plan, folder: &Path) -> Board {
-        let instance = |plan: &InstancePlan| InstanceBoard {
-            dialled: plan.dialled.clone(),
-            wanted: AtomicU16::new(0),
-            up: AtomicU16::new(0),
-            first: AtomicU16::new(0),
-            in_force: AtomicBool::new(false),
-            trouble: Mutex::default(),
-            ways: plan.ways.clone(),
-        };
+    /// An empty one of what `plan` says; the settings' paths start from `folder`.
+    pub fn new(plan: &Arc<Plan>, ledger: Ledger, folder: &Path) -> Board {
         let shards = usize::from(plan.shards);
-        let ledger = Ledger::new(shards, limits::SERIES_COUNT_MAX);
         let unpublished = ledger.find([Name::without_endpoint("none")]).remove(0);
-        // An endpoint is not asked by a family it is not open to.
-        let offers = plan.mapping.offers().map(|(role, one, family)| {
-            if !one.endpoint.families.contains(family) {
-                return Name::without_endpoint("none");
-            }
-            let name = Name::new(&plan.site, role, one.endpoint.path.as_str(), family);
-            let authorities = plan.groups[one.group].iter().map(|origin| &*plan.origins[*origin].authority);
-            Name { origin: authorities.collect::<Vec<_>>().join(","), ..name }
-        });
         let headroom = Arc::<Headroom>::default();
         Board {
-            name: plan.name.clone(),
-            site: plan.site.clone(),
-            serial: plan.revision.serial,
+            plan: ArcSwap::new(plan.clone()),
+            reloads: Arc::default(),
             folder: folder.to_owned(),
             start: metrics::Start::now(),
-            certificates: plan.certificates.clone(),
-            lists: plan.lists.clone(),
             is_draining: AtomicBool::new(false),
             access_log: OnceLock::new(),
-            instances: plan.instances.iter().map(instance).collect(),
             channels: (0..shards).map(|_| metrics::Board::default()).collect(),
-            origins: (0..shards)
-                .map(|_| plan.origins.iter().map(|_| OriginCounts::default()).collect())
-                .collect(),
-            outlooks: plan.origins.iter().map(|origin| Outlook::new(origin.rules)).collect(),
-            connections_max: plan.origins.iter().map(|origin| origin.connections_max as u64).collect(),
-            sources: Arc::new(Sources::new(&plan.source_addresses, &headroom)),
+            sources: Arc::new(Sources::new(&plan.settings.source_addresses, &headroom)),
             headroom,
-            limited: told_apart(plan.origins.iter().map(|origin| &*origin.authority)),
-            authorities: plan.origins.iter().map(|origin| origin.authority.clone()).collect(),
             shards: (0..shards).map(|_| Arc::default()).collect(),
-            series: ledger.find(offers),
             traffic: Mutex::new(Traffic::new(jiff::Timestamp::now())),
             unpublished,
             ledger,
         }
+    }
+
+    /// What it works by now.
+    pub fn plan(&self) -> Guard<Arc<Plan>> {
+        self.plan.load()
+    }
+
+    /// It works by this from now on.
+    pub fn works_by(&self, plan: &Arc<Plan>) {
+        self.sources.come_from(&plan.settings.source_addresses);
+        self.plan.store(plan.clone());
     }
 
     /// Where a shard counts.
@@ -403,9 +388,9 @@ impl Board {
         self.shards[shard].clone()
     }
 
-    /// What is counted for an endpoint, or for what none takes.
-    pub fn series(&self, offer: Option<usize>) -> &Series {
-        offer.and_then(|offer| self.series.get(offer)).unwrap_or(&self.unpublished)
+    /// What is counted for requests that nothing maps.
+    pub fn unpublished(&self) -> &Series {
+        &self.unpublished
     }
 
     /// Its requests are written there; said once, before the first.
@@ -426,8 +411,9 @@ impl Board {
 
     /// Of instances that are not as they should be.
     pub fn what_is_wrong(&self) -> String {
-        let wrong = self.instances.iter().filter(|instance| !instance.is_ready());
-        wrong.map(InstanceBoard::what_is_wrong).collect::<Vec<_>>().join("; ")
+        let plan = self.plan();
+        let wrong = plan.instances.iter().filter(|instance| !instance.board.is_ready());
+        wrong.map(|instance| instance.what_is_wrong()).collect::<Vec<_>>().join("; ")
     }
 
     fn channels(&self) -> Vec<Seen<Channel>> {
@@ -439,33 +425,26 @@ impl Board {
         found.into_values().collect()
     }
 
-    fn instance(&self, channel: &Channel) -> &str {
-        self.instances.get(channel.instance).map_or("", |instance| &instance.dialled)
-    }
-
-    fn way(&self, channel: &Channel) -> &WayPlan {
-        &self.instances[channel.instance].ways[channel.way]
-    }
-
     fn health(&self) -> Health {
-        let mut health = Health::default();
-        for instance in self.instances.iter().filter(|instance| !instance.is_ready()) {
+        let (plan, mut health) = (self.plan(), Health::default());
+        for instance in plan.instances.iter().filter(|instance| !instance.board.is_ready()) {
             health.suffers(instance.what_is_wrong());
         }
-        if self.instances.iter().all(|instance| instance.up.load(Ordering::Relaxed) == 0) {
+        if plan.instances.iter().all(|instance| instance.board.up() == 0) {
             health.is_down("no channel to any instance is up");
         }
         if self.is_draining.load(Ordering::Relaxed) {
             health.suffers("it is stopping and takes no new requests");
         }
-        for (authority, outlook) in self.authorities.iter().zip(&self.outlooks) {
-            let found = outlook.found();
-            if outlook.rules.is_probed && found.state == OriginState::Down {
-                health.suffers(format!("origin {authority} is down: {}", found.cause));
+        for origin in &plan.origins {
+            let found = origin.outlook.found();
+            if origin.rules.is_probed && found.state == OriginState::Down {
+                health.suffers(format!("origin {} is down: {}", origin.authority, found.cause));
             }
         }
-        self.lists.tell_health(&mut health);
-        health.knows_certificates(&self.certificates, jiff::Timestamp::now().as_second());
+        plan.lists.tell_health(&mut health);
+        self.reloads.tell_health(&mut health);
+        health.knows_certificates(&plan.certificates, jiff::Timestamp::now().as_second());
         health
     }
 
@@ -492,55 +471,61 @@ impl Board {
     }
 
     fn readings(&self) -> Vec<Reading> {
-        let mut readings = self.sources.readings();
+        let (plan, mut readings) = (self.plan(), self.sources.readings());
         let mut add = |limit, of, used, max| readings.push(Reading { limit, of, used, max });
         for (shard, counts) in self.shards.iter().enumerate() {
             let [used, all] = &counts.slots;
             add(Limit::Descriptors, format!("shard {shard}"), used.count(), all.count());
         }
-        for (shard, origins) in self.origins.iter().enumerate() {
-            let named = self.limited.iter().zip(&self.connections_max).zip(origins);
-            for ((name, most), counts) in named {
+        let names = told_apart(plan.origins.iter().map(|origin| &*origin.authority));
+        for (name, origin) in names.iter().zip(&plan.origins) {
+            for (shard, counts) in origin.counts.iter().enumerate() {
                 // Those at rest make room when another is wanted.
                 let used = counts.open.count().saturating_sub(counts.idle.count());
                 let of = format!("{name}, shard {shard}");
-                add(Limit::OriginConnections, of.clone(), used, *most);
+                add(Limit::OriginConnections, of.clone(), used, origin.connections_max as u64);
                 let waiting = counts.waiting.count();
                 add(Limit::OriginWaiting, of.clone(), waiting, limits::ORIGIN_WAITING_MAX as u64);
                 add(Limit::HeldRequests, of, counts.held.count(), limits::ORIGIN_HELD_MAX as u64);
             }
         }
         for seen in self.channels() {
-            let of = format!("{}, channel {}", self.instance(&seen.key), seen.key.index);
+            let of = format!("{}, channel {}", seen.key.instance, seen.key.index);
             add(Limit::Streams, of.clone(), seen.streams as u64, limits::STREAM_COUNT_MAX as u64);
             add(Limit::Identities, of, seen.identities as u64, limits::IDENTITY_COUNT_MAX as u64);
         }
         readings
     }
+}
 
-    /// By authority, because two settings may lead to one.
-    fn origins(&self) -> BTreeMap<&str, OriginSum<'_>> {
-        let mut sums = BTreeMap::<&str, OriginSum<'_>>::new();
-        for shard in &self.origins {
-            for ((authority, outlook), counts) in self.authorities.iter().zip(&self.outlooks).zip(shard) {
-                let sum = sums.entry(authority).or_default();
-                sum.counts.iter_mut().zip(counts.all()).for_each(|(sum, count)| *sum += count);
-                if sum.outlook.is_none_or(|worst| outlook.share() < worst.share()) {
-                    sum.outlook = Some(outlook);
-                }
-            }
+/// By authority, because two settings may lead to one.
+fn origins(plan: &Plan) -> BTreeMap<&str, OriginSum<'_>> {
+    let mut sums = BTreeMap::<&str, OriginSum<'_>>::new();
+    for origin in &plan.origins {
+        let sum = sums.entry(&origin.authority).or_default();
+        if sum.outlook.is_none_or(|worst| origin.outlook.share() < worst.share()) {
+            sum.outlook = Some(&origin.outlook);
         }
-        sums
+        for counts in &origin.counts {
+            sum.counts.iter_mut().zip(counts.all()).for_each(|(sum, count)| *sum += count);
+        }
+    }
+    sums
+}
+
+impl Instance {
+    fn what_is_wrong(&self) -> String {
+        self.board.what_is_wrong(&self.plan.dialled)
     }
 }
 
 impl Report for Board {
     fn is_ready(&self) -> bool {
-        !self.drains() && self.instances.iter().all(InstanceBoard::is_ready)
+        !self.drains() && self.plan().instances.iter().all(|instance| instance.board.is_ready())
     }
 
     fn status(&self) -> Value {
-        let readings = self.readings();
+        let (plan, readings) = (self.plan(), self.readings());
         let limits = self.headroom.show(&readings);
         let mut health = self.health();
         self.headroom.tell_health(&mut health, &readings);
@@ -573,34 +558,36 @@ impl Report for Board {
             })
         };
         let link = |seen: &Seen<Channel>| {
-            let Channel { index, shard, .. } = seen.key;
-            let WayPlan { transport, dialled, .. } = self.way(&seen.key);
+            let Channel { instance, index, shard, transport, way } = &seen.key;
             seen.describe(json!({
-                "instance": self.instance(&seen.key),
+                "instance": &**instance,
                 "channel": index,
                 "shard": shard,
                 "transport": transport.as_str(),
-                "way": dialled,
+                "way": &**way,
             }))
         };
+        let instance = |instance: &Arc<Instance>| instance.board.status(&instance.plan.dialled, plan.tag());
         json!({
             "role": "connector",
             "state": health.word(),
             "reason": health.reason(),
             "version": env!("CARGO_PKG_VERSION"),
-            "name": self.name,
-            "site": self.site,
-            "serial": self.serial,
+            "name": plan.settings.identity,
+            "site": plan.site,
+            "serial": plan.revision.serial,
+            "sha256": plan.revision.sha256.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+            "reloads": self.reloads.show(),
             "ready": self.is_ready(),
             "started": self.start.at(),
             "uptime_secs": self.start.uptime_secs(),
             "settings_folder": self.folder,
-            "instances": self.instances.iter().map(InstanceBoard::status).collect::<Vec<_>>(),
+            "instances": plan.instances.iter().map(instance).collect::<Vec<_>>(),
             "links": self.channels().iter().map(link).collect::<Vec<_>>(),
-            "origins": self.origins().into_iter().map(origin).collect::<Vec<_>>(),
+            "origins": origins(&plan).into_iter().map(origin).collect::<Vec<_>>(),
             "limits": limits,
-            "certificates": show_certificates(&self.certificates),
-            "lists": self.lists.show(),
+            "certificates": show_certificates(&plan.certificates),
+            "lists": plan.lists.show(),
             "shards": self.shards.iter().map(count).collect::<Vec<_>>(),
         })
     }
@@ -615,7 +602,7 @@ impl Report for Board {
     }
 
     fn metrics(&self) -> String {
-        let mut page = Page::default();
+        let (plan, mut page) = (self.plan(), Page::default());
         describe_process(&mut page, "connector");
         describe_tasks(&mut page, &shard::task_sizes());
         page.gauge(
@@ -623,25 +610,23 @@ impl Report for Board {
             "1 when all channels to all instances are up and settings in force.",
         )
         .count(&[], self.is_ready().into());
-        describe_certificates(&mut page, &self.certificates);
+        describe_certificates(&mut page, &plan.certificates);
         let all = self.ledger.all();
         describe_endpoints(&mut page, "cmg_connector", &all, "origin_response_duration_seconds", TOOK);
         self.describe_shards(&mut page);
-        self.describe_instances(&mut page);
+        describe_instances(&plan, &mut page);
         let channels = self.channels();
-        let instances: Vec<&str> = self.instances.iter().map(|one| one.dialled.as_str()).collect();
         describe_channels(&mut page, "cmg_connector", &channels, |channel| {
-            let instance = instances.get(channel.instance).map_or(&"", |name| name);
-            let transport = &self.way(channel).transport;
             vec![
-                ("gateway", instance),
+                ("gateway", &channel.instance),
                 ("channel", &channel.index),
                 ("shard", &channel.shard),
-                ("transport", transport),
+                ("transport", &channel.transport),
             ]
         });
-        self.describe_origins(&mut page);
-        self.lists.describe(&mut page);
+        describe_origins(&plan, &mut page);
+        plan.lists.describe(&mut page);
+        self.reloads.describe(&mut page, "cmg_connector");
         self.headroom.describe(&mut page, &self.readings());
         if let Some(log) = self.access_log.get() {
             page.counter("cmg_connector_access_log_lost_total", "Lines of the access log that were lost.")
@@ -660,64 +645,60 @@ impl Board {
             }
         }
     }
+}
 
-    /// The label is not `instance`: Prometheus gives that name to the target it scrapes.
-    fn describe_instances(&self, page: &mut Page) {
-        let mut fill = |name: &str, help: &str, what: fn(&InstanceBoard) -> u64| {
-            let mut rows = page.gauge(name, help);
-            for instance in &self.instances {
-                rows.count(&[("gateway", &instance.dialled)], what(instance));
-            }
-        };
-        fill("cmg_connector_channels", "Channels that are up.", |one| one.up.load(Ordering::Relaxed).into());
-        fill(
-            "cmg_connector_channels_wanted",
-            "Channels kept; 0 before the instance first answered.",
-            |one| one.wanted.load(Ordering::Relaxed).into(),
-        );
-        fill("cmg_connector_settings_in_force", "1 when our settings are in force at the instance.", |one| {
-            one.in_force.load(Ordering::Relaxed).into()
-        });
-        page.gauge("cmg_connector_settings_serial", "Serial of the site's settings as read at start.")
-            .count(&[("site", &self.site)], self.serial);
-    }
+/// The label is not `instance`: Prometheus gives that name to the target it scrapes.
+fn describe_instances(plan: &Plan, page: &mut Page) {
+    let mut fill = |name: &str, help: &str, what: &dyn Fn(&InstanceBoard) -> u64| {
+        let mut rows = page.gauge(name, help);
+        for instance in &plan.instances {
+            rows.count(&[("gateway", &instance.plan.dialled)], what(&instance.board));
+        }
+    };
+    fill("cmg_connector_channels", "Channels that are up.", &|one| one.up().into());
+    fill("cmg_connector_channels_wanted", "Channels kept; 0 before the instance first answered.", &|one| {
+        one.wanted.load(Ordering::Relaxed).into()
+    });
+    let help = "1 when our settings are in force at the instance.";
+    fill("cmg_connector_settings_in_force", help, &|one| (one.in_force() == Some(plan.tag())).into());
+    page.gauge(
+        "cmg_connector_settings_serial",
+        "Serial of the site's settings by which requests are mapped.",
+    )
+    .count(&[("site", &plan.site)], plan.revision.serial);
+}
 
-    fn describe_origins(&self, page: &mut Page) {
-        let origins = self.origins();
-        let gauges = [
-            (
-                "connections",
-                "Connections to an origin, but for held requests: in use, at rest and being made.",
-            ),
-            ("connections_held", "Connections to an origin for held requests, apart from the others."),
-            ("connections_idle", "Connections to an origin that are at rest."),
-            ("requests_waiting", "Requests that wait for a connection to an origin."),
-        ];
-        let counters = [
-            ("connections_opened_total", "Connections made to an origin."),
-            ("connections_reused_total", "Times a connection at rest was used again."),
-            ("failures_total", "Requests that could not reach an origin, or were not answered in time."),
-            ("probes_failed_total", "Probes of an origin that did not pass."),
-        ];
-        for (at, (name, help)) in gauges.into_iter().chain(counters).enumerate() {
-            let name = format!("cmg_connector_origin_{name}");
-            let mut rows =
-                if at < gauges.len() { page.gauge(&name, help) } else { page.counter(&name, help) };
-            for (authority, sum) in &origins {
-                rows.count(&[("origin", authority)], sum.counts[at]);
-            }
-        }
-        let help = "Requests that had a connection to an origin.";
-        let mut rows = page.counter("cmg_connector_origin_requests_total", help);
-        for (authority, OriginSum { counts: [.., opened, reused, _, _], .. }) in &origins {
-            rows.count(&[("origin", authority)], opened + reused);
-        }
-        let help = "Share of its turns that an origin has: 1 up, 0 down, between them it rises.";
-        let mut rows = page.gauge("cmg_connector_origin_share_ratio", help);
+fn describe_origins(plan: &Plan, page: &mut Page) {
+    let origins = origins(plan);
+    let gauges = [
+        ("connections", "Connections to an origin, but for held requests: in use, at rest and being made."),
+        ("connections_held", "Connections to an origin for held requests, apart from the others."),
+        ("connections_idle", "Connections to an origin that are at rest."),
+        ("requests_waiting", "Requests that wait for a connection to an origin."),
+    ];
+    let counters = [
+        ("connections_opened_total", "Connections made to an origin."),
+        ("connections_reused_total", "Times a connection at rest was used again."),
+        ("failures_total", "Requests that could not reach an origin, or were not answered in time."),
+        ("probes_failed_total", "Probes of an origin that did not pass."),
+    ];
+    for (at, (name, help)) in gauges.into_iter().chain(counters).enumerate() {
+        let name = format!("cmg_connector_origin_{name}");
+        let mut rows = if at < gauges.len() { page.gauge(&name, help) } else { page.counter(&name, help) };
         for (authority, sum) in &origins {
-            let share = sum.outlook.map_or(100, Outlook::share);
-            rows.row(&[("origin", authority)], f64::from(share) / 100.0);
+            rows.count(&[("origin", authority)], sum.counts[at]);
         }
+    }
+    let help = "Requests that had a connection to an origin.";
+    let mut rows = page.counter("cmg_connector_origin_requests_total", help);
+    for (authority, OriginSum { counts: [.., opened, reused, _, _], .. }) in &origins {
+        rows.count(&[("origin", authority)], opened + reused);
+    }
+    let help = "Share of its turns that an origin has: 1 up, 0 down, between them it rises.";
+    let mut rows = page.gauge("cmg_connector_origin_share_ratio", help);
+    for (authority, sum) in &origins {
+        let share = sum.outlook.map_or(100, Outlook::share);
+        rows.row(&[("origin", authority)], f64::from(share) / 100.0);
     }
 }
 

@@ -10,7 +10,7 @@ use rustls::CertificateError;
 use super::Here;
 use super::names::Name;
 use super::origin::connect_any;
-use super::plan::{InstancePlan, ProxyPlan, WayPlan};
+use super::plan::{Instance, ProxyPlan, WayPlan};
 use super::wait::within;
 use crate::auth::{InternalFault, InternalRole, internal_identity};
 use crate::channel::upgrade::{self, UpgradeError};
@@ -61,24 +61,25 @@ pub enum AttachFault {
     OtherName(String, String),
 }
 
-/// Dials an instance by one way; `name` is where. Behind a port that instances share any of them may answer: it is
+/// Dials an instance by one way; `at` is where, and where the proxy is. Behind a port that instances share any of them may answer: it is
 /// dialled until the one that is meant does, by one task at a time, for an instance that is gone never does, and its
 /// neighbours have its clients to greet.
 pub async fn dial(
     here: &Here,
-    instance: &InstancePlan,
+    instance: &Instance,
     way: &WayPlan,
-    name: &Name,
+    at: (&Name, Option<&Name>),
     is_meeting: &Cell<bool>,
 ) -> Result<Wire, AttachFault> {
     if !way.is_shared || is_meeting.replace(true) {
-        return dial_once(here, instance, way, name).await;
+        return dial_once(here, instance, way, at).await;
     }
     let _meeting = Meeting(is_meeting);
-    let mut left = (limits::MEET_DIALS_OF_INSTANCE * here.plan.instances.len()).min(limits::MEET_DIALS_MAX);
+    let mut left =
+        (limits::MEET_DIALS_OF_INSTANCE * here.works().plan.instances.len()).min(limits::MEET_DIALS_MAX);
     loop {
         left -= 1;
-        match dial_once(here, instance, way, name).await {
+        match dial_once(here, instance, way, at).await {
             Err(AttachFault::Elsewhere) if left > 0 => here.shard.sleep(limits::MEET_DIALS_PAUSE).await,
             outcome => return outcome,
         }
@@ -96,23 +97,24 @@ impl Drop for Meeting<'_> {
 
 async fn dial_once(
     here: &Here,
-    instance: &InstancePlan,
+    instance: &Instance,
     way: &WayPlan,
-    name: &Name,
+    (name, proxy): (&Name, Option<&Name>),
 ) -> Result<Wire, AttachFault> {
-    let mut wire = match (way.transport, &here.plan.proxy, &here.proxy) {
+    let (dialling, tls_name) = (&instance.dialling, &instance.plan.tls_name);
+    let mut wire = match (way.transport, &dialling.proxy, proxy) {
         (Transport::HttpsByProxy, Some(proxy), Some(at)) => through(here, proxy, at, way).await?,
         _ => connect(&here.shard, name).await?,
     };
-    let config = if way.transport.is_over_http() { &here.plan.https_tls } else { &here.plan.tls };
-    let tls = Tls::client(config.clone(), instance.tls_name.clone()).map_err(io::Error::other)?;
+    let config = if way.transport.is_over_http() { &dialling.https_tls } else { &dialling.tls };
+    let tls = Tls::client(config.clone(), tls_name.clone()).map_err(io::Error::other)?;
     wire.begin_tls(tls);
     wire.handshake().await.map_err(|error| handshake_fault(way.transport, error))?;
     if wire.tls().and_then(Tls::alpn) != Some(way.transport.alpn()) {
         return Err(AttachFault::Alpn);
     }
     if way.transport.is_over_http() {
-        change_over(&mut wire, &instance.tls_name.to_str()).await?;
+        change_over(&mut wire, &tls_name.to_str()).await?;
     }
     Ok(wire)
 }

@@ -11,11 +11,12 @@ use super::head::Client;
 use super::origin::{Kind, Want};
 use super::record::{self, Account, Fault, Record};
 use super::relay::{Carried, Relay};
+use super::servants::Job;
 use super::wait::unless_broken;
+use super::works::Works;
 use crate::channel::RequestMessage;
 use crate::mapping::{Family, Mapped};
 use crate::refusal::{Refusal, Refused};
-use crate::transport::Stream;
 
 /// Who asks, as the channel says it.
 #[derive(Clone)]
@@ -28,43 +29,44 @@ pub enum Asking {
     Unreadable,
 }
 
-/// Answers one stream; `message` is its OPEN payload.
+/// Answers one stream.
 // Not an `async fn`, which would keep its arguments twice.
 #[allow(clippy::manual_async_fn)]
-pub fn serve(here: &Rc<Here>, stream: &Stream, message: &[u8], asking: &Asking) -> impl Future<Output = ()> {
+pub fn serve(here: &Rc<Here>, job: &Job) -> impl Future<Output = ()> {
     async move {
         let counted = here.begin_exchange();
+        // One request is mapped and judged under one revision.
+        let works = here.works();
         let mut account = Account::new(here.shard.now());
-        let end = carry(here, stream, message, asking, &mut account).await;
+        let end = carry(here, &works, job, &mut account).await;
         if let Err(fault) = &end {
-            stream.reset(fault.code());
+            job.stream.reset(fault.code());
         }
-        record::finish(here, &Record { account: &account, end: &end, ended: here.shard.now() });
+        record::finish(here, &works, &Record { account: &account, end: &end, ended: here.shard.now() });
         drop(counted);
     }
 }
 
 async fn carry<'r>(
     here: &'r Here,
-    stream: &Stream,
-    message: &'r [u8],
-    asking: &Asking,
+    works: &'r Works,
+    job: &'r Job,
     account: &mut Account<'r>,
 ) -> Result<(), Fault> {
     let Account { start, request, mapped, origin: asked, tally } = account;
-    let parsed = RequestMessage::parse(message);
+    let parsed = RequestMessage::parse(&job.message);
     let request = &*request.insert(parsed.map_err(|error| Fault::Protocol(error.to_string().into()))?);
-    let mapped = &*mapped.insert(find(here, request)?);
+    let mapped = &*mapped.insert(find(works, request)?);
     admit(request, mapped)?;
     if mapped.family == Family::ServerAuth {
         here.tokens.judge(request, mapped.endpoint)?;
         tally.has_token = !mapped.endpoint.open;
     }
-    let client = introduce(mapped, asking)?;
-    let _active = here.begin_at_endpoint(mapped.offer as usize);
+    let client = introduce(mapped, &job.asking)?;
+    let _active = here.begin_at_endpoint(works, mapped.offer as usize);
     let kind = if mapped.endpoint.held { Kind::Held } else { Kind::Ordinary };
     if kind == Kind::Held && !request.is_tunnel {
-        stream.mailbox().set_patient();
+        job.stream.mailbox().set_patient();
         here.shard.ring.turn().await;
     } else {
         here.shard.ring.note_urgent();
@@ -75,49 +77,49 @@ async fn carry<'r>(
         true => Want::Any,
         false => Want::Recent,
     };
-    let mut course = Course::begin(here, request, mapped, kind);
+    let mut course = Course::begin(here, works, request, mapped, kind);
     loop {
         let is_fresh;
         // In a scope of its own, and not by `match`, whose subject would live as long as the wait below: the
         // task would keep room for the connection twice.
         let mut relay = {
-            let origin = course.origin(here, mapped);
+            let origin = course.origin(works, mapped);
             *asked = Some(origin.plan());
             let connection = if let Some(connection) = origin.ready(want, kind) {
                 connection
             } else {
                 // Boxed, so that the usual exchange does not carry the room for a handshake.
-                let making = Box::pin(unless_broken(stream, origin.connection(want, kind)));
+                let making = Box::pin(unless_broken(&job.stream, origin.connection(want, kind)));
                 match making.await.ok_or(Fault::Left)? {
                     Ok(connection) => connection,
                     Err(fault) => {
-                        course.hear_unsent(here, mapped, kind, *start, fault)?;
+                        course.hear_unsent((here, works), mapped, kind, *start, fault)?;
                         continue;
                     }
                 }
             };
             is_fresh = connection.is_fresh;
-            Relay::new(here, stream, connection, request, mapped, client, tally)
+            Relay::new((here, works), &job.stream, connection, request, mapped, client, tally)
         };
         match relay.run().await {
             Ok(Carried::Whole) => {
                 relay.finish();
-                course.hear_answered(here, mapped, *start);
+                course.hear_answered((here, works), mapped, *start);
                 return Ok(());
             }
             // Boxed, so that other exchanges do not carry the room for a tunnel.
             Ok(Carried::Switched) => {
-                course.hear_answered(here, mapped, *start);
+                course.hear_answered((here, works), mapped, *start);
                 let tunnel = Box::pin(relay.tunnel());
                 return tunnel.await;
             }
             Err(Fault::Died) => {
-                course.hear_died(here, mapped, kind, *start, is_fresh, want == Want::Any)?;
+                course.hear_died((here, works), mapped, kind, *start, is_fresh, want == Want::Any)?;
                 here.counts.repeated();
                 want = Want::Fresh;
             }
             Err(fault) => {
-                course.hear_fault(here, mapped, *start, &fault, relay.waited());
+                course.hear_fault((here, works), mapped, *start, &fault, relay.waited());
                 return Err(fault);
             }
         }
@@ -125,8 +127,8 @@ async fn carry<'r>(
 }
 
 /// Where the request goes, by our own settings.
-fn find<'r>(here: &'r Here, request: &RequestMessage<'r>) -> Result<Mapped<'r, 'r>, Fault> {
-    let mapping = &here.plan.mapping;
+fn find<'r>(works: &'r Works, request: &RequestMessage<'r>) -> Result<Mapped<'r, 'r>, Fault> {
+    let mapping = &works.plan.mapping;
     let unmapped = |refusal| Fault::Refused(Refused::new(refusal, mapping.explain(request.target)));
     mapping.map(request.target).map_err(unmapped)
 }

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::origin::{Kind, Origin};
-use super::plan::Plan;
+use super::plan::{OriginPlan, Plan};
 use super::record::Fault;
 use super::sources::Sources;
+use super::works::Works;
 use super::{Control, Here};
 use crate::channel::RequestMessage;
 use crate::dispatch::{
-    Attempts, Broke, Facts, OriginSign, OriginState, Origins, Then, Tried, Upload, Uploads,
+    Attempts, Broke, Facts, OriginRules, OriginSign, OriginState, Origins, Then, Tried, Upload, Uploads,
 };
 use crate::http::ResponseHead;
 use crate::limits::ORIGIN_SILENT_AFTER;
@@ -34,25 +35,69 @@ pub struct Servers {
     groups: Vec<Vec<Rc<Origin>>>,
     /// Whose turn it is among those that stand for one another, and how each of them fares.
     choices: RefCell<Origins>,
-    /// Which of them has which upload.
-    uploads: RefCell<Uploads>,
+    /// Which of them has which upload; one with other servers that have the same groups.
+    uploads: Rc<RefCell<Uploads>>,
 }
 
 impl Servers {
     /// Those of `plan`; nothing is dialled yet.
-    pub fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, sources: &Arc<Sources>) -> Servers {
-        let numbers = 0..plan.origins.len();
-        let origins: Vec<_> = numbers.map(|number| Origin::new(shard, plan, sources, number)).collect();
-        let of_group = |group: &Vec<usize>| group.iter().map(|number| origins[*number].clone()).collect();
-        let groups = plan.groups.iter().map(of_group).collect();
-        let judged: Vec<_> = plan.origins.iter().map(|origin| (origin.rules, &*origin.authority)).collect();
-        let choices = RefCell::new(Origins::new(&judged, &plan.groups, shard.index));
-        Servers { origins, groups, choices, uploads: RefCell::default() }
+    pub fn new(shard: &Rc<Shard>, plan: &Plan, sources: &Arc<Sources>) -> Servers {
+        let origin = |origin| Origin::new(shard, origin, plan.limits, sources, None);
+        let origins: Vec<_> = plan.origins.iter().map(origin).collect();
+        let choices = RefCell::new(Origins::new(&judged(plan), &plan.groups, shard.index));
+        Servers { groups: groups(plan, &origins), origins, choices, uploads: Rc::default() }
+    }
+
+    /// Those of another plan. Origins that it has as well go on as they are, with their connections, how they fare
+    /// and the uploads that they have; the others are left to the exchanges that they have.
+    pub fn next(&self, shard: &Rc<Shard>, plan: &Plan, sources: &Arc<Sources>) -> Servers {
+        let stays = |origin: &Rc<Origin>| plan.origins.iter().any(|other| Arc::ptr_eq(other, origin.plan()));
+        let (stay, go): (Vec<_>, Vec<_>) = self.origins.iter().partition(|origin| stays(origin));
+        let origins = plan.origins.iter().map(|wanted| {
+            if let Some(held) = stay.iter().find(|held| Arc::ptr_eq(held.plan(), wanted)) {
+                held.keep_to(plan.limits);
+                return Rc::clone(held);
+            }
+            let before = go.iter().find(|gone| gone.plan().authority == wanted.authority);
+            Origin::new(shard, wanted, plan.limits, sources, before.map(|origin| &***origin))
+        });
+        let origins: Vec<_> = origins.collect();
+        go.iter().for_each(|origin| origin.retire());
+        let before: Vec<_> = origins.iter().map(|origin| self.number(origin)).collect();
+        let choices = self.choices.borrow().next(&judged(plan), &plan.groups, shard.index, &before);
+        let groups = groups(plan, &origins);
+        let uploads = self.uploads_in(&groups);
+        Servers { origins, groups, choices: RefCell::new(choices), uploads }
+    }
+
+    /// What is known of uploads, by other groups. An origin that stands for others of another role, too, may be in
+    /// several.
+    fn uploads_in(&self, groups: &[Vec<Rc<Origin>>]) -> Rc<RefCell<Uploads>> {
+        let is_same = |one: &Vec<Rc<Origin>>, other: &Vec<Rc<Origin>>| {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| Rc::ptr_eq(one, other))
+        };
+        let are_same = self.groups.len() == groups.len();
+        if are_same && self.groups.iter().zip(groups).all(|(one, other)| is_same(one, other)) {
+            return self.uploads.clone();
+        }
+        let place_in = |group: &Vec<Rc<Origin>>, origin| group.iter().position(|one| Rc::ptr_eq(one, origin));
+        let find = |group: usize, place: usize| {
+            let origin = self.groups.get(group)?.get(place)?;
+            // Another group may have its number now.
+            let mut numbers = std::iter::once(group).chain(0..groups.len());
+            numbers.find_map(|number| Some((number, place_in(groups.get(number)?, origin)?)))
+        };
+        Rc::new(RefCell::new(self.uploads.borrow().by_other_groups(find)))
+    }
+
+    /// The number of an origin, if these have it.
+    pub fn number(&self, origin: &Origin) -> Option<usize> {
+        self.origins.iter().position(|held| std::ptr::eq(&**held, origin))
     }
 
     /// When an origin that is probed every so often should be probed next.
-    pub fn probe_after(&self, origin: &Origin, every: Duration, again: Duration) -> Duration {
-        self.choices.borrow().probe_after(origin.index, every, again)
+    pub fn probe_after(&self, number: usize, every: Duration, again: Duration) -> Duration {
+        self.choices.borrow().probe_after(number, every, again)
     }
 
     fn at(&self, group: usize, place: u8) -> &Rc<Origin> {
@@ -62,6 +107,15 @@ impl Servers {
     fn is_alone(&self, group: usize) -> bool {
         self.groups[group].len() < 2
     }
+}
+
+fn groups(plan: &Plan, origins: &[Rc<Origin>]) -> Vec<Vec<Rc<Origin>>> {
+    let of_group = |group: &Vec<usize>| group.iter().map(|number| origins[*number].clone()).collect();
+    plan.groups.iter().map(of_group).collect()
+}
+
+fn judged(plan: &Plan) -> Vec<(OriginRules, &str)> {
+    plan.origins.iter().map(|origin| (origin.rules, &*origin.authority)).collect()
 }
 
 /// The way of one request among the origins of its group.
@@ -87,24 +141,31 @@ struct Death {
 
 impl Course {
     /// To the origin whose turn it is.
-    pub fn begin(here: &Here, request: &RequestMessage<'_>, mapped: &Mapped<'_, '_>, kind: Kind) -> Course {
-        if here.servers.is_alone(mapped.group) {
-            return Course::default();
-        }
-        Course::among_several(here, request, mapped, kind)
-    }
-
-    fn among_several(
+    pub fn begin(
         here: &Here,
+        works: &Works,
         request: &RequestMessage<'_>,
         mapped: &Mapped<'_, '_>,
         kind: Kind,
     ) -> Course {
-        let (group, now) = (mapped.group, here.shard.now());
+        if works.servers.is_alone(mapped.group()) {
+            return Course::default();
+        }
+        Course::among_several(here, &works.servers, request, mapped, kind)
+    }
+
+    fn among_several(
+        here: &Here,
+        servers: &Servers,
+        request: &RequestMessage<'_>,
+        mapped: &Mapped<'_, '_>,
+        kind: Kind,
+    ) -> Course {
+        let (group, now) = (mapped.group(), here.shard.now());
         let is_upload = is_upload(request);
         let session = if is_upload { session(request) } else { None };
-        let holder = session.and_then(|session| here.holder(group, session));
-        let Servers { origins, choices, .. } = &here.servers;
+        let holder = session.and_then(|session| servers.holder(group, session, now));
+        let Servers { origins, choices, .. } = servers;
         let mut choices = choices.borrow_mut();
         let place = match holder {
             Some(place) => place,
@@ -116,22 +177,22 @@ impl Course {
     }
 
     /// Where it goes now.
-    pub fn origin<'h>(&self, here: &'h Here, mapped: &Mapped<'_, '_>) -> &'h Rc<Origin> {
-        here.servers.at(mapped.group, self.place)
+    pub fn origin<'w>(&self, works: &'w Works, mapped: &Mapped<'_, '_>) -> &'w Rc<Origin> {
+        works.servers.at(mapped.group(), self.place)
     }
 
     /// The origin answered.
-    pub fn hear_answered(&self, here: &Here, mapped: &Mapped<'_, '_>, came: Instant) {
-        let (origin, now) = (self.origin(here, mapped), here.shard.now());
+    pub fn hear_answered(&self, (here, works): (&Here, &Works), mapped: &Mapped<'_, '_>, came: Instant) {
+        let (origin, now) = (self.origin(works, mapped), here.shard.now());
         if origin.alive.hear(now) {
-            here.board.outlooks[origin.index].is_alive(now);
+            origin.plan().outlook.is_alive(now);
         }
         if let Some(Death { place, is_sign: true }) = self.died_at {
-            let died = here.servers.at(mapped.group, place);
-            here.hear_origin(died.index, OriginSign::Unanswered(came), &died_at(died));
+            let died = works.servers.at(mapped.group(), place);
+            here.hear_origin(died, OriginSign::Unanswered(came), &died_at(died));
         }
         if origin.failures.is_recent.get() {
-            here.hear_origin(origin.index, OriginSign::Answered, "it answered");
+            here.hear_origin(origin, OriginSign::Answered, "it answered");
         }
     }
 
@@ -141,21 +202,21 @@ impl Course {
     /// The cause, where there is no other.
     pub fn hear_unsent(
         &mut self,
-        here: &Here,
+        (here, works): (&Here, &Works),
         mapped: &Mapped<'_, '_>,
         kind: Kind,
         came: Instant,
         fault: Fault,
     ) -> Result<(), Fault> {
-        self.hear_failed(here, mapped, OriginSign::Failed(came), &fault, &UNREACHED);
+        self.hear_failed((here, works), mapped, OriginSign::Failed(came), &fault, &UNREACHED);
         self.tried = self.tried.with(self.place.into());
         // Nor was anything of its body taken from the channel.
         let facts = Facts { has_body: false, is_repeatable: false };
         let may_turn = self.attempts.handle_broken(Broke::NotBegun, facts) == Then::Again;
-        let other = if may_turn { self.elsewhere(here, mapped, kind, self.tried) } else { None };
+        let other = if may_turn { self.elsewhere(works, mapped, kind, self.tried) } else { None };
         // Who has waited for a connection here does not begin to wait for one elsewhere.
         let may_wait = !matches!(fault, Fault::NotBegun(_));
-        let other = other.filter(|other| may_wait || here.servers.at(mapped.group, *other).has_room(kind));
+        let other = other.filter(|other| may_wait || works.servers.at(mapped.group(), *other).has_room(kind));
         let Some(other) = other else { return Err(fault) };
         here.counts.moved();
         self.place = other;
@@ -169,14 +230,14 @@ impl Course {
     /// What the gateway is told, if not.
     pub fn hear_died(
         &mut self,
-        here: &Here,
+        (here, works): (&Here, &Works),
         mapped: &Mapped<'_, '_>,
         kind: Kind,
         came: Instant,
         is_fresh: bool,
         is_repeatable: bool,
     ) -> Result<(), Fault> {
-        let origin = self.origin(here, mapped);
+        let origin = self.origin(works, mapped);
         let cause = died_at(origin);
         let tried = self.tried.with(self.place.into());
         // One that rested may have been closed meanwhile, as may one that was held for long: that says nothing of the
@@ -185,12 +246,12 @@ impl Course {
         if is_sign {
             self.tried = tried;
         }
-        let other = self.elsewhere(here, mapped, kind, tried);
+        let other = self.elsewhere(works, mapped, kind, tried);
         let facts = Facts { has_body: false, is_repeatable: is_repeatable && (!is_fresh || other.is_some()) };
         match self.attempts.handle_broken(Broke::Lost, facts) {
             Then::GiveUp(_) => {
                 if is_sign && self.died_at.is_none_or(|death| death.place == self.place) {
-                    here.hear_origin(origin.index, OriginSign::Unanswered(came), &cause);
+                    here.hear_origin(origin, OriginSign::Unanswered(came), &cause);
                 }
                 Err(Fault::refused(Refusal::BadGateway, cause))
             }
@@ -205,7 +266,7 @@ impl Course {
     /// The request was sent, and came to this, after the origin had had the whole of it for so long without an answer.
     pub fn hear_fault(
         &self,
-        here: &Here,
+        (here, works): (&Here, &Works),
         mapped: &Mapped<'_, '_>,
         came: Instant,
         fault: &Fault,
@@ -215,19 +276,19 @@ impl Course {
         if mapped.endpoint.held {
             return;
         }
-        self.hear_failed(here, mapped, OriginSign::Unanswered(came), fault, &UNANSWERED);
+        self.hear_failed((here, works), mapped, OriginSign::Unanswered(came), fault, &UNANSWERED);
         let silent = waited.filter(|waited| *waited >= ORIGIN_SILENT_AFTER);
         if let (Fault::Left, Some(waited)) = (fault, silent) {
-            let origin = self.origin(here, mapped);
+            let origin = self.origin(works, mapped);
             let (authority, secs) = (&origin.plan().authority, waited.as_secs());
             let cause = format!("origin {authority} did not answer within {secs} s, when the client left");
-            here.hear_origin(origin.index, OriginSign::Unanswered(came), &cause);
+            here.hear_origin(origin, OriginSign::Unanswered(came), &cause);
         }
     }
 
     fn hear_failed(
         &self,
-        here: &Here,
+        (here, works): (&Here, &Works),
         mapped: &Mapped<'_, '_>,
         sign: OriginSign,
         fault: &Fault,
@@ -236,18 +297,17 @@ impl Course {
         if let Fault::Refused(refused) = fault
             && failures.contains(&refused.refusal)
         {
-            let origin = self.origin(here, mapped).index;
-            here.hear_origin(origin, sign, &refused.cause);
+            here.hear_origin(self.origin(works, mapped), sign, &refused.cause);
         }
     }
 
-    fn elsewhere(&self, here: &Here, mapped: &Mapped<'_, '_>, kind: Kind, tried: Tried) -> Option<u8> {
-        let Servers { origins, choices, .. } = &here.servers;
-        if self.is_bound || here.servers.is_alone(mapped.group) {
+    fn elsewhere(&self, works: &Works, mapped: &Mapped<'_, '_>, kind: Kind, tried: Tried) -> Option<u8> {
+        let Servers { origins, choices, .. } = &works.servers;
+        if self.is_bound || works.servers.is_alone(mapped.group()) {
             return None;
         }
         let has_room = |origin: usize| origins[origin].has_room(kind);
-        let place = choices.borrow().elsewhere(mapped.group, tried, has_room);
+        let place = choices.borrow().elsewhere(mapped.group(), tried, has_room);
         place.map(|place| place as u8)
     }
 }
@@ -281,60 +341,76 @@ fn session<'r>(request: &RequestMessage<'r>) -> Option<&'r [u8]> {
     field.map(|field| field.value)
 }
 
-impl Here {
+impl Servers {
     /// Place in its group of the origin that has this upload, if it is known here.
-    fn holder(&self, group: usize, session: &[u8]) -> Option<usize> {
+    fn holder(&self, group: usize, session: &[u8], now: Instant) -> Option<usize> {
         let upload = Upload::new(group, session)?;
-        self.servers.uploads.borrow_mut().find(&upload, self.shard.now())
+        self.uploads.borrow_mut().find(&upload, now)
     }
+}
 
+impl Here {
     /// An origin has acknowledged a packet of an upload by this head: the next ones go there, too.
-    pub(super) fn hear_upload(&self, mapped: &Mapped<'_, '_>, origin: usize, head: &ResponseHead<'_, '_>) {
-        let Servers { groups, uploads, .. } = &self.servers;
-        if self.servers.is_alone(mapped.group) {
+    pub(super) fn hear_upload(
+        &self,
+        works: &Works,
+        mapped: &Mapped<'_, '_>,
+        origin: &Origin,
+        head: &ResponseHead<'_, '_>,
+    ) {
+        let (Servers { groups, uploads, .. }, group) = (&works.servers, mapped.group());
+        if works.servers.is_alone(group) {
             return;
         }
-        let upload = head.fields.find(SESSION).and_then(|value| Upload::new(mapped.group, value));
-        let place = groups[mapped.group].iter().position(|one| one.index == origin);
+        let upload = head.fields.find(SESSION).and_then(|value| Upload::new(group, value));
+        let place = groups[group].iter().position(|one| std::ptr::eq(&**one, origin));
         let (Some(upload), Some(place)) = (upload, place) else { return };
         if uploads.borrow_mut().remember(upload, place, self.shard.now()) {
-            self.tell_others(|| Control::Upload { upload, place });
+            self.tell_others(|| Control::Upload { plan: works.plan.clone(), upload, place });
         }
     }
 
-    /// The same, as another shard saw it.
-    pub(super) fn hear_upload_elsewhere(&self, upload: Upload, place: usize) {
-        self.servers.uploads.borrow_mut().remember(upload, place, self.shard.now());
+    /// The same, as another shard saw it that works by this plan.
+    pub(super) fn hear_upload_elsewhere(&self, plan: &Arc<Plan>, upload: Upload, place: usize) {
+        let works = self.works();
+        // By another plan its numbers mean others: it is told of again.
+        if Arc::ptr_eq(&works.plan, plan) {
+            works.servers.uploads.borrow_mut().remember(upload, place, self.shard.now());
+        }
     }
 
     /// Something was seen of an origin; the cause stands in the log where that makes its state another.
-    pub(super) fn hear_origin(&self, index: usize, sign: OriginSign, cause: &str) {
-        let origin = &self.servers.origins[index];
+    pub(super) fn hear_origin(&self, origin: &Origin, sign: OriginSign, cause: &str) {
         origin.failures.hear(sign);
+        let (works, outlook) = (self.works(), &origin.plan().outlook);
+        // Nobody is sent any more to one that other settings have not.
+        let Some(number) = works.servers.number(origin) else { return };
         let change = {
-            let mut choices = self.servers.choices.borrow_mut();
-            let alive = origin.alive.last.get().max(self.board.outlooks[index].alive_at());
-            if let Some(alive) = alive {
-                choices.handle_alive(index, alive);
+            let mut choices = works.servers.choices.borrow_mut();
+            if let Some(alive) = origin.alive.last.get().max(outlook.alive_at()) {
+                choices.handle_alive(number, alive);
             }
-            choices.handle_sign(index, sign, self.shard.now())
+            choices.handle_sign(number, sign, self.shard.now())
         };
         let Some(state) = change else { return };
-        let is_news = self.board.outlooks[index].becomes(state, cause, self.shard.now());
+        let is_news = outlook.becomes(state, cause, self.shard.now());
         // One that nobody probes is told of where it is dialled.
         if is_news && origin.plan().rules.is_probed {
             tell(&origin.plan().authority, state, cause);
         }
-        self.tell_others(|| Control::Origin { index, state });
+        self.tell_others(|| Control::Origin { origin: origin.plan().clone(), state });
     }
 
     /// Another shard has found an origin to be so.
-    pub(super) fn hear_origin_elsewhere(&self, index: usize, state: OriginState) {
+    pub(super) fn hear_origin_elsewhere(&self, plan: &Arc<OriginPlan>, state: OriginState) {
+        let works = self.works();
+        let number = works.servers.origins.iter().position(|held| Arc::ptr_eq(held.plan(), plan));
+        let Some(number) = number else { return };
         if state == OriginState::Down {
             // The first answer here may say otherwise.
-            self.servers.origins[index].failures.is_recent.set(true);
+            works.servers.origins[number].failures.is_recent.set(true);
         }
-        self.servers.choices.borrow_mut().handle_state(index, state, self.shard.now());
+        works.servers.choices.borrow_mut().handle_state(number, state, self.shard.now());
     }
 
     fn tell_others(&self, control: impl Fn() -> Control) {

@@ -4,6 +4,9 @@
 //! Shard s of C dials index s first and learns how many shards G the instance has; then it keeps s,
 //! s + C, … below n = max(G, C), so that every shard of either side has a channel to work with.
 //!
+//! Other settings that say otherwise how the instance is reached have another keep its channels: this one's leave when
+//! those stand. They leave at once when the instance is not among the settings any more.
+//!
 //! When another process takes the instance's place, the one before asks for one more channel of each index: that
 //! comes to the new one, and stays when the old channel ends. Should it be lost first, the old one goes on.
 
@@ -11,7 +14,8 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -21,8 +25,8 @@ use super::Here;
 use super::backoff::Backoff;
 use super::dial::{AttachFault, dial, hear_more, instance_name};
 use super::names::Name;
-use super::plan::{InstancePlan, WayPlan};
-use super::standing::{Next, Standing};
+use super::plan::{Instance, InstancePlan, WayPlan};
+use super::standing::{News, Next, Standing};
 use super::wait::within;
 use crate::channel::{ChannelError, Hello, HelloRefusal, HelloReply, VERSION, frame};
 use crate::dispatch::Ways;
@@ -32,16 +36,24 @@ use crate::transport::Wire;
 /// See the file's head.
 pub(super) struct Reach {
     pub(super) here: Rc<Here>,
-    pub(super) instance: usize,
+    pub(super) instance: Arc<Instance>,
     /// Where each way begins.
     names: Vec<Name>,
+    /// Where the HTTP proxy is.
+    proxy: Option<Name>,
     /// Channels that all shards together hold to the instance.
     count: Cell<u16>,
     /// Those that this shard keeps.
     kept: RefCell<Vec<u16>>,
-    /// Hellos said.
-    hellos: Cell<u32>,
-    /// Channels for which one is said now: nothing gives those up.
+    /// Those that stood.
+    stood: RefCell<Vec<u16>>,
+    /// It keeps none any more.
+    is_over: Cell<bool>,
+    /// Who waits for what its channels do.
+    watched: RefCell<Vec<Weak<News>>>,
+    /// Who kept channels to the same instance in another way, until those of this one stand.
+    before: RefCell<Option<Rc<Reach>>>,
+    /// Channels for which hello is said now: nothing gives those up.
     greeting: RefCell<Vec<u16>>,
     /// One of them is dialled again and again behind a port that instances share.
     is_meeting: Cell<bool>,
@@ -97,31 +109,68 @@ impl fmt::Display for Faults {
 }
 
 impl Reach {
-    /// Begins to keep this shard's channels to an instance, for as long as the shard lives.
-    pub(super) fn begin(here: &Rc<Here>, instance: usize) {
-        let ways = &here.plan.instances[instance].ways;
+    /// Begins to keep this shard's channels to an instance; those that `before` keeps leave when these stand.
+    pub(super) fn begin(here: &Rc<Here>, instance: &Arc<Instance>, before: Option<Rc<Reach>>) -> Rc<Reach> {
+        let (ways, dialling) = (&instance.plan.ways, &instance.dialling);
+        let (kept, stood, is_over, watched) = Default::default();
         let reach = Rc::new(Reach {
             here: here.clone(),
-            instance,
+            instance: instance.clone(),
             names: ways.iter().map(|way| Name::new(&way.host, way.port)).collect(),
-            count: Cell::new(here.plan.shards.min(here.plan.channels)),
-            kept: RefCell::default(),
-            hellos: Cell::new(0),
+            proxy: dialling.proxy.as_ref().map(|proxy| Name::new(&proxy.host, proxy.port)),
+            count: Cell::new(here.shards.min(dialling.channels)),
+            kept,
+            stood,
+            is_over,
+            watched,
+            before: RefCell::new(before),
             greeting: RefCell::default(),
             is_meeting: Cell::new(false),
         });
         reach.keep_all();
+        // Another shard's have to do.
+        reach.relieve();
+        reach
+    }
+
+    /// Has its channels leave, and those of whoever kept them before.
+    pub(super) fn end(&self) {
+        self.is_over.set(true);
+        self.watched.take().iter().filter_map(Weak::upgrade).for_each(|news| news.change());
+        if let Some(before) = self.before.take() {
+            before.end();
+        }
     }
 
     pub(super) fn plan(&self) -> &InstancePlan {
-        &self.here.plan.instances[self.instance]
+        &self.instance.plan
+    }
+
+    /// Tells of what `news` is about also that this is over.
+    pub(super) fn watch(&self, news: &Rc<News>) {
+        let mut watched = self.watched.borrow_mut();
+        watched.retain(|held| held.strong_count() > 0);
+        watched.push(Rc::downgrade(news));
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.get()
+    }
+
+    fn wants(&self, index: u16) -> bool {
+        !self.here.draining.get() && !self.is_over() && index < self.count.get()
+    }
+
+    /// Channels that this shard is to keep.
+    fn own(&self) -> impl Iterator<Item = u16> + use<> {
+        let all = self.here.shard.index..usize::from(self.count.get());
+        let own = all.step_by(usize::from(self.here.shards));
+        own.map(|index| u16::try_from(index).expect("below a count that is a u16"))
     }
 
     /// Keeps every channel of this shard that is not kept yet.
     fn keep_all(self: &Rc<Self>) {
-        let step = usize::from(self.here.plan.shards);
-        for index in (self.here.shard.index..usize::from(self.count.get())).step_by(step) {
-            let index = u16::try_from(index).expect("below a count that is a u16");
+        for index in self.own() {
             let mut kept = self.kept.borrow_mut();
             if !kept.contains(&index) {
                 kept.push(index);
@@ -133,9 +182,26 @@ impl Reach {
     /// The instance has so many shards.
     fn learn(self: &Rc<Self>, gateway_shards: u16) {
         let bounded = gateway_shards.min(limits::SHARD_COUNT_MAX);
-        self.count.set(bounded.max(self.here.plan.shards).min(self.here.plan.channels));
-        self.here.board.instances[self.instance].wants(self.count.get());
+        self.count.set(bounded.max(self.here.shards).min(self.instance.dialling.channels));
+        self.instance.board.wants(self.count.get());
         self.keep_all();
+    }
+
+    fn note_stood(&self, index: u16) {
+        let mut stood = self.stood.borrow_mut();
+        if !stood.contains(&index) {
+            stood.push(index);
+        }
+    }
+
+    /// Ends whoever kept channels before, if all of these have stood.
+    fn relieve(&self) {
+        let stood = self.stood.borrow();
+        if self.own().all(|index| stood.contains(&index))
+            && let Some(before) = self.before.take()
+        {
+            before.end();
+        }
     }
 
     /// One channel, again and again; ends only when the instance has no place for it any more.
@@ -143,7 +209,7 @@ impl Reach {
         let mut backoff = Backoff::new(limits::RECONNECT_FIRST, limits::RECONNECT_LONGEST);
         let mut waits = Waits::new();
         let mut told = String::new();
-        while !self.here.draining.get() && index < self.count.get() {
+        while self.wants(index) {
             let began = self.here.shard.now();
             // A mistake of ours in one channel's life must not keep it from having another.
             let outcome = AssertUnwindSafe(self.hold(index, &mut waits)).catch_unwind().await;
@@ -155,7 +221,7 @@ impl Reach {
                     "a task panicked; this is a bug of cmg".to_owned()
                 }
             };
-            if self.here.draining.get() || index >= self.count.get() {
+            if !self.wants(index) {
                 break;
             }
             self.tell(index, &text, &mut told);
@@ -171,7 +237,7 @@ impl Reach {
     /// Says what is wrong once, not at each attempt.
     fn tell(&self, index: u16, text: &str, told: &mut String) {
         let instance = &self.plan().dialled;
-        self.here.board.instances[self.instance].is_in_trouble(text);
+        self.instance.board.is_in_trouble(text);
         if text != told {
             tracing::warn!(instance, index, "no channel: {text}");
             text.clone_into(told);
@@ -186,6 +252,10 @@ impl Reach {
         let mut succeeded: Vec<Standing> = Vec::new();
         let mut wants_beside = false;
         loop {
+            if self.is_over() {
+                std::iter::once(standing).chain(succeeded).for_each(|one| one.leave(&self.here));
+                return Ok("it is not wanted any more".to_owned());
+            }
             if standing.takes_wish() {
                 wants_beside = true;
                 waits.beside.reset();
@@ -220,7 +290,7 @@ impl Reach {
                 Why::Beside => succeeded.len() < limits::SUCCEEDED_COUNT_MAX,
                 Why::Silence | Why::BetterWay => self.here.leaving.get() < limits::LEAVING_COUNT_MAX,
             };
-            if !has_room || self.here.draining.get() || index >= self.count.get() {
+            if !has_room || !self.wants(index) {
                 continue;
             }
             let made = match why {
@@ -307,6 +377,8 @@ impl Reach {
         }
         let standing = Standing::begin(self, reached, index);
         self.learn(shards);
+        self.note_stood(index);
+        self.relieve();
         Ok(standing)
     }
 
@@ -315,7 +387,8 @@ impl Reach {
     /// One way, to where a hello may be said.
     async fn reach(&self, way: usize) -> Result<Wire, AttachFault> {
         let (here, ways) = (&self.here, &self.plan().ways);
-        let dialled = dial(here, self.plan(), &ways[way], &self.names[way], &self.is_meeting);
+        let at = (&self.names[way], self.proxy.as_ref());
+        let dialled = dial(here, &self.instance, &ways[way], at, &self.is_meeting);
         within(&here.shard, limits::HELLO_WITHIN, dialled).await.ok_or(AttachFault::Late)?
     }
 
@@ -344,11 +417,12 @@ impl Reach {
     }
 
     fn hello(&self, index: u16, instance: String) -> Hello {
-        let plan = &self.here.plan;
+        let works = self.here.works();
+        let plan = &works.plan;
         Hello {
             version: VERSION,
-            connection_id: self.next_connection_id(),
-            connection_point: plan.name.clone(),
+            connection_id: self.here.next_connection_id(),
+            connection_point: plan.settings.identity.clone(),
             site: plan.site.clone(),
             index,
             // One more than there are to be, for a while, when the instance has fewer shards than before.
@@ -356,15 +430,6 @@ impl Reach {
             connector_shards: plan.shards,
             instance,
         }
-    }
-
-    /// None that was said before: a channel is made while the one before it still stands, and by two ways at once.
-    fn next_connection_id(&self) -> [u8; 16] {
-        let number = self.hellos.get();
-        self.hellos.set(number.wrapping_add(1));
-        let mut id = self.here.plan.connection_id;
-        id[12..].copy_from_slice(&number.to_be_bytes());
-        id
     }
 }
 

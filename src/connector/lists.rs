@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,14 +20,29 @@ use crate::auth::{BlockList, RevocationList, Trust, list_der};
 use crate::channel::{Acknowledgement, List, ListKind, ListTag, Verdict};
 use crate::limits;
 use crate::metrics::{self, Health, Page};
-use crate::settings::ListSource;
+use crate::settings::{ListSource, PublishedTrust};
 use crate::transport::Link;
 
 /// All of them.
 pub struct Lists {
     trust: Trust,
-    refresh: Duration,
+    sources: Sources,
     places: Mutex<Vec<Place>>,
+    /// Of the threads that look after them: they end with this.
+    ends: Mutex<Vec<mpsc::Sender<()>>>,
+}
+
+/// Where lists come from, and by whom they are believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sources {
+    /// Whom the site trusts.
+    pub anchors: PublishedTrust,
+    /// Of revocation lists.
+    pub crls: Vec<ListSource>,
+    /// The block list.
+    pub blocked: Option<PathBuf>,
+    /// How often URLs are asked.
+    pub refresh: Duration,
 }
 
 /// Of a file: when it was changed, and how long it is.
@@ -60,11 +76,35 @@ impl Place {
 }
 
 impl Lists {
-    /// From these sources, with nothing read yet.
-    pub fn new(trust: Trust, crls: &[ListSource], blocked: Option<&Path>, refresh: Duration) -> Arc<Lists> {
-        let crls = crls.iter().map(|source| Place::new(source.clone(), ListKind::Revocation));
-        let blocked = blocked.map(|file| Place::new(ListSource::File(file.to_owned()), ListKind::Blocked));
-        Arc::new(Lists { trust, refresh, places: Mutex::new(crls.chain(blocked).collect()) })
+    /// From these sources, with nothing read yet but what `before` had from the same ones.
+    pub fn new(trust: Trust, sources: Sources, before: Option<&Lists>) -> Arc<Lists> {
+        let crls = sources.crls.iter().map(|source| Place::new(source.clone(), ListKind::Revocation));
+        let blocked = sources.blocked.iter();
+        let blocked = blocked.map(|file| Place::new(ListSource::File(file.clone()), ListKind::Blocked));
+        let places = Mutex::new(crls.chain(blocked).collect());
+        let lists = Lists { trust, sources, places, ends: Mutex::default() };
+        if let Some(before) = before {
+            lists.take_over(before);
+        }
+        Arc::new(lists)
+    }
+
+    /// Where they come from.
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// What was fetched is there at once, if it is believed still: its source may be out of reach just now.
+    fn take_over(&self, before: &Lists) {
+        let held: Vec<_> =
+            before.places().iter().map(|place| (place.source.clone(), place.list.clone())).collect();
+        let numbered: Vec<_> = self.places().iter().map(|place| place.source.clone()).enumerate().collect();
+        for (number, source) in numbered {
+            let list = held.iter().find(|(held, _)| *held == source).and_then(|(_, list)| list.as_ref());
+            if let (ListSource::Url(_), Some(list)) = (&source, list) {
+                self.put(number, None, 0, Ok(list.bytes.to_vec()));
+            }
+        }
     }
 
     fn places(&self) -> MutexGuard<'_, Vec<Place>> {
@@ -102,7 +142,7 @@ impl Lists {
             })?;
         }
         if !urls.is_empty() {
-            every(self, "list-urls", self.refresh, move |lists| {
+            every(self, "list-urls", self.sources.refresh, move |lists| {
                 for source in &urls {
                     if lists.fetch(source) {
                         changed();
@@ -301,13 +341,18 @@ fn every(
     pause: Duration,
     mut work: impl FnMut(&Lists) + Send + 'static,
 ) -> std::io::Result<()> {
+    let (end, ended) = mpsc::channel();
+    lists.ends.lock().unwrap_or_else(PoisonError::into_inner).push(end);
     let lists: Weak<Lists> = Arc::downgrade(lists);
     let run = move || {
         while let Some(lists) = lists.upgrade() {
             let began = Instant::now();
             work(&lists);
             drop(lists);
-            thread::sleep(pause.saturating_sub(began.elapsed()).max(PAUSE_MIN));
+            let pause = pause.saturating_sub(began.elapsed()).max(PAUSE_MIN);
+            if ended.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
         }
     };
     thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
@@ -320,7 +365,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The lists on their way to one instance, over its first channel.
 pub struct Offering {
     link: Rc<Link>,
-    lists: Arc<Lists>,
+    lists: RefCell<Arc<Lists>>,
     dialled: String,
     state: RefCell<State>,
 }
@@ -353,8 +398,18 @@ impl Offering {
     /// With nothing offered.
     pub fn new(link: &Rc<Link>, lists: &Arc<Lists>, dialled: &str) -> Rc<Offering> {
         let state = State { turn: Turn::Unheard, settled: HashSet::new(), refused: HashSet::new() };
-        let (link, lists, dialled) = (link.clone(), lists.clone(), dialled.to_owned());
+        let (link, lists, dialled) = (link.clone(), RefCell::new(lists.clone()), dialled.to_owned());
         Rc::new(Offering { link, lists, dialled, state: RefCell::new(state) })
+    }
+
+    /// Over which channel.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// These from now on. They are offered when the instance has its verdict on the settings that come with them.
+    pub fn take(&self, lists: &Arc<Lists>) {
+        *self.lists.borrow_mut() = lists.clone();
     }
 
     /// The instance has its verdict on the settings.
@@ -363,6 +418,8 @@ impl Offering {
         if matches!(state.turn, Turn::Unheard) {
             state.turn = Turn::Idle;
         }
+        // By other settings it may believe what it did not.
+        state.forget_refused();
         drop(state);
         self.offer();
     }
@@ -379,7 +436,7 @@ impl Offering {
         if !matches!(state.turn, Turn::Idle) {
             return;
         }
-        let all = self.lists.all();
+        let all = self.lists.borrow().all();
         state.settled.retain(|tag| all.iter().any(|list| list.tag == *tag));
         let next = all.into_iter().find(|list| !state.settled.contains(&list.tag));
         if let Some(list) = next {

@@ -19,17 +19,20 @@ mod plan;
 mod probe;
 mod record;
 mod relay;
+mod reload;
 mod servants;
 mod sources;
 mod standing;
 mod succession;
 mod tokens;
 mod wait;
+mod works;
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::task::{Poll, Waker};
 use std::thread;
@@ -42,21 +45,21 @@ use crate::channel::CloseCode;
 use crate::dispatch::{OriginState, Parting, Upload};
 use crate::limits;
 use crate::logs::access::AccessLog;
-use crate::metrics::{self, EndpointCounts};
+use crate::metrics::{self, EndpointCounts, Ledger};
 use crate::review::ConnectorStart;
 use crate::shard::{self, Mesh, Place, Port, Shard, Slots};
-use crate::token_watch::{State, Watch};
+use crate::token_watch::{Known, State, Watch};
 use crate::transport::{Link, StartError};
 use crate::upgrade::{Resolve, Standing, Taking, systemd};
 use board::{Board, Channel, Counts};
-use group::Servers;
 use instance::Reach;
 use lists::Offering;
-use names::Name;
-use plan::Plan;
+use plan::{OriginPlan, Plan};
 use record::Records;
+use reload::{Next, Reloader};
 use servants::Servants;
 use succession::Succession;
+use works::Works;
 
 /// Runs a connection point until it has drained: SIGTERM or SIGINT asks for that, a second one returns
 /// at once. One that takes another's place is asked how it is when that is done.
@@ -66,12 +69,15 @@ use succession::Succession;
 pub fn run(start: ConnectorStart, taking: Option<Taking>) -> Result<(), StartError> {
     let open_files =
         shard::raise_open_files().map_err(|error| start_error("the limit of open files", &error))?;
-    let ConnectorStart { settings, folder, outside, ends, site, tls, proxy_password } = start;
-    let plan = Arc::new(Plan::new(&settings, site, tls, proxy_password, ends)?);
+    let ConnectorStart { document, folder, works, outside } = start;
+    let (shards, log) = (plan::shards(&works.settings), works.settings.log.clone());
+    let ledger = Ledger::new(usize::from(shards), limits::SERIES_COUNT_MAX);
+    let plan = Arc::new(Plan::new(works, &ledger, shards)?);
     let mut signals =
         Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| start_error("signals", &error))?;
-    let board = Arc::new(Board::new(&plan, &folder));
+    let board = Arc::new(Board::new(&plan, ledger, &folder));
     metrics::watch(Arc::downgrade(&board), Board::look).map_err(|error| start_error("a thread", &error))?;
+    let upgrade_socket = outside.post.path().to_owned();
     let (tell, news) = mpsc::channel();
     let succession = Succession::new(&board, &outside, tell.clone())?;
     let (standing, follows) = match taking {
@@ -79,23 +85,26 @@ pub fn run(start: ConnectorStart, taking: Option<Taking>) -> Result<(), StartErr
         Some(taking) => (None, Some((taking, outside, succession))),
     };
     let mesh = Mesh::new(usize::from(plan.shards));
-    let access_log = AccessLog::open(&settings.log, &folder, "CMG_CONNECTOR", mesh.shards())
+    let access_log = AccessLog::open(&log, &folder, "CMG_CONNECTOR", mesh.shards())
         .map_err(|error| StartError(error.to_string()))?;
     if let Some(log) = &access_log {
         board.logs_to(log.clone());
     }
-    let told = mesh.clone();
-    let heard = move || {
-        // A full inbox is emptied in a moment; the list waits until then.
-        while told.send(0, Control::Lists).is_err() {
-            thread::sleep(LOOK_EVERY);
-        }
-    };
-    plan.lists.watch(heard).map_err(|error| start_error("a thread for lists", &error))?;
-    let (watch, tokens) = Watch::new(&plan.tokens);
+    reload::watch_lists(&plan, &mesh)?;
+    let known = Known::default();
+    let (watch, tokens) = Watch::new(&plan.tokens, &known);
     let slots = shard::slots_for(open_files);
     let ended = start_shards(&plan, &board, &mesh, slots, access_log.as_ref(), &tokens)?;
-    watch.start(tokens::Shards(Arc::downgrade(&mesh))).map_err(|error| start_error("a thread", &error))?;
+    let of_tokens = Arc::default();
+    let told = tokens::Shards { mesh: Arc::downgrade(&mesh), settings: Arc::downgrade(&of_tokens) };
+    watch.start(told).map_err(|error| start_error("a thread", &error))?;
+    let (board, mesh_of, tokens) = (board.clone(), mesh.clone(), of_tokens);
+    let config = document.path.clone();
+    let process = crate::reload::Process { role: "connector", config, upgrade_socket };
+    let reloads = board.reloads.clone();
+    let reloader = Reloader { document, plan, board, mesh: mesh_of, known, tokens, files: Vec::new() };
+    let reload = crate::reload::watch(reloader, process, &reloads);
+    let reload = reload.map_err(|error| start_error("a thread", &error))?;
 
     let tells = tell.clone();
     spawn("ends", move || {
@@ -115,7 +124,9 @@ pub fn run(start: ConnectorStart, taking: Option<Taking>) -> Result<(), StartErr
     spawn("signals", move || {
         for signal in signals.forever() {
             if signal == SIGHUP {
-                tracing::warn!("SIGHUP: reloading is not built yet; settings stay as they were");
+                tracing::info!("SIGHUP: looking at the settings and what they name");
+                // Without that thread the process ends.
+                let _ = reload.send(());
             } else if tell.send(News::Signal(signal)).is_err() {
                 return;
             }
@@ -201,9 +212,13 @@ enum Control {
     /// Judge tokens by this, and tell gateways.
     Tokens(Arc<State>),
     /// Another shard has found an origin to be so.
-    Origin { index: usize, state: OriginState },
-    /// Another shard knows which origin of its group has an upload.
-    Upload { upload: Upload, place: usize },
+    Origin { origin: Arc<OriginPlan>, state: OriginState },
+    /// Another shard, which works by this plan, knows which origin of its group has an upload.
+    Upload { plan: Arc<Plan>, upload: Upload, place: usize },
+    /// Work by other settings.
+    Plan(Arc<Next>),
+    /// Every shard does: tell gateways.
+    Publish(Arc<Next>),
 }
 
 type Ended = mpsc::Receiver<(usize, Result<(), String>)>;
@@ -253,11 +268,12 @@ pub(crate) struct Here {
     /// Before the shard, whose ring it wakes.
     port: Port<Control>,
     shard: Rc<Shard>,
-    plan: Arc<Plan>,
+    /// Of this process.
+    shards: u16,
+    /// For what begins now.
+    works: RefCell<Rc<Works>>,
     board: Arc<Board>,
     counts: Arc<Counts>,
-    /// Those of the plan.
-    servers: Servers,
     tokens: tokens::Judge,
     records: Records,
     links: RefCell<Vec<Rc<Link>>>,
@@ -266,8 +282,10 @@ pub(crate) struct Here {
     channels: metrics::Channels<Channel>,
     /// Those that another has taken the place of.
     leaving: Cell<usize>,
-    /// Of the HTTP proxy.
-    proxy: Option<Name>,
+    /// Who keep channels, one to each instance.
+    reaches: RefCell<Vec<Rc<Reach>>>,
+    /// Hellos said.
+    hellos: Cell<u32>,
     exchanges: Cell<usize>,
     servants: Servants,
     draining: Cell<bool>,
@@ -308,20 +326,22 @@ impl Here {
         tokens: Arc<State>,
         port: Port<Control>,
     ) -> Rc<Here> {
+        let works = Works::new(shard, plan, &board.sources);
         Rc::new(Here {
             port,
             shard: shard.clone(),
-            plan: plan.clone(),
+            shards: plan.shards,
+            works: RefCell::new(Rc::new(works)),
             board: board.clone(),
             counts: board.counts(shard.index),
-            servers: Servers::new(shard, plan, &board.sources),
             tokens: tokens::Judge::new(tokens),
             records,
             links: RefCell::default(),
             offerings: RefCell::default(),
             channels: metrics::Channels::new(shard.now()),
             leaving: Cell::new(0),
-            proxy: plan.proxy.as_ref().map(|proxy| Name::new(&proxy.host, proxy.port)),
+            reaches: RefCell::default(),
+            hellos: Cell::new(0),
             exchanges: Cell::new(0),
             servants: Servants::default(),
             draining: Cell::new(false),
@@ -330,7 +350,12 @@ impl Here {
         })
     }
 
-    fn hear(&self, control: &Control) {
+    /// What begins now works by this, until its end.
+    fn works(&self) -> Rc<Works> {
+        self.works.borrow().clone()
+    }
+
+    fn hear(self: &Rc<Self>, control: &Control) {
         match control {
             Control::Drain => {
                 self.draining.set(true);
@@ -341,25 +366,96 @@ impl Here {
                 return offerings.iter().for_each(|offering| offering.offer_again());
             }
             Control::Tokens(state) => {
-                self.tokens.take(state);
-                let links = self.links.borrow();
-                links.iter().for_each(|link| link.publish_tokens(state.revision, &state.bytes));
+                if self.tokens.take(state) {
+                    self.publish_tokens(state);
+                }
+                return;
             }
-            Control::Origin { index, state } => return self.hear_origin_elsewhere(*index, *state),
-            Control::Upload { upload, place } => return self.hear_upload_elsewhere(*upload, *place),
+            Control::Origin { origin, state } => return self.hear_origin_elsewhere(origin, *state),
+            Control::Upload { plan, upload, place } => {
+                return self.hear_upload_elsewhere(plan, *upload, *place);
+            }
+            Control::Plan(next) => return self.work_by(next),
+            Control::Publish(next) => return self.publish(next),
         }
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
     }
 
+    fn publish_tokens(&self, state: &State) {
+        self.links.borrow().iter().for_each(|link| link.publish_tokens(state.revision, &state.bytes));
+    }
+
+    /// Other settings are in force; what has begun ends as it began.
+    fn work_by(self: &Rc<Self>, next: &Next) {
+        let Next { plan, tokens, taken, .. } = next;
+        let before = self.works();
+        let works = Rc::new(before.next(&self.shard, plan, &self.board.sources));
+        *self.works.borrow_mut() = works.clone();
+        if self.shard.index == 0 && !self.draining.get() {
+            probe::begin(self, &works, Some(&before));
+        }
+        if let Some(state) = tokens {
+            self.tokens.take(state);
+        }
+        self.offerings.borrow().iter().for_each(|offering| offering.take(&plan.lists));
+        if !self.draining.get() {
+            self.reach(plan);
+        }
+        taken.fetch_add(1, Ordering::Release);
+    }
+
+    /// Keeps channels to these instances, and to no other.
+    fn reach(self: &Rc<Self>, plan: &Plan) {
+        let mut held = self.reaches.take();
+        let reaches = plan.instances.iter().map(|instance| {
+            let take = |held: &mut Vec<Rc<Reach>>, fits: &dyn Fn(&Reach) -> bool| {
+                let place = held.iter().position(|reach| fits(reach));
+                place.map(|place| held.swap_remove(place))
+            };
+            take(&mut held, &|reach| Arc::ptr_eq(&reach.instance, instance)).unwrap_or_else(|| {
+                let before = take(&mut held, &|reach| reach.instance.is_at(&instance.plan));
+                Reach::begin(self, instance, before)
+            })
+        });
+        let reaches = reaches.collect();
+        held.iter().for_each(|reach| reach.end());
+        *self.reaches.borrow_mut() = reaches;
+    }
+
+    /// Tells gateways what they have not heard of other settings.
+    fn publish(&self, next: &Next) {
+        let Next { plan, tokens, is_other_revision, .. } = next;
+        let offerings = self.offerings.borrow().clone();
+        for offering in offerings {
+            if *is_other_revision {
+                offering.link().publish(plan.tag(), &plan.published);
+            } else {
+                offering.offer_again();
+            }
+        }
+        if let Some(state) = tokens.as_ref().filter(|_| !plan.tokens.is_empty()) {
+            self.publish_tokens(state);
+        }
+    }
+
+    /// None that was said before: a channel is made while the one before it still stands, and by two ways at once.
+    fn next_connection_id(&self) -> [u8; 16] {
+        let number = self.hellos.get();
+        self.hellos.set(number.wrapping_add(1));
+        let mut id = self.works.borrow().plan.connection_id;
+        id[12..].copy_from_slice(&number.to_be_bytes());
+        id
+    }
+
     async fn live(self: Rc<Self>) {
-        for instance in 0..self.plan.instances.len() {
-            Reach::begin(&self, instance);
-        }
+        let works = self.works();
+        self.reach(&works.plan);
         if self.shard.index == 0 {
-            probe::begin(&self);
+            probe::begin(&self, &works, None);
         }
+        drop(works);
         std::future::poll_fn(|context| {
             if self.draining.get() {
                 return Poll::Ready(());
@@ -372,7 +468,7 @@ impl Here {
     }
 
     async fn drain(&self) {
-        let grace = self.plan.limits.drain;
+        let grace = self.works().plan.limits.drain;
         self.parting.set(Some(Parting::new(self.shard.now(), grace, 0)));
         self.shard.wake_everybody();
         self.each_link(Link::leave);
@@ -402,21 +498,20 @@ impl Here {
     fn show(&self) {
         let index = self.shard.index;
         self.channels.show(&self.board.channels[index], self.shard.now());
-        for (origin, counts) in self.servers.origins.iter().zip(&self.board.origins[index]) {
-            origin.show(counts);
-        }
+        self.works.borrow().servers.origins.iter().for_each(|origin| origin.show());
         self.counts.panicked(self.shard.panics.get());
         self.counts.holds(self.shard.ring.slots());
     }
 
     /// Where this shard counts the requests to an endpoint, or to none.
-    fn at_endpoint(&self, offer: Option<usize>) -> &EndpointCounts {
-        self.board.series(offer).of(self.shard.index)
+    fn at_endpoint<'w>(&'w self, works: &'w Works, offer: Option<usize>) -> &'w EndpointCounts {
+        let series = offer.and_then(|offer| works.plan.series.get(offer));
+        series.map_or(self.board.unpublished(), |series| series).of(self.shard.index)
     }
 
     /// A request is under way at its endpoint as long as what this gives.
-    fn begin_at_endpoint(&self, offer: usize) -> Active<'_> {
-        let counts = self.at_endpoint(Some(offer));
+    fn begin_at_endpoint<'w>(&'w self, works: &'w Works, offer: usize) -> Active<'w> {
+        let counts = self.at_endpoint(works, Some(offer));
         counts.active.rise();
         Active(counts)
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::board::OriginCounts;
 use super::names::Name;
-use super::plan::{OriginPlan, Plan};
+use super::plan::OriginPlan;
 use super::record::Fault;
 use super::sources::{PortsUsedUp, Sources};
 use super::wait::within;
@@ -22,6 +22,7 @@ use crate::dispatch::OriginSign;
 use crate::limits;
 use crate::logs::{self, Limited};
 use crate::refusal::Refusal;
+use crate::settings::ConnectorLimits;
 use crate::shard::{Deadline, Shard, Socket};
 use crate::transport::{Tls, Wire, listen};
 
@@ -167,10 +168,11 @@ impl Drop for Attempt<'_> {
 /// See the file's head.
 pub struct Origin {
     shard: Rc<Shard>,
-    plan: Arc<Plan>,
+    plan: Arc<OriginPlan>,
+    limits: Cell<ConnectorLimits>,
     sources: Arc<Sources>,
-    /// In the plan.
-    pub index: usize,
+    /// Other settings have none like it: nothing rests here any more.
+    is_retired: Cell<bool>,
     name: Name,
     ordinary: Pool,
     held: Pool,
@@ -225,6 +227,12 @@ impl Alive {
 }
 
 impl Failures {
+    /// What was counted goes on.
+    fn go_on(&self) -> Failures {
+        let (requests, probes) = (self.requests.clone(), self.probes.clone());
+        Failures { requests, probes, is_recent: Cell::new(false) }
+    }
+
     /// Counts what was seen.
     pub fn hear(&self, sign: OriginSign) {
         match sign {
@@ -240,26 +248,33 @@ impl Failures {
 }
 
 impl Origin {
-    /// The origin with this number in the plan; nothing is dialled yet.
-    pub fn new(shard: &Rc<Shard>, plan: &Arc<Plan>, sources: &Arc<Sources>, index: usize) -> Rc<Origin> {
-        let name = Name::new(&plan.origins[index].host, plan.origins[index].port);
-        let (ordinary, held, waiting) = Default::default();
-        let (is_sweeping, connecting, made, failures, alive) = Default::default();
+    /// An origin like this; nothing is dialled yet. What one before it at the same place has counted goes on.
+    pub fn new(
+        shard: &Rc<Shard>,
+        plan: &Arc<OriginPlan>,
+        limits: ConnectorLimits,
+        sources: &Arc<Sources>,
+        before: Option<&Origin>,
+    ) -> Rc<Origin> {
+        let name = Name::new(&plan.host, plan.port);
+        let (is_retired, ordinary, held, waiting) = Default::default();
+        let (is_sweeping, connecting, alive) = Default::default();
         let (is_out_of_reach, has_told_of_certificate) = Default::default();
         let (shard, plan, sources) = (shard.clone(), plan.clone(), sources.clone());
         Rc::new(Origin {
             shard,
             plan,
+            limits: Cell::new(limits),
             sources,
-            index,
+            is_retired,
             name,
             ordinary,
             held,
             waiting,
             is_sweeping,
             connecting,
-            made,
-            failures,
+            made: Cell::new(before.map_or((0, 0), |before| before.made.get())),
+            failures: before.map(|before| before.failures.go_on()).unwrap_or_default(),
             alive,
             is_out_of_reach,
             outages: Limited::new("origins that came and went, not logged"),
@@ -268,12 +283,26 @@ impl Origin {
     }
 
     /// What the settings say of it.
-    pub fn plan(&self) -> &OriginPlan {
-        &self.plan.origins[self.index]
+    pub fn plan(&self) -> &Arc<OriginPlan> {
+        &self.plan
+    }
+
+    /// These deadlines from now on.
+    pub fn keep_to(&self, limits: ConnectorLimits) {
+        self.limits.set(limits);
+    }
+
+    /// Has nothing rest here any more; what is in use goes on to its end.
+    pub fn retire(&self) {
+        self.is_retired.set(true);
+        for pool in [&self.ordinary, &self.held] {
+            pool.gone(pool.resting.take().len());
+        }
     }
 
     /// Copies what there is to where others read it.
-    pub fn show(&self, board: &OriginCounts) {
+    pub fn show(&self) {
+        let board: &OriginCounts = &self.plan.counts[self.shard.index];
         let waits = |grant: &&Rc<RefCell<Grant>>| matches!(*grant.borrow(), Grant::Waiting(_));
         let (opened, reused) = self.made.get();
         board.open.set(self.ordinary.open.get() as u64);
@@ -354,8 +383,8 @@ impl Origin {
 
     fn take_resting(&self, want: Want, kind: Kind) -> Option<Resting> {
         let idle_max = match want {
-            Want::Any => self.plan.limits.origin_idle,
-            Want::Recent => self.plan.limits.origin_idle / 2,
+            Want::Any => self.limits.get().origin_idle,
+            Want::Recent => self.limits.get().origin_idle / 2,
             Want::Fresh => return None,
         };
         loop {
@@ -393,6 +422,10 @@ impl Origin {
             hand(&grant, Grant::Connection(Box::new(resting)));
             return;
         }
+        if self.is_retired.get() {
+            drop(resting);
+            return self.pool(kind).gone(1);
+        }
         self.pool(kind).resting.borrow_mut().push(resting);
         if !self.is_sweeping.replace(true) {
             self.shard.spawn("sweep", self.clone().sweep());
@@ -402,7 +435,7 @@ impl Origin {
     /// Closes what rested too long or was closed by the origin; runs only while something rests.
     async fn sweep(self: Rc<Self>) {
         loop {
-            let idle_max = self.plan.limits.origin_idle;
+            let idle_max = self.limits.get().origin_idle;
             let pools = [&self.ordinary, &self.held];
             let oldest =
                 pools.iter().filter_map(|pool| pool.resting.borrow().first().map(|one| self.age(one)));
@@ -422,7 +455,7 @@ impl Origin {
 
     async fn wait_for_one(self: &Rc<Self>, want: Want) -> Result<Connection, Fault> {
         let busy = |what: &str| {
-            let OriginPlan { authority, connections_max, .. } = self.plan();
+            let OriginPlan { authority, connections_max, .. } = &*self.plan;
             Fault::NotBegun(
                 format!("all {connections_max} connections to origin {authority} are in use{what}").into(),
             )
@@ -431,8 +464,8 @@ impl Origin {
             return Err(busy(", and too many requests wait for one"));
         }
         let ticket = Ticket { origin: self.clone(), grant: Rc::new(RefCell::new(Grant::Gone)) };
-        let granted = within(&self.shard, self.plan.limits.wait, ticket.granted()).await;
-        let waited = || busy(&format!("; waited {} s", self.plan.limits.wait.as_secs_f32()));
+        let granted = within(&self.shard, self.limits.get().wait, ticket.granted()).await;
+        let waited = || busy(&format!("; waited {} s", self.limits.get().wait.as_secs_f32()));
         match granted.ok_or_else(waited)? {
             Grant::Connection(resting) if want != Want::Fresh => Ok(self.lend(*resting, Kind::Ordinary)),
             Grant::Connection(resting) => {
@@ -475,7 +508,7 @@ impl Origin {
     // ── dialling ────────────────────────────────────────────────────────────────────────────────
 
     async fn dial(&self, lease: Lease) -> Result<Connection, Fault> {
-        let (deadline, wait) = (self.shard.deadline(), self.plan.limits.connect);
+        let (deadline, wait) = (self.shard.deadline(), self.limits.get().connect);
         let authority = &self.plan().authority;
         let attempt = Attempt::new(&self.connecting, self.shard.now());
         match within(&self.shard, wait, self.connect(lease.kind)).await {
@@ -545,7 +578,7 @@ impl Origin {
     }
 
     fn tls(&self) -> io::Result<Option<Tls>> {
-        let Some((config, name)) = &self.plan().tls else { return Ok(None) };
+        let Some((config, name)) = &self.plan.tls else { return Ok(None) };
         Tls::client(config.clone(), name.clone()).map(Some).map_err(io::Error::other)
     }
 }

@@ -1,27 +1,31 @@
-//! What a connection point works by: its settings and what they name, read and judged at start (`review`).
+//! What a connection point works by: its settings and what they name, read and judged at start and whenever they are
+//! reloaded (`review`). A plan is never changed: another takes its place, and what is the same in both is shared, so
+//! that its connections go on.
 
-use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use super::lists::Lists;
+use super::board::{InstanceBoard, OriginCounts, Outlook};
+use super::lists::{Lists, Sources};
 use crate::channel::{RevisionTag, Transport};
 use crate::dispatch::OriginRules;
 use crate::http;
 use crate::mapping::UrlMapping;
-use crate::metrics;
-use crate::review::{self, Site, SiteTokens};
+use crate::metrics::{self, Ledger, Name, Series};
+use crate::review::{self, ConnectorWorks, FileRead, Site, SiteTokens};
 use crate::settings::{
     ConnectorLimits, ConnectorSettings, DialAddress, GatewayAddress, HealthSettings, OriginSettings,
-    ProxySettings, Revision, SiteSettings,
+    OriginTrust, ProxySettings, Revision, SiteSettings,
 };
 use crate::shard;
 use crate::transport::{StartError, tls_config};
 
 /// An instance to keep channels to.
+#[derive(Debug, PartialEq, Eq)]
 pub struct InstancePlan {
     /// What logs and reports call it: `host:port` of its channel listener.
     pub dialled: String,
@@ -32,7 +36,7 @@ pub struct InstancePlan {
 }
 
 /// A way to an instance.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WayPlan {
     /// What carries channels.
     pub transport: Transport,
@@ -53,6 +57,7 @@ impl WayPlan {
 }
 
 /// The HTTP proxy by which HTTPS leaves.
+#[derive(PartialEq, Eq)]
 pub struct ProxyPlan {
     /// Name or address to dial.
     pub host: String,
@@ -62,6 +67,40 @@ pub struct ProxyPlan {
     pub dialled: String,
     /// What it is shown; as good as the password.
     pub authorization: Option<String>,
+}
+
+/// How instances are dialled, all of them alike.
+pub struct Dialling {
+    /// TLS towards instances.
+    pub tls: Arc<ClientConfig>,
+    /// The same by HTTPS.
+    pub https_tls: Arc<ClientConfig>,
+    /// `None`: HTTPS leaves directly.
+    pub proxy: Option<ProxyPlan>,
+    /// Channels to one instance at most.
+    pub channels: u16,
+    /// What the files of `[internal]` held.
+    files: Vec<Digest>,
+}
+
+/// What a file held, if it could be read.
+type Digest = Option<[u8; 32]>;
+
+/// An instance as it is dialled, and how it is. Another one where any of that is another.
+pub struct Instance {
+    /// Where it is.
+    pub plan: InstancePlan,
+    /// How it is dialled.
+    pub dialling: Arc<Dialling>,
+    /// How it is, however it is dialled.
+    pub board: Arc<InstanceBoard>,
+}
+
+impl Instance {
+    /// Whether it is the same one, which may be reached by other ways.
+    pub fn is_at(&self, plan: &InstancePlan) -> bool {
+        self.plan.dialled == plan.dialled && self.plan.tls_name == plan.tls_name
+    }
 }
 
 /// An origin and how to reach it.
@@ -80,44 +119,45 @@ pub struct OriginPlan {
     pub rules: OriginRules,
     /// How it is probed, if it is.
     pub health: HealthSettings,
+    /// How it is, as the shards found it.
+    pub outlook: Outlook,
+    /// Connections, as their shards saw them last; by shard.
+    pub counts: Vec<OriginCounts>,
+    settings: OriginSettings,
+    /// What the files held that these name.
+    files: Vec<Digest>,
 }
 
 /// See the file's head.
 pub struct Plan {
     /// Random, one for each start; its last four octets differ with each channel.
     pub connection_id: [u8; 16],
-    /// Name of this connection point, as in its certificate.
-    pub name: String,
+    /// As they are written.
+    pub settings: ConnectorSettings,
+    /// Files that were read for it.
+    pub reads: Vec<FileRead>,
     /// Its site, as in its certificate.
     pub site: String,
     /// Shards of this process.
     pub shards: u16,
-    /// Channels to one instance at most.
-    pub channels: u16,
-    /// TLS towards instances.
-    pub tls: Arc<ClientConfig>,
-    /// The same by HTTPS.
-    pub https_tls: Arc<ClientConfig>,
-    /// `None`: HTTPS leaves directly.
-    pub proxy: Option<ProxyPlan>,
     /// Every instance.
-    pub instances: Vec<InstancePlan>,
+    pub instances: Vec<Arc<Instance>>,
     /// External URL to origin and internal target.
     pub mapping: UrlMapping,
+    /// What is counted, by number of the endpoint in the mapping.
+    pub series: Vec<Arc<Series>>,
     /// Whose tokens the site takes.
     pub tokens: SiteTokens,
     /// As in the settings.
-    pub origins: Vec<OriginPlan>,
+    pub origins: Vec<Arc<OriginPlan>>,
     /// By the mapping's numbers: those that stand for one another, in the order of the settings.
     pub groups: Vec<Vec<usize>>,
-    /// Where connections to origins come from; none: the kernel chooses.
-    pub source_addresses: Vec<IpAddr>,
     /// Deadlines.
     pub limits: ConnectorLimits,
     /// What gateways are told, in octets.
     pub published: Vec<u8>,
     /// Which settings those are.
-    pub revision: RevisionTag,
+    pub revision: Revision,
     /// Revocation lists and the block list.
     pub lists: Arc<Lists>,
     /// Certificates in use: for what, which file, when they end.
@@ -126,55 +166,118 @@ pub struct Plan {
 
 impl Plan {
     /// From what was read and judged at start.
-    pub fn new(
-        settings: &ConnectorSettings,
-        site: Site,
-        tls: Arc<ClientConfig>,
-        proxy_password: Option<String>,
-        certificates: Vec<metrics::Certificate>,
-    ) -> Result<Plan, StartError> {
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(works: ConnectorWorks, ledger: &Ledger, shards: u16) -> Result<Plan, StartError> {
         let mut connection_id = [0; 16];
         SystemRandom::new()
             .fill(&mut connection_id)
             .map_err(|_| StartError("the system gives no randomness".to_owned()))?;
-        let Revision { serial, sha256, .. } = site.revision;
-        let refresh = site.settings.revocation.refresh;
-        let lists = Lists::new(site.trust, &site.crls, site.blocked.as_deref(), refresh);
-        let groups = site.settings.groups.iter().map(|group| group.origins.clone()).collect();
-        let origins = site.settings.origins.iter().zip(site.origins).enumerate();
-        let origins = origins.map(|(index, (one, tls))| origin(one, tls, is_probed(&site.settings, index)));
+        Plan::of(works, ledger, connection_id, shards, None)
+    }
+
+    /// From what was read and judged while this one is in force. What is the same is shared by both.
+    ///
+    /// # Errors
+    /// A name that no certificate can bear.
+    pub fn next(&self, works: ConnectorWorks, ledger: &Ledger) -> Result<Plan, StartError> {
+        Plan::of(works, ledger, self.connection_id, self.shards, Some(self))
+    }
+
+    fn of(
+        works: ConnectorWorks,
+        ledger: &Ledger,
+        connection_id: [u8; 16],
+        shards: u16,
+        before: Option<&Plan>,
+    ) -> Result<Plan, StartError> {
+        let ConnectorWorks { settings, site, tls, proxy_password, ends, reads } = works;
+        let dialling = dialling(&settings, tls, proxy_password.as_deref(), &reads, before);
+        let instances = instances(&settings, &dialling, before)?;
+        let lists = lists(&site, before);
+        let origins: Vec<_> = site
+            .settings
+            .origins
+            .iter()
+            .zip(site.origins)
+            .enumerate()
+            .map(|(index, (one, tls))| {
+                let is_probed = is_probed(&site.settings, index);
+                origin(one, tls, is_probed, (&site.folder, &reads), shards, before)
+            })
+            .collect();
+        let groups: Vec<_> = site.settings.groups.iter().map(|group| group.origins.clone()).collect();
+        let mapping = site.settings.url_mapping();
+        let code = site.settings.code;
+        // An endpoint is not asked by a family it is not open to.
+        let names = mapping.offers().map(|(role, one, family)| {
+            if !one.endpoint.families.contains(family) {
+                return Name::without_endpoint("none");
+            }
+            let name = Name::new(&code, role, one.endpoint.path.as_str(), family);
+            let authorities = groups[one.group].iter().map(|origin: &usize| &*origins[*origin].authority);
+            Name { origin: authorities.collect::<Vec<_>>().join(","), ..name }
+        });
+        let series = ledger.find(names);
         Ok(Plan {
             connection_id,
-            name: settings.identity.clone(),
-            site: site.settings.code.clone(),
-            shards: shards(settings),
-            channels: settings.channels.unwrap_or(crate::limits::SHARD_COUNT_MAX),
-            https_tls: tls_config::for_https_dialling(&tls),
-            tls,
-            proxy: settings.proxy.as_ref().map(|proxy| proxy_plan(proxy, proxy_password.as_deref())),
-            instances: instances(settings)?,
-            mapping: site.settings.url_mapping(),
+            site: code,
+            shards,
+            instances,
+            series,
+            mapping,
             tokens: site.tokens,
-            origins: origins.collect(),
+            origins,
             groups,
-            source_addresses: settings.source_addresses.clone(),
             limits: settings.limits,
             published: site.published,
-            revision: RevisionTag { serial, sha256 },
+            revision: site.revision,
             lists,
-            certificates,
+            certificates: ends,
+            settings,
+            reads,
         })
+    }
+
+    /// Which settings gateways are told.
+    pub fn tag(&self) -> RevisionTag {
+        RevisionTag { serial: self.revision.serial, sha256: self.revision.sha256 }
     }
 }
 
-fn shards(settings: &ConnectorSettings) -> u16 {
+/// The number of shards that these settings ask for.
+pub fn shards(settings: &ConnectorSettings) -> u16 {
     let allowed = || u16::try_from(shard::allowed_cpus().len()).unwrap_or(crate::limits::SHARD_COUNT_MAX);
     settings.shards.unwrap_or_else(allowed).clamp(1, crate::limits::SHARD_COUNT_MAX)
 }
 
-fn instances(settings: &ConnectorSettings) -> Result<Vec<InstancePlan>, StartError> {
+fn dialling(
+    settings: &ConnectorSettings,
+    tls: Arc<ClientConfig>,
+    proxy_password: Option<&str>,
+    reads: &[FileRead],
+    before: Option<&Plan>,
+) -> Arc<Dialling> {
+    let proxy = settings.proxy.as_ref().map(|proxy| proxy_plan(proxy, proxy_password));
+    let channels = settings.channels.unwrap_or(crate::limits::SHARD_COUNT_MAX);
+    let of_internal = reads.iter().filter(|read| read.key.starts_with("internal."));
+    let files: Vec<_> = of_internal.map(|read| read.sha256).collect();
+    let mut held = before.iter().flat_map(|before| &before.instances).map(|instance| &instance.dialling);
+    let is_same =
+        |held: &&Arc<Dialling>| held.files == files && held.proxy == proxy && held.channels == channels;
+    held.find(is_same).cloned().unwrap_or_else(|| {
+        Arc::new(Dialling { https_tls: tls_config::for_https_dialling(&tls), tls, proxy, channels, files })
+    })
+}
+
+fn instances(
+    settings: &ConnectorSettings,
+    dialling: &Arc<Dialling>,
+    before: Option<&Plan>,
+) -> Result<Vec<Arc<Instance>>, StartError> {
     let by_https = if settings.proxy.is_some() { Transport::HttpsByProxy } else { Transport::Https };
-    let plan = |gateway: &GatewayAddress| {
+    let instance = |gateway: &GatewayAddress| {
         let tls_name = ServerName::try_from(gateway.name.clone())
             .map_err(|error| StartError(format!("{}: {error}", gateway.name)))?;
         let best = WayPlan::new(Transport::TcpTls, &gateway.address);
@@ -183,9 +286,16 @@ fn instances(settings: &ConnectorSettings) -> Result<Vec<InstancePlan>, StartErr
         let https = gateway.https.iter();
         let https = https.map(|to| WayPlan { is_shared: is_shared(to.port), ..WayPlan::new(by_https, to) });
         let ways = std::iter::once(best).chain(https).collect();
-        Ok(InstancePlan { dialled: gateway.address.to_string(), tls_name, ways })
+        let plan = InstancePlan { dialled: gateway.address.to_string(), tls_name, ways };
+        let is_same = |held: &&Arc<Instance>| held.plan == plan && Arc::ptr_eq(&held.dialling, dialling);
+        let all = || before.iter().flat_map(|before| &before.instances);
+        if let Some(held) = all().find(is_same) {
+            return Ok(held.clone());
+        }
+        let board = all().find(|held| held.is_at(&plan)).map(|held| held.board.clone()).unwrap_or_default();
+        Ok(Arc::new(Instance { plan, dialling: dialling.clone(), board }))
     };
-    settings.gateways.iter().map(plan).collect()
+    settings.gateways.iter().map(instance).collect()
 }
 
 fn proxy_plan(settings: &ProxySettings, password: Option<&str>) -> ProxyPlan {
@@ -200,16 +310,61 @@ fn is_probed(site: &SiteSettings, origin: usize) -> bool {
     site.groups.iter().any(|group| group.is_probed && group.origins.contains(&origin))
 }
 
-fn origin(settings: &OriginSettings, tls: review::Origin, is_probed: bool) -> OriginPlan {
+fn lists(site: &Site, before: Option<&Plan>) -> Arc<Lists> {
+    let sources = Sources {
+        anchors: site.anchors.clone(),
+        crls: site.crls.clone(),
+        blocked: site.blocked.clone(),
+        refresh: site.settings.revocation.refresh,
+    };
+    match before {
+        Some(before) if *before.lists.sources() == sources => before.lists.clone(),
+        before => Lists::new(site.trust.clone(), sources, before.map(|before| &*before.lists)),
+    }
+}
+
+fn origin(
+    settings: &OriginSettings,
+    tls: review::Origin,
+    is_probed: bool,
+    (folder, reads): (&Path, &[FileRead]),
+    shards: u16,
+    before: Option<&Plan>,
+) -> Arc<OriginPlan> {
+    let digest = |file: &Path| {
+        let path = folder.join(file);
+        reads.iter().find(|read| read.path == path).and_then(|read| read.sha256)
+    };
+    let files: Vec<_> = files_of(settings).map(digest).collect();
+    let is_same = |held: &&Arc<OriginPlan>| {
+        held.settings == *settings && held.files == files && held.rules.is_probed == is_probed
+    };
+    if let Some(held) = before.and_then(|before| before.origins.iter().find(is_same)) {
+        return held.clone();
+    }
     let address = &settings.address;
     let HealthSettings { failures, successes, slow_start, .. } = settings.health;
-    OriginPlan {
+    let rules = OriginRules { failures, successes, slow_start, is_probed };
+    Arc::new(OriginPlan {
         host: address.host.clone(),
         port: address.port,
         authority: address.authority(),
         connections_max: settings.connections_max,
         tls,
-        rules: OriginRules { failures, successes, slow_start, is_probed },
+        rules,
         health: settings.health.clone(),
-    }
+        outlook: Outlook::new(rules),
+        counts: (0..shards).map(|_| OriginCounts::default()).collect(),
+        settings: settings.clone(),
+        files,
+    })
+}
+
+fn files_of(settings: &OriginSettings) -> impl Iterator<Item = &Path> {
+    let ca = match &settings.trust {
+        OriginTrust::Ca(file) => Some(&**file),
+        OriginTrust::Plain | OriginTrust::Thumbprint(_) => None,
+    };
+    let own = settings.client_certificate.iter().flat_map(|pair| [&*pair.chain, &*pair.key]);
+    ca.into_iter().chain(own)
 }

@@ -6,33 +6,39 @@
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures_lite::FutureExt;
 
 use super::Here;
 use super::origin::{Kind, Origin, has_no_port, why_not_reached};
 use super::wait::within;
+use super::works::Works;
 use crate::dispatch::OriginSign;
 use crate::http::{FieldScratch, Parsed, parse_response};
 use crate::limits::{PROBE_AGAIN_AFTER, PROBE_ANSWER_SIZE_MAX};
 use crate::logs;
 use crate::transport::Wire;
 
-/// Begins to probe what is to be probed.
-pub fn begin(here: &Rc<Here>) {
-    for origin in here.servers.origins.iter().filter(|origin| origin.plan().rules.is_probed) {
-        here.shard.spawn("probe", watch(here.clone(), origin.clone()));
+/// Begins to probe what is to be probed and was not by the works before.
+pub fn begin(here: &Rc<Here>, works: &Works, before: Option<&Works>) {
+    let is_new = |origin: &&Rc<Origin>| before.is_none_or(|before| before.servers.number(origin).is_none());
+    let count = u32::try_from(works.servers.origins.len()).unwrap_or(u32::MAX).max(1);
+    for (number, origin) in works.servers.origins.iter().enumerate() {
+        if origin.plan().rules.is_probed && is_new(&origin) {
+            // Not all at once.
+            let pause = origin.plan().health.every * u32::try_from(number).unwrap_or_default() / count;
+            here.shard.spawn("probe", watch(here.clone(), origin.clone(), pause));
+        }
     }
 }
 
-async fn watch(here: Rc<Here>, origin: Rc<Origin>) {
+/// Until other settings have none like it.
+async fn watch(here: Rc<Here>, origin: Rc<Origin>, mut pause: Duration) {
     let every = origin.plan().health.every;
-    // Not all at once.
-    let count = u32::try_from(here.servers.origins.len()).unwrap_or(u32::MAX);
-    let mut pause = every * u32::try_from(origin.index).unwrap_or_default() / count;
     loop {
         here.shard.sleep(pause).await;
-        if here.draining.get() {
+        if here.draining.get() || here.works().servers.number(&origin).is_none() {
             return;
         }
         // A mistake of ours in one probe must not end them all: one that is down would stay so.
@@ -41,14 +47,16 @@ async fn watch(here: Rc<Here>, origin: Rc<Origin>) {
             let origin = &*origin.plan().authority;
             tracing::error!(origin, task = "probe", "a task panicked; this is a bug of cmg");
         }
-        pause = here.servers.probe_after(&origin, every, PROBE_AGAIN_AFTER);
+        let works = here.works();
+        let number = works.servers.number(&origin);
+        pause = number.map_or(every, |number| works.servers.probe_after(number, every, PROBE_AGAIN_AFTER));
     }
 }
 
 /// Probes once, and tells what came of it.
 async fn look(here: &Here, origin: &Origin) {
     match within(&here.shard, origin.plan().health.within, probe(origin)).await {
-        Some(Found::There) => here.hear_origin(origin.index, OriginSign::ProbePassed, "probes pass"),
+        Some(Found::There) => here.hear_origin(origin, OriginSign::ProbePassed, "probes pass"),
         Some(Found::Amiss(how)) => fail(here, origin, how),
         Some(Found::Unasked) => {}
         None => {
@@ -61,7 +69,7 @@ async fn look(here: &Here, origin: &Origin) {
 fn fail(here: &Here, origin: &Origin, how: String) {
     // TLS tells every name of the certificate that was shown.
     let cause = logs::bounded(format!("probed, it {how}"));
-    here.hear_origin(origin.index, OriginSign::ProbeFailed, &cause);
+    here.hear_origin(origin, OriginSign::ProbeFailed, &cause);
 }
 
 /// What a probe came to.

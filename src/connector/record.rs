@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Here;
 use super::plan::OriginPlan;
+use super::works::Works;
 use crate::channel::{RequestMessage, ResetCode};
 use crate::logs::access::{Entry, Queue, Texts};
 use crate::logs::{self, Limited};
@@ -157,8 +158,8 @@ impl Records {
 }
 
 /// Tells of a request that has ended. Every request of the connection point ends here, once.
-pub fn finish(here: &Here, record: &Record<'_>) {
-    count(here, record);
+pub fn finish(here: &Here, works: &Works, record: &Record<'_>) {
+    count(here, works, record);
     if let Err(fault) = record.end {
         here.counts.reset(fault.code());
         tell(here, record, fault);
@@ -222,14 +223,14 @@ fn tell(here: &Here, record: &Record<'_>, fault: &Fault) {
 }
 
 /// Counts it at its endpoint.
-fn count(here: &Here, record: &Record<'_>) {
+fn count(here: &Here, works: &Works, record: &Record<'_>) {
     let Account { mapped, tally, .. } = record.account;
     let refused = match record.end {
         Err(Fault::Refused(refused)) => Some(refused.refusal),
         Err(Fault::Died) => Some(Refusal::BadGateway),
         Ok(()) | Err(Fault::Left | Fault::NotBegun(_) | Fault::Broke(_) | Fault::Protocol(_)) => None,
     };
-    here.at_endpoint(mapped.map(|mapped| mapped.offer as usize)).end(&Ended {
+    here.at_endpoint(works, mapped.map(|mapped| mapped.offer as usize)).end(&Ended {
         status: refused.map(Refusal::status).or(tally.status).unwrap_or(0),
         refused,
         has_token: tally.has_token,

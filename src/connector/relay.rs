@@ -13,6 +13,7 @@ use super::group;
 use super::head::{self, Client, Written};
 use super::origin::{Connection, refusal_of};
 use super::record::{Fault, Tally};
+use super::works::Works;
 use crate::channel::{
     Body, Busy, RequestMessage, ResponseStart, ResponseWriter, TrailersWriter, parse_trailers,
 };
@@ -26,8 +27,8 @@ use crate::refusal::Refusal;
 use crate::transport::{Broke, Ends, Patience, Stream, Tls, Tunnel, Wire};
 
 /// How long the origin has for the head of its answer.
-fn answer_within(here: &Here, mapped: &Mapped<'_, '_>) -> Duration {
-    if mapped.endpoint.held { here.plan.limits.held } else { here.plan.limits.answer }
+fn answer_within(works: &Works, mapped: &Mapped<'_, '_>) -> Duration {
+    if mapped.endpoint.held { works.plan.limits.held } else { works.plan.limits.answer }
 }
 
 /// The request's body.
@@ -70,6 +71,7 @@ enum Next {
 /// See the file's head.
 pub struct Relay<'r> {
     here: &'r Here,
+    works: &'r Works,
     stream: &'r Stream,
     connection: Connection,
     request: &'r RequestMessage<'r>,
@@ -97,7 +99,7 @@ pub struct Relay<'r> {
 impl<'r> Relay<'r> {
     /// The request's head is written, not sent yet.
     pub fn new(
-        here: &'r Here,
+        (here, works): (&'r Here, &'r Works),
         stream: &'r Stream,
         mut connection: Connection,
         request: &'r RequestMessage<'r>,
@@ -123,6 +125,7 @@ impl<'r> Relay<'r> {
         };
         Relay {
             here,
+            works,
             stream,
             connection,
             request,
@@ -133,7 +136,7 @@ impl<'r> Relay<'r> {
             head: None,
             owed: 0,
             began: now,
-            answer_due: now + answer_within(here, mapped),
+            answer_due: now + answer_within(works, mapped),
             has_continued: !request.expect_continue,
             interims: 0,
             heads: 0,
@@ -154,7 +157,7 @@ impl<'r> Relay<'r> {
         let has_request = matches!(self.sending, Sending::Whole | Sending::Abandoned);
         let is_waiting = has_request && matches!(self.answering, Answering::Awaited);
         let left = self.answer_due.saturating_duration_since(self.here.shard.now());
-        is_waiting.then(|| answer_within(self.here, self.mapped).saturating_sub(left))
+        is_waiting.then(|| answer_within(self.works, self.mapped).saturating_sub(left))
     }
 
     /// The answer is whole; the connection is kept when nothing is left on it.
@@ -167,7 +170,7 @@ impl<'r> Relay<'r> {
 
     /// Carries the tunnel that the answer began. Its connection must not be used again.
     pub async fn tunnel(&mut self) -> Result<(), Fault> {
-        let limits = &self.here.plan.limits;
+        let limits = &self.works.plan.limits;
         let patience = Patience { idle: limits.held, taking: limits.body };
         let Connection { wire, deadline, .. } = &mut self.connection;
         let mut tunnel = Tunnel::new(wire, self.stream, Ends::Said);
@@ -231,7 +234,7 @@ impl<'r> Relay<'r> {
     /// How long to wait for whom we wait for. Nobody waits here for a slow client: the gateway does.
     fn patience(&self) -> Option<Duration> {
         let now = self.here.shard.now();
-        let limits = &self.here.plan.limits;
+        let limits = &self.works.plan.limits;
         match (&self.answering, self.sending) {
             (Answering::Ended | Answering::Switched, _) => None,
             (Answering::Flowing(_), _) => {
@@ -266,7 +269,7 @@ impl<'r> Relay<'r> {
             }
             (Answering::Awaited, Sending::Held { .. }) => Ok(()),
             (Answering::Awaited, Sending::Flowing) => {
-                let secs = self.here.plan.limits.body.as_secs_f32();
+                let secs = self.works.plan.limits.body.as_secs_f32();
                 let cause = format!("origin {} took nothing of the body for {secs} s", self.authority());
                 Err(Fault::refused(Refusal::GatewayTimeout, cause))
             }
@@ -276,12 +279,12 @@ impl<'r> Relay<'r> {
                 Err(Fault::refused(Refusal::NoConnector, HELD_NO_LONGER))
             }
             (Answering::Awaited, Sending::Whole | Sending::Abandoned) => {
-                let secs = answer_within(self.here, self.mapped).as_secs_f32();
+                let secs = answer_within(self.works, self.mapped).as_secs_f32();
                 let cause = format!("origin {} did not answer within {secs} s", self.authority());
                 Err(Fault::refused(Refusal::GatewayTimeout, cause))
             }
             (Answering::Flowing(_) | Answering::Switched | Answering::Ended, _) => {
-                let secs = self.here.plan.limits.body.as_secs_f32();
+                let secs = self.works.plan.limits.body.as_secs_f32();
                 Err(self.broke(&format!("sent nothing more of its answer for {secs} s")))
             }
         }
@@ -338,7 +341,7 @@ impl<'r> Relay<'r> {
 
     fn abandon(&mut self) {
         self.sending = Sending::Abandoned;
-        self.answer_due = self.here.shard.now() + answer_within(self.here, self.mapped);
+        self.answer_due = self.here.shard.now() + answer_within(self.works, self.mapped);
     }
 
     /// Moves some of the body to the wire; whether there was any.
@@ -383,7 +386,7 @@ impl<'r> Relay<'r> {
             return Err(Fault::Protocol("the gateway sent less body than it announced".into()));
         }
         self.sending = Sending::Whole;
-        self.answer_due = self.here.shard.now() + answer_within(self.here, self.mapped);
+        self.answer_due = self.here.shard.now() + answer_within(self.works, self.mapped);
         if self.request.length.is_none() {
             let trailers = self.stream.mailbox().trailers();
             let fields =
@@ -460,12 +463,12 @@ impl<'r> Relay<'r> {
         };
         let mut message = self.here.shard.ring.pool.borrow_mut().small();
         let Written { saw_connection_login } =
-            head::write_answer(&mut message, &head, &self.here.plan.mapping, self.mapped)
+            head::write_answer(&mut message, &head, &self.works.plan.mapping, self.mapped)
                 .map_err(Fault::Refused)?;
         self.saw_connection_login |= saw_connection_login;
         let (status, is_interim) = (head.status, head.is_interim());
         if group::is_upload(self.request) && (200..300).contains(&status) {
-            self.here.hear_upload(self.mapped, self.connection.origin().index, &head);
+            self.here.hear_upload(self.works, self.mapped, self.connection.origin(), &head);
         }
         if !is_interim {
             self.tally.status = Some(status);

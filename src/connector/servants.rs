@@ -66,9 +66,10 @@ impl Servants {
 fn live(here: Rc<Here>, servant: Rc<Servant>) -> impl Future<Output = ()> {
     async move {
         loop {
-            let Job { stream, message, asking } = servant.next().await;
-            // Lent, not handed over: the task would hold them twice for as long as a request is held.
-            serve(&here, &stream, &message, &asking).await;
+            let job = servant.next().await;
+            // Lent, not handed over: the task would hold it twice for as long as a request is held.
+            serve(&here, &job).await;
+            let Job { stream, message, asking } = job;
             drop((stream, asking));
             here.shard.ring.pool.borrow_mut().give_back(message);
             if !here.servants.keep(&servant) {

@@ -23,7 +23,7 @@ use crate::transport::listen::{self, PortRange};
 /// See the file's head.
 pub struct Sources {
     /// None: the kernel chooses.
-    addresses: Vec<IpAddr>,
+    addresses: ArcSwap<Vec<IpAddr>>,
     turn: AtomicUsize,
     ways: Mutex<BTreeMap<Ends, Arc<Way>>>,
     /// Read again each second: it may be widened while we run.
@@ -120,7 +120,15 @@ impl Sources {
     pub fn new(addresses: &[IpAddr], headroom: &Arc<Headroom>) -> Sources {
         let (turn, ways) = Default::default();
         let ports = ArcSwap::from_pointee(PortRange::of_kernel());
-        Sources { addresses: addresses.to_vec(), turn, ways, ports, headroom: headroom.clone() }
+        let addresses = ArcSwap::from_pointee(addresses.to_vec());
+        Sources { addresses, turn, ways, ports, headroom: headroom.clone() }
+    }
+
+    /// Connections come from these from now on; those that stand stay.
+    pub fn come_from(&self, addresses: &[IpAddr]) {
+        if **self.addresses.load() != addresses {
+            self.addresses.store(Arc::new(addresses.to_vec()));
+        }
     }
 
     /// A connection to the first of these addresses that accepts.
@@ -167,7 +175,7 @@ impl Sources {
     /// Those with the fewest ports in use first; of the same number in turn.
     fn ways(&self, to: SocketAddr) -> Vec<Arc<Way>> {
         let fits = |from: &&IpAddr| from.is_ipv4() == to.is_ipv4();
-        let mut from: Vec<_> = self.addresses.iter().filter(fits).copied().map(Some).collect();
+        let mut from: Vec<_> = self.addresses.load().iter().filter(fits).copied().map(Some).collect();
         if from.is_empty() {
             from.push(None);
         }

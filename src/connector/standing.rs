@@ -13,6 +13,7 @@ use super::exchange::Asking;
 use super::head::Client;
 use super::instance::{Reach, Reached};
 use super::lists::Offering;
+use super::plan::{InstancePlan, WayPlan};
 use super::servants::{Job, Servants};
 use crate::channel::{self, Acknowledgement, CloseCode, Identity, Publication, Side, Verdict};
 use crate::limits;
@@ -41,7 +42,7 @@ pub enum Next {
 
 /// What a channel's task tells who keeps it.
 #[derive(Default)]
-struct News {
+pub struct News {
     ended: RefCell<Option<String>>,
     has_ended: Cell<bool>,
     is_silent: Cell<bool>,
@@ -59,7 +60,8 @@ impl News {
         self.wake();
     }
 
-    fn change(&self) {
+    /// Has whoever waits look again.
+    pub fn change(&self) {
         self.has_changed.set(true);
         self.wake();
     }
@@ -93,21 +95,23 @@ impl Standing {
         let here = &reach.here;
         let link = Link::new(&here.shard, Side::Connector, None);
         let instance = &reach.plan().dialled;
-        let offering = (index == 0).then(|| Offering::new(&link, &here.plan.lists, instance));
-        let channel = Channel { instance: reach.instance, index, shard: here.shard.index, way };
-        let up = Up::new(reach, &link, channel, offering.clone());
+        let works = here.works();
+        let plan = &works.plan;
+        let offering = (index == 0).then(|| Offering::new(&link, &plan.lists, instance));
+        let up = Up::new(reach, &link, key(reach, index, way), offering.clone());
         if here.draining.get() {
             link.leave();
         }
         if index == 0 {
-            link.publish(here.plan.revision, &here.plan.published);
+            link.publish(plan.tag(), &plan.published);
         }
-        if !here.plan.tokens.is_empty() {
+        if !plan.tokens.is_empty() {
             // On every channel: it must be heard as soon as one of them stands.
             let state = here.tokens.state();
             link.publish_tokens(state.revision, &state.bytes);
         }
         let news = Rc::<News>::default();
+        reach.watch(&news);
         let events =
             Attached { reach: reach.clone(), identities: RefCell::default(), offering, news: news.clone() };
         let (driven, teller) = (link.clone(), Teller(news.clone()));
@@ -202,6 +206,13 @@ impl Drop for Standing {
     }
 }
 
+fn key(reach: &Reach, index: u16, way: usize) -> Channel {
+    let InstancePlan { dialled, ways, .. } = reach.plan();
+    let WayPlan { transport, dialled: way, .. } = &ways[way];
+    let (instance, way, shard) = (dialled.as_str().into(), way.as_str().into(), reach.here.shard.index);
+    Channel { instance, index, shard, transport: *transport, way }
+}
+
 /// A channel that leaves, counted as long as it does.
 struct Leaving(Rc<Here>);
 
@@ -233,7 +244,7 @@ struct Up {
 impl Up {
     fn new(reach: &Rc<Reach>, link: &Rc<Link>, channel: Channel, offering: Option<Rc<Offering>>) -> Up {
         let index = channel.index;
-        reach.here.board.instances[reach.instance].channel_up(index == 0);
+        reach.instance.board.channel_up(index == 0);
         reach.here.links.borrow_mut().push(link.clone());
         reach.here.channels.up(channel, link);
         reach.here.offerings.borrow_mut().extend(offering.clone());
@@ -245,7 +256,7 @@ impl Up {
 impl Drop for Up {
     fn drop(&mut self) {
         let here = &self.reach.here;
-        here.board.instances[self.reach.instance].channel_down(self.index == 0);
+        self.reach.instance.board.channel_down(self.index == 0);
         here.links.borrow_mut().retain(|link| !Rc::ptr_eq(link, &self.link));
         here.channels.down(&self.link);
         if let Some(own) = &self.offering {
@@ -283,15 +294,19 @@ impl LinkEvents for Attached {
 
     fn acknowledged(&self, _link: &Rc<Link>, acknowledgement: Acknowledgement) {
         let Acknowledgement { revision, verdict, text } = acknowledgement;
-        let instance = &self.reach.plan().dialled;
+        let (instance, board) = (&self.reach.plan().dialled, &self.reach.instance.board);
         let serial = revision.serial;
-        let is_in_force = verdict == Verdict::InForce && revision == self.reach.here.plan.revision;
-        self.reach.here.board.instances[self.reach.instance].acknowledged(is_in_force);
-        if is_in_force {
+        if revision != self.reach.here.works().plan.tag() {
+            // Others are on their way there already.
+            tracing::debug!(instance, serial, ?verdict, "of settings that are not ours any more: {text}");
+            return;
+        }
+        if verdict == Verdict::InForce {
+            board.acknowledged(Some(revision));
             tracing::info!(instance, serial, "settings in force");
         } else {
-            self.reach.here.board.instances[self.reach.instance]
-                .is_in_trouble(&format!("settings {verdict:?}: {text}"));
+            board.acknowledged(None);
+            board.is_in_trouble(&format!("settings {verdict:?}: {text}"));
             tracing::error!(instance, serial, ?verdict, "settings are not in force: {text}");
         }
         if let Some(offering) = &self.offering {

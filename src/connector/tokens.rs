@@ -31,10 +31,14 @@ impl Judge {
         Judge { state: RefCell::new(state), verdicts: RefCell::default() }
     }
 
-    /// By this from now on.
-    pub fn take(&self, state: &Arc<State>) {
+    /// By this from now on. Whether it is not from a watch that others took the place of.
+    pub fn take(&self, state: &Arc<State>) -> bool {
+        if state.watch < self.state.borrow().watch {
+            return false;
+        }
         *self.state.borrow_mut() = state.clone();
         self.verdicts.borrow_mut().clear();
+        true
     }
 
     /// By what it judges.
@@ -78,16 +82,21 @@ pub fn is_authorization(name: &[u8]) -> bool {
     name.len() == 13 && name.eq_ignore_ascii_case(b"authorization")
 }
 
-/// The shards of this process.
-pub struct Shards(pub Weak<Mesh<Control>>);
+/// The shards of this process, as long as the settings are in force that the tokens are of.
+pub struct Shards {
+    /// Where they are told.
+    pub mesh: Weak<Mesh<Control>>,
+    /// Gone when other settings took the place of these.
+    pub settings: Weak<()>,
+}
 
 impl Audience for Shards {
     fn is_there(&self) -> bool {
-        self.0.strong_count() > 0
+        self.mesh.strong_count() > 0 && self.settings.strong_count() > 0
     }
 
     fn hear(&self, state: &Arc<State>) {
-        let Some(mesh) = self.0.upgrade() else { return };
+        let Some(mesh) = self.mesh.upgrade() else { return };
         for to in 0..mesh.shards() {
             // An inbox that is full is emptied within a turn or two. Nobody else holds the mesh when the process ends.
             while mesh.send(to, Control::Tokens(state.clone())).is_err() && Arc::strong_count(&mesh) > 1 {

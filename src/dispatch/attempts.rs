@@ -54,7 +54,7 @@ pub enum WhyNot {
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Attempts {
-    given_back: u32,
+    given_back: u8,
     is_second: bool,
 }
 
@@ -84,7 +84,7 @@ impl Attempts {
 }
 
 /// A request of which nothing was begun goes elsewhere so often; then the site is in trouble.
-pub const GIVEN_BACK_MAX: u32 = 3;
+pub const GIVEN_BACK_MAX: u8 = 3;
 /// A connection point that died takes all its channels with it, which are seen to end within milliseconds of
 /// the first: the others are given time to be noticed, or the one repetition would be spent on one of them.
 const NOTICED_WITHIN: Duration = Duration::from_millis(50);

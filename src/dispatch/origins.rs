@@ -125,6 +125,24 @@ impl Origins {
         Origins { members: origins.iter().map(member).collect(), groups: groups.iter().map(group).collect() }
     }
 
+    /// The same by other settings; `before` gives the number that each of the origins has here, if it is one of these:
+    /// how it fares is known.
+    pub fn next(
+        &self,
+        origins: &[(OriginRules, &str)],
+        groups: &[Vec<usize>],
+        first: usize,
+        before: &[Option<usize>],
+    ) -> Origins {
+        let mut next = Origins::new(origins, groups, first);
+        for (member, before) in next.members.iter_mut().zip(before) {
+            if let Some(known) = before.and_then(|number| self.members.get(number)) {
+                *member = known.clone();
+            }
+        }
+        next
+    }
+
     /// How an origin is.
     pub fn state(&self, origin: usize, now: Instant) -> OriginState {
         self.members[origin].state_at(now)

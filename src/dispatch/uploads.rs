@@ -77,6 +77,20 @@ impl Uploads {
         is_news
     }
 
+    /// What is remembered, where `find` gives the group and the place that an origin has now which had these before.
+    /// Sessions of origins that are gone are forgotten.
+    #[must_use]
+    pub fn by_other_groups(&self, find: impl Fn(usize, usize) -> Option<(usize, usize)>) -> Uploads {
+        let other = |half: &HashMap<Upload, u8>| {
+            let entry = |(upload, place): (&Upload, &u8)| {
+                let (group, place) = find(upload.group, usize::from(*place))?;
+                Some((Upload { group, ..*upload }, u8::try_from(place).ok()?))
+            };
+            half.iter().filter_map(entry).collect()
+        };
+        Uploads { young: other(&self.young), old: other(&self.old), ..*self }
+    }
+
     /// How many are remembered.
     pub fn count(&self) -> usize {
         self.young.len() + self.old.len()
@@ -142,6 +156,22 @@ mod tests {
         assert_eq!(uploads.find(&upload(1), now), Some(2));
         assert!(uploads.remember(upload(1), 0, now));
         assert_eq!((uploads.find(&upload(1), now), uploads.count()), (Some(0), 1));
+    }
+
+    #[test]
+    fn sessions_go_along_when_groups_have_other_numbers_and_end_with_their_origin() {
+        let (mut uploads, now) = (Uploads::default(), Instant::now());
+        // Of group 0: the origin at place 1 is gone, those behind it move up, and the group has another number.
+        (0..3).for_each(|place| assert!(uploads.remember(upload(place), place as usize, now)));
+        let find = |group, place: usize| match (group, place) {
+            (0, 1) => None,
+            (0, place) => Some((5, place.min(1))),
+            other => panic!("{other:?} was never there"),
+        };
+        let mut next = uploads.by_other_groups(find);
+        let now_in = |number| Upload { group: 5, ..upload(number) };
+        let found: Vec<_> = (0..3).map(|number| next.find(&now_in(number), now)).collect();
+        assert_eq!((found, next.count()), (vec![Some(0), None, Some(1)], 2));
     }
 
     #[test]

@@ -65,8 +65,6 @@ type Clients = Allowances<(u64, Mark)>;
 pub struct Admission {
     began: Instant,
     marks: RandomState,
-    /// What each client may.
-    bounds: RequestBounds,
     clients: Box<[Mutex<Clients>]>,
 }
 
@@ -95,11 +93,11 @@ impl Drop for Admitted {
 }
 
 impl Admission {
-    /// Of an instance on which each client may so much.
-    pub fn new(bounds: RequestBounds) -> Admission {
+    /// Nobody has used anything.
+    pub fn new() -> Admission {
         let part = |_| Mutex::new(Allowances::new(CLIENT_ALLOWANCES_MAX / CLIENT_ALLOWANCE_PARTS));
         let clients = (0..CLIENT_ALLOWANCE_PARTS).map(part).collect();
-        Admission { began: Instant::now(), marks: RandomState::new(), bounds, clients }
+        Admission { began: Instant::now(), marks: RandomState::new(), clients }
     }
 
     /// Of the client that proved to hold the key of this certificate: it stays the same in the next one for that
@@ -147,7 +145,7 @@ pub fn admit(
     mark: impl FnOnce() -> Mark,
 ) -> Result<Admitted, Refused> {
     let endpoint = settings.allowances.get(role).and_then(|role| role.get(endpoint)?.as_ref());
-    if endpoint.is_none() && gate.common.admission.bounds.is_empty() {
+    if endpoint.is_none() && gate.limits().client.is_empty() {
         return Ok(Admitted::default());
     }
     admit_bounded(gate, endpoint, is_stranger, mark)
@@ -162,7 +160,7 @@ fn admit_bounded(
     let admission = &gate.common.admission;
     let now = admission.since(gate.shard.now());
     let each = endpoint.map(|one| (if is_stranger { one.strangers } else { one.each }, one.number));
-    let by_client = [Some((admission.bounds, WHOLE)), each];
+    let by_client = [Some((gate.limits().client, WHOLE)), each];
     let by_client = by_client.map(|bounds| bounds.filter(|(bounds, _)| !bounds.is_empty()));
     let mut found = [None, None, None];
     if by_client.iter().any(Option::is_some) {
@@ -272,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_client_is_the_same_on_every_connection_and_no_other() {
-        let admission = Admission::new(RequestBounds::default());
+        let admission = Admission::new();
         let at = |text: &str| admission.mark_of_address(text.parse::<IpAddr>().unwrap().into());
         assert_eq!(at("192.0.2.1"), at("::ffff:192.0.2.1"));
         assert_eq!(at("2001:db8::1"), at("2001:db8::2"), "one client can take any of a /64");
@@ -313,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_client_that_renews_its_certificate_is_the_same() {
-        let admission = Admission::new(RequestBounds::default());
+        let admission = Admission::new();
         let key = rcgen::KeyPair::generate().unwrap();
         let made = |key| {
             let params = rcgen::CertificateParams::new(vec!["device".to_owned()]).unwrap();

@@ -4,35 +4,40 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::gate::Common;
 use crate::limits;
 use crate::metrics;
-use crate::review::{Document, SERVER, ServerKeys};
+use crate::review::{SERVER, ServerKeys};
 use crate::settings::{SettingsErrors, TlsVersion};
 use crate::transport::tls_config::Credential;
 use crate::transport::{FOR_CLIENTS, StartError, Tickets, tls_config};
 
-/// TLS for clients.
+/// The section of settings that names those which clients are shown.
+pub const KEY: &str = "server_certificate";
+
+/// TLS for clients, with the tickets that are held already, if there are such.
 ///
 /// # Errors
 /// What the system or rustls says; mistakes in files were found before.
 pub fn client_config(
     shown: Arc<Shown>,
     ticket_secret: Option<&[u8; 32]>,
+    held: Option<Arc<dyn ProducesTickets>>,
     tls_min: TlsVersion,
 ) -> Result<Arc<ServerConfig>, StartError> {
-    let tickets = match ticket_secret {
-        Some(secret) => Tickets::new(secret, FOR_CLIENTS),
-        None => Tickets::of_this_process(FOR_CLIENTS)
+    let tickets = match (held, ticket_secret) {
+        (Some(tickets), _) => tickets,
+        (None, Some(secret)) => Tickets::new(secret, FOR_CLIENTS),
+        (None, None) => Tickets::of_this_process(FOR_CLIENTS)
             .map_err(|_| StartError("the system gives no randomness".into()))?,
     };
     tls_config::for_clients(shown, tickets, tls_min).map_err(|error| StartError(error.to_string()))
@@ -98,11 +103,23 @@ impl Shown {
         *told = trouble;
     }
 
+    /// Whether these are shown.
+    pub fn shows(&self, keys: &[Arc<CertifiedKey>]) -> bool {
+        let shown = self.keys.load();
+        let is_same = |(one, other): (&Arc<CertifiedKey>, &Arc<CertifiedKey>)| one.cert == other.cert;
+        shown.len() == keys.len() && shown.iter().zip(keys).all(is_same)
+    }
+
+    /// These from now on, which were judged with everything else.
+    pub fn replace(&self, keys: Vec<Arc<CertifiedKey>>, ends: Vec<metrics::Certificate>) {
+        self.keys.store(Arc::new(keys));
+        self.ends.store(Arc::new(ends));
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn show(&self, read: ServerKeys) {
         let ServerKeys { keys, mut ends, warnings } = read;
-        let before = self.keys.load();
-        let is_same = |(one, other): (&Arc<CertifiedKey>, &Arc<CertifiedKey>)| one.cert == other.cert;
-        if before.len() == keys.len() && before.iter().zip(&keys).all(is_same) {
+        if self.shows(&keys) {
             return;
         }
         for warning in warnings {
@@ -148,26 +165,22 @@ fn mark(file: &PathBuf) -> Mark {
     Some((facts.ino(), facts.ctime(), facts.ctime_nsec(), facts.len()))
 }
 
-/// Looks after the files of server certificates as long as there is a gateway, and at once when told to by
-/// `looks`; `document` is its settings file as it was read.
-pub fn watch(gateway: &Weak<Common>, document: &Document, looks: &Receiver<()>) {
+/// Looks after the files of server certificates as long as there is a gateway.
+pub fn watch(gateway: &Weak<Common>) {
     let (mut seen, mut judged) = (Vec::new(), None);
     loop {
-        let is_told = match looks.recv_timeout(limits::CERTIFICATE_FILES_EVERY) {
-            Ok(()) => true,
-            Err(RecvTimeoutError::Timeout) => false,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
+        thread::sleep(limits::CERTIFICATE_FILES_EVERY);
         let Some(gateway) = gateway.upgrade() else { return };
-        let pairs = gateway.settings.server_certificates.iter();
+        let (local, document) = (gateway.local.load_full(), gateway.document.load_full());
+        let pairs = local.settings.server_certificates.iter();
         let files = pairs.flat_map(|pair| [&pair.chain, &pair.key]);
         let marks: Vec<Mark> = files.map(|file| mark(&gateway.folder.join(file))).collect();
         let is_still = marks == seen;
         let shown = &gateway.certificates;
         // What is wrong may be right in a while without a file that changes: a certificate not valid yet.
         let is_due = judged.as_ref() != Some(&marks) || !shown.trouble().is_empty();
-        if is_told || (is_still && is_due) {
-            shown.take(ServerKeys::read(document, &gateway.settings, UnixTime::now()));
+        if is_still && is_due {
+            shown.take(ServerKeys::read(&document, &local.settings, UnixTime::now()));
             judged = Some(marks.clone());
         }
         seen = marks;

@@ -148,8 +148,8 @@ impl Connection {
         https_door::enter(&gate, wire, client);
     }
 
-    fn limits(&self) -> &crate::settings::GatewayLimits {
-        &self.gate.common.settings.limits
+    fn limits(&self) -> crate::settings::GatewayLimits {
+        self.gate.limits()
     }
 
     fn within(&self, wait: Duration) {
@@ -444,7 +444,7 @@ impl Connection {
     /// Carries the tunnel that an answer began.
     async fn tunnel(&mut self, request: &mut Request, stream: Stream) -> io::Result<Done> {
         let Connection { gate, wire, deadline, judged, client, .. } = self;
-        let limits = &gate.common.settings.limits;
+        let limits = gate.limits();
         let patience = Patience { idle: limits.held, taking: limits.body };
         let mut tunnel = Tunnel::new(wire, &stream, Ends::Any);
         let mut shut_out = None;
@@ -633,7 +633,7 @@ impl Connection {
     fn answer_metadata(&mut self, manner: Manner, account: &mut Account) -> io::Result<Next> {
         let settings = &self.gate.common.settings;
         let body = serde_json::json!({
-            "service": settings.name,
+            "service": self.gate.local().settings.name,
             "version": env!("CARGO_PKG_VERSION"),
             "instance": settings.instance,
             "time": jiff::Timestamp::now().to_string(),

@@ -8,10 +8,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Poll, Waker};
-
-use rustls::ServerConfig;
 
 use super::GatewayMessage;
 use super::acceptor::Acceptor;
@@ -49,15 +46,6 @@ pub struct Attendant {
     pub transport: Transport,
     /// It came in where clients do.
     pub is_among_clients: bool,
-}
-
-/// A listener for channels, as far as it differs from others.
-#[derive(Clone)]
-pub struct Door {
-    /// TLS.
-    pub config: Arc<ServerConfig>,
-    /// What carries channels that come in there.
-    pub transport: Transport,
 }
 
 /// Which channel of which start of a connection point: held by one live link at a time.
@@ -157,8 +145,8 @@ impl Lobby {
     }
 }
 
-/// Accepts channels until the gateway ends.
-pub async fn accept(gate: Rc<Gate>, lobby: Rc<Lobby>, mut acceptor: Acceptor, door: Door) {
+/// Accepts channels, which are carried so, until the gateway ends.
+pub async fn accept(gate: Rc<Gate>, lobby: Rc<Lobby>, mut acceptor: Acceptor, transport: Transport) {
     loop {
         let may_arm = acceptor.may_arm();
         while may_arm && acceptor.listener.armed() < 2 {
@@ -171,9 +159,9 @@ pub async fn accept(gate: Rc<Gate>, lobby: Rc<Lobby>, mut acceptor: Acceptor, do
             None => {}
             Some(Ok((socket, peer))) => {
                 let place = lobby.entrance.admit(peer.ip().into());
-                let (gate, lobby, door) = (gate.clone(), lobby.clone(), door.clone());
+                let (gate, lobby) = (gate.clone(), lobby.clone());
                 gate.shard.clone().spawn("channel hello", async move {
-                    let entered = enter(&gate, &lobby, &place, socket, peer, door).await;
+                    let entered = enter(&gate, &lobby, &place, socket, peer, transport).await;
                     if let Err(error) = entered
                         && gate.records.strangers.admits(&gate.shard)
                     {
@@ -195,11 +183,14 @@ async fn enter(
     place: &Place,
     socket: Socket,
     peer: SocketAddr,
-    door: Door,
+    transport: Transport,
 ) -> io::Result<()> {
     let deadline = gate.shard.deadline();
     deadline.set(gate.shard.now(), limits::HELLO_WITHIN);
-    let Door { config, transport } = door;
+    let config = match transport {
+        Transport::TcpTls => gate.local().channels.clone(),
+        Transport::Https | Transport::HttpsByProxy => gate.local().https_channels.clone(),
+    };
     let tls = Tls::server(config).map_err(io::Error::other)?;
     let mut wire = Wire::new(socket, Some(tls));
     wire.use_own_buffer(true);

@@ -147,6 +147,35 @@ impl Publications {
         PublishedTable::new(others.into_iter().chain(own))
     }
 
+    /// Other settings of the gateway's own: sites may publish other roles than before. What one may not any more is not
+    /// served any more; what it may now comes with what it publishes next.
+    pub fn go_on_with(&mut self, gate: &Gate, settings: &GatewaySettings) {
+        if self.settings.sites == settings.sites {
+            return;
+        }
+        self.settings.sites.clone_from(&settings.sites);
+        let held = self.held.iter().enumerate();
+        let published = held.filter_map(|(site, held)| {
+            let allowed = &self.settings.sites[site].role_ids;
+            held.as_ref().map(|held| mapping::Publication { site, roles: &held.roles, allowed })
+        });
+        let (table, conflicts) = PublishedTable::new(published);
+        for conflict in conflicts {
+            let (mapping::Conflict::NotAllowed { id, site } | mapping::Conflict::Claimed { id, site, .. }) =
+                conflict;
+            let code = &self.settings.sites[site].code;
+            tracing::warn!(
+                site = code,
+                role = id,
+                "a published role is not served any more: the site may not"
+            );
+        }
+        let (epoch, sites) = (self.in_force.epoch + 1, self.in_force.sites.clone());
+        let (series, allowances) = (self.series_of(&table), self.endpoints.of(&table));
+        self.in_force = Arc::new(InForce { epoch, table, sites, series, allowances });
+        self.tell(gate);
+    }
+
     /// What is counted for the endpoints of `table`, in their order.
     fn series_of(&self, table: &PublishedTable) -> Arc<[RoleSeries]> {
         let name = |site: usize, role: u64, path: &str, family| {

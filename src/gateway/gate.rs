@@ -1,7 +1,7 @@
 //! What one shard of the gateway holds: settings in force, links, clients, requests that wait; and how
 //! a request gets a stream.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
-use rustls::ServerConfig;
-use rustls::server::ProducesTickets;
+use arc_swap::ArcSwap;
 
 use super::GatewayMessage;
 use super::acceptor::{Accepting, Accepts, Whom};
@@ -20,6 +19,7 @@ use super::connection_point::Attendant;
 use super::control::Written;
 use super::handshake::Handshaking;
 use super::https_door::Questions;
+use super::local::Local;
 use super::record::{self, Records};
 use super::request::Request;
 use super::token::Tokens;
@@ -33,8 +33,10 @@ use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::mapping::{Family, PublishedTable};
 use crate::metrics::{self, EndpointCounts, Headroom, Histogram, Ledger, Series};
+use crate::reload::Reloads;
 use crate::request_id::RequestId;
-use crate::settings::{GatewaySettings, Revision};
+use crate::review::Document;
+use crate::settings::{GatewayLimits, GatewaySettings, Revision};
 use crate::shard::{Nest, Port, Shard};
 use crate::transport::{Crossing, Link, Stream};
 
@@ -86,8 +88,14 @@ pub struct Channel {
 /// What the shards of the process share: written by one shard each, read by the admin listener, and
 /// never touched by a request.
 pub struct Common {
-    /// The settings of the process.
+    /// The settings that it started with: of them only what does not change while it runs.
     pub settings: GatewaySettings,
+    /// Those that do, with what they name; every shard has its own.
+    pub local: ArcSwap<Local>,
+    /// Its settings file, as it was read last.
+    pub document: ArcSwap<Document>,
+    /// How it came to that.
+    pub reloads: Arc<Reloads>,
     /// Clients and armed accepts of all shards together; at most `clients_max`.
     pub admitted: AtomicU64,
     /// By shard.
@@ -105,8 +113,6 @@ pub struct Common {
     pub folder: std::path::PathBuf,
     /// Which it shows, to clients and to connection points.
     pub certificates: Arc<Shown>,
-    /// TLS with connection points that come in where clients do.
-    pub https_channels: Arc<ServerConfig>,
     /// The gateway is on its way out.
     pub draining: AtomicBool,
     /// Who may still come by what was armed.
@@ -125,6 +131,13 @@ pub struct Common {
     pub unlisted: Mutex<Unlisted>,
     /// One line per request, if there is to be one.
     pub access_log: Option<Arc<AccessLog>>,
+}
+
+impl Common {
+    /// Whether the gateway is on its way out.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
 }
 
 /// Counters of one shard: it alone adds, anyone may read. Those of two shards lie in one piece of memory
@@ -255,6 +268,8 @@ pub struct Gate {
     pub port: Rc<Port<GatewayMessage>>,
     /// Exchanges that use another shard's links.
     pub crossing: Rc<Crossing>,
+    local: RefCell<Arc<Local>>,
+    limits: Cell<GatewayLimits>,
     in_force: RefCell<Rc<InForce>>,
     epoch: Cell<u64>,
     /// Certificates accepted lately under these settings.
@@ -302,10 +317,9 @@ impl Gate {
         port: Rc<Port<GatewayMessage>>,
         crossing: Rc<Crossing>,
         in_force: &Arc<InForce>,
-        tickets: Arc<dyn ProducesTickets>,
         accepts: Accepts,
     ) -> Rc<Gate> {
-        let sites = common.settings.sites.len();
+        let (sites, local) = (common.settings.sites.len(), common.local.load_full());
         let mut request_seed = [0; 8];
         request_seed[..6].copy_from_slice(&common.instance_id[..6]);
         request_seed[6..].copy_from_slice(&(shard.index as u16).to_be_bytes());
@@ -313,8 +327,10 @@ impl Gate {
             shard: shard.clone(),
             common: common.clone(),
             elsewhere: RefCell::new(vec![vec![0; port.shards()]; sites]),
-            handshaking: Handshaking::new(shard, tickets),
-            line: Line::new(sites, port.shards(), common.settings.limits.waiting_max),
+            handshaking: Handshaking::new(shard),
+            line: Line::new(sites, port.shards(), local.waiting_max()),
+            limits: Cell::new(local.settings.limits),
+            local: RefCell::new(local),
             port,
             crossing,
             in_force: RefCell::new(Rc::new(in_force.copy())),
@@ -342,6 +358,26 @@ impl Gate {
     /// This shard's counters.
     pub fn counters(&self) -> &Counters {
         &self.common.counters[self.shard.index]
+    }
+
+    /// What this shard has of the gateway's own settings. Not to be held over a wait.
+    pub fn local(&self) -> Ref<'_, Local> {
+        Ref::map(self.local.borrow(), |local| &**local)
+    }
+
+    /// Deadlines and bounds.
+    #[inline]
+    pub fn limits(&self) -> GatewayLimits {
+        self.limits.get()
+    }
+
+    /// Other settings of the gateway's own from now on.
+    pub fn take_local(&self, local: &Arc<Local>) {
+        self.limits.set(local.settings.limits);
+        self.line.set_places(local.waiting_max());
+        *self.local.borrow_mut() = local.clone();
+        // There may be room for more clients.
+        self.wake_acceptors();
     }
 
     /// The settings that a request which begins now is judged under.
@@ -376,7 +412,8 @@ impl Gate {
 
     /// Whether a proxy in front connects from there, which says for whom.
     pub fn is_proxy(&self, from: IpAddr) -> bool {
-        let proxies = &self.common.settings.proxies;
+        let local = self.local();
+        let proxies = &local.settings.proxies;
         // Most gateways have none.
         !proxies.is_empty() && {
             let from = from.to_canonical();
@@ -398,7 +435,7 @@ impl Gate {
     /// Links go on until the last is answered: a client that asks once more before it knows is not turned away.
     pub fn drain(&self) -> Parting {
         let clients = self.counters().clients.load(Ordering::Relaxed);
-        let parting = Parting::new(self.shard.now(), self.common.settings.limits.drain, clients);
+        let parting = Parting::new(self.shard.now(), self.limits().drain, clients);
         self.parting.set(Some(parting));
         self.common.draining.store(true, Ordering::Relaxed);
         self.accepts.set(Accepts::NONE);

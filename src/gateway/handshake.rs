@@ -6,12 +6,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
-
-use rustls::server::ProducesTickets;
 
 use super::gate::{self, Gate};
 use crate::channel::HTTPS_ALPN;
@@ -25,17 +22,15 @@ pub struct Handshaking {
     line: RefCell<Handshakes<Waker>>,
     /// When a lease ends that somebody waits for: nothing else would wake the driver.
     lease_ends: Deadline,
-    /// Who knows our tickets.
-    tickets: Arc<dyn ProducesTickets>,
     /// Makes numbers of tickets that nobody outside can foresee.
     numbers: RandomState,
 }
 
 impl Handshaking {
     /// Nobody is here.
-    pub fn new(shard: &Shard, tickets: Arc<dyn ProducesTickets>) -> Handshaking {
+    pub fn new(shard: &Shard) -> Handshaking {
         let line = RefCell::new(Handshakes::new(HandshakeBounds::default()));
-        Handshaking { line, lease_ends: shard.deadline(), tickets, numbers: RandomState::new() }
+        Handshaking { line, lease_ends: shard.deadline(), numbers: RandomState::new() }
     }
 
     /// Whether so many wait that no more clients should be accepted.
@@ -174,7 +169,7 @@ impl<'g> Passage<'g> {
     fn favoured(&self, step: Step, wire: &Wire) -> Step {
         match (step, Hello::read(wire.heard())) {
             (Step::New(_), Hello::Whole { ticket: Some(ticket), .. })
-                if self.gate.handshaking.tickets.decrypt(ticket).is_some() =>
+                if self.gate.local().clients.ticketer.decrypt(ticket).is_some() =>
             {
                 Step::Returning(self.gate.handshaking.numbers.hash_one(ticket))
             }
@@ -205,7 +200,7 @@ impl<'g> Passage<'g> {
         let common = &self.gate.common;
         if common.settings.https_among_clients && Hello::read(wire.heard()).offers(HTTPS_ALPN) {
             self.is_for_channels = true;
-            wire.begin_tls(Tls::server(common.https_channels.clone()).map_err(io::Error::other)?);
+            wire.begin_tls(Tls::server(self.gate.local().https_channels.clone()).map_err(io::Error::other)?);
         }
         Ok(())
     }

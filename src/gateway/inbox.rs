@@ -144,6 +144,13 @@ impl Inbox {
                 gate.hear_list_verdict(link, &tag, verdict, &text);
             }
             GatewayMessage::InForce(settings) => gate.put_in_force(&settings),
+            GatewayMessage::Local(local) => {
+                gate.take_local(&local);
+                if let Some(publications) = self.publications.borrow_mut().as_mut() {
+                    publications.go_on_with(gate, &local.settings);
+                    self.report.show(&publications.in_force);
+                }
+            }
             GatewayMessage::Accept(accepts) => gate.accept(accepts),
             GatewayMessage::MakeWay(whom) => gate.make_way(whom),
             GatewayMessage::Drain => {

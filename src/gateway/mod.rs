@@ -17,8 +17,10 @@ mod handshake;
 mod https_door;
 mod inbox;
 mod lists;
+mod local;
 mod record;
 mod relay;
+mod reload;
 mod report;
 mod request;
 mod succession;
@@ -33,7 +35,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use arc_swap::ArcSwap;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::channel::{List, ListTag, Publication, RevisionTag, Transport, Verdict};
@@ -44,16 +46,18 @@ use crate::logs::access::AccessLog;
 use crate::metrics::{self, Ledger, Name};
 use crate::review::{Document, GatewayStart};
 use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
-use crate::transport::{CrossMessage, Crossing, StartError, Tls, tls_config};
+use crate::transport::{CrossMessage, Crossing, StartError, Tls};
 use crate::upgrade::{Holding, Outside, Resolve, Standing, Taking, systemd};
 use acceptor::{Accepting, Acceptor, Accepts, Whom};
 use admission::Admission;
 use certificates::Shown;
-use connection_point::{Arrival, Door, Seat};
+use connection_point::{Arrival, Seat};
 use control::Publications;
 use gate::{Common, Counters, Gate, Guest, InForce};
 use https_door::{Judged, Knock};
 use inbox::Inbox;
+use local::Local;
+use reload::Reloader;
 pub use request::Manner;
 use succession::{Holdings, Succession};
 
@@ -192,6 +196,8 @@ pub enum GatewayMessage {
     },
     /// Judge by these from now on.
     InForce(Arc<InForce>),
+    /// Go on with other settings of the gateway's own.
+    Local(Arc<Local>),
     /// Accept these from now on.
     Accept(Accepts),
     /// Another process runs that takes the place of this one: connection points are to come to it that come in by
@@ -216,31 +222,24 @@ pub fn run(reviewed: GatewayStart, taking: Option<Taking>) -> Result<(), StartEr
 /// Everything that can go wrong has gone right: files read, sockets bound.
 struct Start {
     common: Arc<Common>,
-    clients: Arc<ServerConfig>,
     listeners: Vec<OwnedFd>,
-    channel_listeners: Vec<(OwnedFd, Door)>,
+    channel_listeners: Vec<(OwnedFd, Transport)>,
     publications: Publications,
     outside: Outside,
-    document: Document,
     cpus: Vec<usize>,
     slots: u32,
 }
 
 impl Start {
     fn prepare(reviewed: GatewayStart, open_files: u64) -> Result<Start, StartError> {
-        let GatewayStart { settings, folder, document, listeners, outside, ends, .. } = reviewed;
+        let GatewayStart { works, folder, document, listeners, outside, .. } = reviewed;
         let (internal_listeners, https_listeners) = (reviewed.internal_listeners, reviewed.https_listeners);
-        let shown = Arc::new(Shown::new(reviewed.server_keys, ends));
-        let clients = {
-            let tickets = reviewed.ticket_secret.as_ref();
-            certificates::client_config(shown.clone(), tickets, settings.tls_min)?
-        };
-        let channels = certificates::channel_config(&reviewed.internal_ca, reviewed.internal)?;
-        let https_channels = tls_config::for_https_channels(&channels);
-        let by_https = Door { config: https_channels.clone(), transport: Transport::Https };
-        let https_listeners = https_listeners.into_iter().map(|fd| (fd, by_https.clone()));
-        let by_tcp_tls = Door { config: channels, transport: Transport::TcpTls };
-        let internal_listeners = internal_listeners.into_iter().map(|fd| (fd, by_tcp_tls.clone()));
+        let settings = works.settings.clone();
+        let shown = Arc::new(Shown::new(works.server_keys.clone(), works.ends.clone()));
+        let local = Local::new(works, &shown, None)?;
+        let by = |transport| move |fd| (fd, transport);
+        let internal_listeners = internal_listeners.into_iter().map(by(Transport::TcpTls));
+        let https_listeners = https_listeners.into_iter().map(by(Transport::Https));
         let channel_listeners = internal_listeners.chain(https_listeners).collect();
         let allowed = shard::allowed_cpus();
         let shards = settings.shards.map_or(allowed.len(), usize::from).max(1);
@@ -254,9 +253,11 @@ impl Start {
         let publications = Publications::load(&settings, &folder, &ledger);
         let access_log = AccessLog::open(&settings.log, &folder, "CMG_GATEWAY", shards)
             .map_err(|error| StartError(error.to_string()))?;
-        let admission = Admission::new(settings.limits.client);
         let common = Common {
             settings,
+            local: ArcSwap::from_pointee(local),
+            document: ArcSwap::from_pointee(document),
+            reloads: Arc::default(),
             admitted: AtomicU64::new(0),
             counters: (0..shards).map(|_| Counters::default()).collect(),
             channels: (0..shards).map(|_| metrics::Board::default()).collect(),
@@ -265,7 +266,6 @@ impl Start {
             start: metrics::Start::now(),
             folder,
             certificates: shown,
-            https_channels,
             draining: AtomicBool::new(false),
             accepting: Accepting::default(),
             written: publications.written.clone(),
@@ -273,17 +273,15 @@ impl Start {
             slots,
             headroom: metrics::Headroom::default(),
             unlisted: Mutex::default(),
-            admission,
+            admission: Admission::new(),
             access_log,
         };
         Ok(Start {
             common: Arc::new(common),
-            clients,
             listeners,
             channel_listeners,
             publications,
             outside,
-            document,
             cpus,
             slots,
         })
@@ -295,20 +293,11 @@ impl Start {
         taking: Option<Taking>,
     ) -> Result<(), StartError> {
         let holdings = Arc::new(Mutex::new(self.holdings()?));
-        let Start {
-            common,
-            clients,
-            listeners,
-            channel_listeners,
-            publications,
-            outside,
-            document,
-            cpus,
-            slots,
-        } = self;
+        let Start { common, listeners, channel_listeners, publications, outside, cpus, slots } = self;
         let mesh = Mesh::new(cpus.len());
         let report = report::Gateway::new(common.clone(), &publications.in_force);
         let (tell, news) = mpsc::channel();
+        let upgrade_socket = outside.post.path().to_owned();
         let in_force = publications.in_force.clone();
         let accepts = if taking.is_some() { Accepts::CHANNELS } else { Accepts::ALL };
         let mut first = Some((channel_listeners, publications));
@@ -318,7 +307,6 @@ impl Start {
             let role = Role {
                 common: common.clone(),
                 mesh: mesh.clone(),
-                clients: clients.clone(),
                 listeners: listeners.map_err(|error| StartError(format!("listener: {error}")))?,
                 first: first.take(),
                 in_force: in_force.clone(),
@@ -354,21 +342,24 @@ impl Start {
         tracing::info!(
             instance = common.settings.instance,
             shards = cpus.len(),
-            clients_max = common.settings.clients_max,
+            clients_max = common.local.load().settings.clients_max,
             listeners = ?common.settings.listeners,
             "gateway started"
         );
-        let (look, looks) = mpsc::channel();
         let watched = Arc::downgrade(&common);
-        spawn("certificates", move || certificates::watch(&watched, &document, &looks))?;
+        spawn("certificates", move || certificates::watch(&watched))?;
+        let document = Document::clone(&common.document.load());
+        let process =
+            crate::reload::Process { role: "gateway", config: document.path.clone(), upgrade_socket };
+        let reloader = Reloader { document, common: common.clone(), mesh: mesh.clone(), files: Vec::new() };
+        let reload = crate::reload::watch(reloader, process, &common.reloads);
+        let reload = reload.map_err(|error| StartError(format!("a thread for reloading: {error}")))?;
         spawn("signals", move || {
             for signal in signals.forever() {
                 if signal == SIGHUP {
-                    tracing::warn!(
-                        "SIGHUP: reloading is not built yet but for server certificates, which are looked at now"
-                    );
+                    tracing::info!("SIGHUP: looking at the settings and what they name");
                     // Without that thread the shards are gone, too.
-                    let _ = look.send(());
+                    let _ = reload.send(());
                     continue;
                 }
                 let _ = tell.send(News::Signal);
@@ -473,9 +464,8 @@ fn supervise(
 struct Role {
     common: Arc<Common>,
     mesh: Arc<Mesh<GatewayMessage>>,
-    clients: Arc<ServerConfig>,
     listeners: Vec<OwnedFd>,
-    first: Option<(Vec<(OwnedFd, Door)>, Publications)>,
+    first: Option<(Vec<(OwnedFd, Transport)>, Publications)>,
     /// What was published before; a shard has it before its first client.
     in_force: Arc<InForce>,
     report: Arc<report::Gateway>,
@@ -489,22 +479,22 @@ impl Role {
         let out = port.clone();
         let send = Box::new(move |to, from, message| out.send(to, GatewayMessage::Cross { from, message }));
         let crossing = Crossing::new(shard.index, &shard.ring, send);
-        let tickets = self.clients.ticketer.clone();
-        let gate = Gate::new(shard, &self.common, port, crossing, &self.in_force, tickets, self.accepts);
+        let gate = Gate::new(shard, &self.common, port, crossing, &self.in_force, self.accepts);
         let inbox = Inbox::new(&gate, self.report);
         if let Some((channel_listeners, publications)) = self.first {
             inbox.keep(publications);
             shard.spawn("look at tokens", inbox.clone().look_at_tokens());
-            for (fd, door) in channel_listeners {
+            for (fd, transport) in channel_listeners {
                 let listener = Listener::new(&shard.ring, fd, false);
                 let acceptor = Acceptor::new(&gate, listener, Whom::Channels);
                 let lobby = inbox.lobby();
-                shard.spawn("accept channels", connection_point::accept(gate.clone(), lobby, acceptor, door));
+                let accept = connection_point::accept(gate.clone(), lobby, acceptor, transport);
+                shard.spawn("accept channels", accept);
             }
         }
         for fd in self.listeners {
             let acceptor = Acceptor::new(&gate, Listener::new(&shard.ring, fd, true), Whom::Clients);
-            shard.spawn("accept clients", accept(gate.clone(), acceptor, self.clients.clone()));
+            shard.spawn("accept clients", accept(gate.clone(), acceptor));
         }
         let turn = {
             let inbox = inbox.clone();
@@ -516,7 +506,7 @@ impl Role {
 
 /// Accepts clients as long as there is room for them, and for their handshakes: those beyond wait in the
 /// kernel's backlog, unharmed.
-async fn accept(gate: Rc<Gate>, mut acceptor: Acceptor, config: Arc<ServerConfig>) {
+async fn accept(gate: Rc<Gate>, mut acceptor: Acceptor) {
     let mut reserved = 0;
     loop {
         let may_arm = acceptor.may_arm();
@@ -528,7 +518,8 @@ async fn accept(gate: Rc<Gate>, mut acceptor: Acceptor, config: Arc<ServerConfig
             Some(Ok((socket, peer))) => {
                 reserved -= 1;
                 let seat = Seated(gate.common.clone());
-                match Tls::server(config.clone()) {
+                let config = gate.local().clients.clone();
+                match Tls::server(config) {
                     Ok(tls) => {
                         gate.shard.spawn("client", client::serve(gate.clone(), socket, peer, tls, seat));
                     }
@@ -547,7 +538,7 @@ async fn accept(gate: Rc<Gate>, mut acceptor: Acceptor, config: Arc<ServerConfig
 /// Arms accepts as far as there are seats; gives how many seats are held for them.
 fn arm(gate: &Gate, listener: &Listener, may_arm: bool, mut reserved: u64) -> u64 {
     let seats = &gate.common.admitted;
-    let clients_max = u64::from(gate.common.settings.clients_max);
+    let clients_max = u64::from(gate.local().settings.clients_max);
     let here_max = u64::from(gate.common.slots.saturating_sub(limits::OUTGOING_SLOTS));
     let armed = listener.pending() as u64;
     while reserved > armed {

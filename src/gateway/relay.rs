@@ -212,7 +212,7 @@ impl<'c> Relay<'c> {
 
     /// How long nothing may move: an origin thinks longer than a transfer may pause.
     fn patience(&self) -> Duration {
-        let limits = &self.gate.common.settings.limits;
+        let limits = self.gate.limits();
         if self.has_left {
             return limits.answer.min(LEFT_WITHIN);
         }

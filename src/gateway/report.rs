@@ -88,11 +88,11 @@ impl Gateway {
     }
 
     fn readings(&self) -> Vec<Reading> {
-        let common = &self.common;
+        let (common, local) = (&self.common, self.common.local.load());
         let clients = self.sum(|counters| &counters.clients);
         let mut readings = Vec::new();
         let mut add = |limit, of, used, max| readings.push(Reading { limit, of, used, max });
-        add(Limit::Clients, String::new(), clients, common.settings.clients_max.into());
+        add(Limit::Clients, String::new(), clients, local.settings.clients_max.into());
         // Clients are not accepted into the slots that are kept for outgoing sockets.
         let slots = common.slots.saturating_sub(limits::OUTGOING_SLOTS);
         for (shard, counters) in common.counters.iter().enumerate() {
@@ -102,7 +102,7 @@ impl Gateway {
             let handshakes = counters.handshakes_waiting.load(Ordering::Relaxed);
             add(Limit::Handshakes, of.clone(), handshakes, limits::HANDSHAKES_WAITING_MAX as u64);
             let waiting = counters.waiting.load(Ordering::Relaxed);
-            add(Limit::Waiting, of, waiting, common.settings.limits.waiting_max as u64);
+            add(Limit::Waiting, of, waiting, local.waiting_max() as u64);
         }
         for seen in self.channels() {
             let Channel { site, point, index, .. } = &seen.key;
@@ -252,6 +252,7 @@ impl Report for Gateway {
 
     fn status(&self) -> Value {
         let (common, channels, mut health) = (&self.common, self.channels(), self.health());
+        let local = common.local.load();
         let readings = self.readings();
         let limits = common.headroom.show(&readings);
         common.headroom.tell_health(&mut health, &readings);
@@ -274,7 +275,7 @@ impl Report for Gateway {
             "state": health.word(),
             "reason": health.reason(),
             "version": env!("CARGO_PKG_VERSION"),
-            "service": common.settings.name,
+            "service": local.settings.name,
             "instance": common.settings.instance,
             "listeners": common.settings.listeners,
             "internal_listeners": common.settings.internal_listeners,
@@ -282,8 +283,9 @@ impl Report for Gateway {
             "started": common.start.at(),
             "uptime_secs": common.start.uptime_secs(),
             "settings_folder": common.folder,
+            "reloads": common.reloads.show(),
             "clients": self.sum(|counters| &counters.clients),
-            "clients_max": common.settings.clients_max,
+            "clients_max": local.settings.clients_max,
             "direct_descriptors_per_shard": common.slots,
             "requests": self.sum(|counters| &counters.requests),
             "sites": self.sites(&channels),
@@ -321,6 +323,7 @@ impl Report for Gateway {
         self.describe_shards(&mut page);
         self.describe_channels(&mut page);
         self.describe_sites(&mut page);
+        self.common.reloads.describe(&mut page, "cmg_gateway");
         self.common.headroom.describe(&mut page, &self.readings());
         page.text()
     }
@@ -351,7 +354,7 @@ impl Gateway {
         if common.draining.load(Ordering::Relaxed) {
             health.suffers("it is stopping and takes no new clients");
         }
-        if self.sum(|counters| &counters.clients) >= u64::from(common.settings.clients_max) {
+        if self.sum(|counters| &counters.clients) >= u64::from(common.local.load().settings.clients_max) {
             health.suffers("clients_max clients are connected, further ones wait");
         }
         let most = limits::HANDSHAKES_WAITING_MAX as u64;
@@ -363,6 +366,7 @@ impl Gateway {
         if !trouble.is_empty() {
             health.suffers(format!("the server certificates before are shown still: {trouble}"));
         }
+        common.reloads.tell_health(&mut health);
         health
     }
 
@@ -489,7 +493,7 @@ impl Gateway {
                 .count(&[], log.dropped());
         }
         page.gauge("cmg_gateway_clients_max", "Clients that may be connected.")
-            .count(&[], common.settings.clients_max.into());
+            .count(&[], common.local.load().settings.clients_max.into());
         page.gauge(
             "cmg_gateway_seats_taken",
             "Places of clients that are taken or held for an armed accept.",

@@ -67,6 +67,11 @@ impl Line {
         Line { waiting, full: RefCell::new(full), turned_away: RefCell::new(turned_away) }
     }
 
+    /// So many places from now on.
+    pub fn set_places(&self, places: usize) {
+        self.waiting.borrow_mut().set_places(places);
+    }
+
     /// Whether requests here, held ones or others, wait for room on links of a site.
     pub fn is_held_up(&self, site: usize, is_held: bool) -> bool {
         self.waiting.borrow().is_held_up(line_of(site, is_held))

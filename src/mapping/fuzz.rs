@@ -92,9 +92,9 @@ pub fn path(bytes: &[u8]) {
     }
     if mapping.map_back(mapped, &internal, &mut back).is_ok() {
         let again = mapping.map(&back).expect("what is sent out is published");
-        let (again_internal, there) = ([again.prefix, again.rest].concat(), (again.group, again.family));
+        let (again_internal, there) = ([again.prefix, again.rest].concat(), (again.group(), again.family));
         assert!(again_internal.eq_ignore_ascii_case(&internal), "the same place inside");
-        assert_eq!(there, (mapped.group, mapped.family));
+        assert_eq!(there, (mapped.group(), mapped.family));
     } else {
         // A percent-encoded octet in the internal prefix is the one thing that does not come back.
         assert!(bytes.contains(&b'%'), "an internal URL comes back");
@@ -147,7 +147,7 @@ pub fn mapping(bytes: &[u8]) {
         return;
     };
     assert!(matches!(found, Ok(Found::Endpoint { endpoint, .. }) if *endpoint == one.endpoint));
-    assert_eq!(mapped.group, one.group);
+    assert_eq!(mapped.group(), one.group);
     let internal = [mapped.prefix, mapped.rest].concat();
     assert_reads_one_way(&internal);
     let below = internal.strip_prefix(one.prefix.as_bytes()).expect("below its prefix");
@@ -249,10 +249,10 @@ fn check_location(mapping: &UrlMapping, mapped: &Mapped<'_, '_>, location: &[u8]
     let named = ORIGINS.iter().position(|host| location.starts_with(format!("http://{host}/").as_bytes()));
     let (place, path) = match (named, location) {
         (Some(place), _) => (place, &location[b"http://o0.corp".len()..]),
-        (None, [b'/', rest @ ..]) if rest.first() != Some(&b'/') => (mapped.group, location),
+        (None, [b'/', rest @ ..]) if rest.first() != Some(&b'/') => (mapped.group(), location),
         _ => return,
     };
-    assert_eq!(again.group, place);
+    assert_eq!(again.group(), place);
     let internal = [again.prefix, again.rest].concat();
     assert!(internal.eq_ignore_ascii_case(&bare(path)), "the place that was meant");
 }

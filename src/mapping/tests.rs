@@ -24,7 +24,7 @@ fn connector(target: &str) -> Result<String, Refusal> {
     let mapped = mapping.map(target.as_bytes())?;
     let hosts = ["mp.corp", "sup.corp", "app.corp", "root.corp"];
     let internal = [mapped.prefix, mapped.rest].concat();
-    Ok(format!("{}{}", hosts[mapped.group], String::from_utf8_lossy(&internal)))
+    Ok(format!("{}{}", hosts[mapped.group()], String::from_utf8_lossy(&internal)))
 }
 
 #[test]

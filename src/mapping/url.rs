@@ -39,8 +39,7 @@ pub struct Mapped<'t, 'b> {
     pub role: u64,
     /// How the client proved who it is.
     pub family: Family,
-    /// See [`MappedEndpoint::group`].
-    pub group: usize,
+    group: u32,
     /// Internal path that replaces the external one; usually empty.
     pub prefix: &'t [u8],
     /// What follows it, octets as received. `prefix` and `rest` together begin with a slash.
@@ -51,6 +50,13 @@ pub struct Mapped<'t, 'b> {
     pub forwards_token: bool,
     /// Number of the endpoint and family in this mapping: see [`UrlMapping::offers`].
     pub offer: u32,
+}
+
+impl Mapped<'_, '_> {
+    /// See [`MappedEndpoint::group`].
+    pub fn group(&self) -> usize {
+        self.group as usize
+    }
 }
 
 /// Role id and endpoint to internal URL.
@@ -109,7 +115,7 @@ impl UrlMapping {
         Ok(Mapped {
             role: below.id,
             family: path.family,
-            group: mapped.group,
+            group: mapped.group as u32,
             prefix: if needs_slash { b"/" } else { mapped.prefix.as_bytes() },
             rest,
             endpoint: &mapped.endpoint,
@@ -149,7 +155,7 @@ impl UrlMapping {
     /// Address and target (path, query, fragment) that `location` means in the answer to `mapped`.
     fn resolve(&self, mapped: &Mapped<'_, '_>, location: &str) -> Option<(OriginAddress, String)> {
         // Which of the group answered does not matter: any of them stands for all.
-        let here = self.groups.get(mapped.group)?.first()?;
+        let here = self.groups.get(mapped.group())?.first()?;
         let rooted =
             |target: &str| if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
         if let Some(rest) = location.strip_prefix("//") {

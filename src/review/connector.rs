@@ -11,7 +11,7 @@ use webpki::KeyUsage;
 use super::certificates::{Dated, Pair};
 use super::ports::{self, Listener};
 use super::site::{Site, SiteReview, never_clients};
-use super::{Desk, Document, Findings, kept, shown};
+use super::{Desk, Document, FileRead, Findings, kept, shown};
 use crate::auth::{InternalRole, internal_identity};
 use crate::limits;
 use crate::metrics;
@@ -34,24 +34,35 @@ pub struct ConnectorReview {
     tls: Option<Arc<ClientConfig>>,
     proxy_password: Option<String>,
     ends: Vec<metrics::Certificate>,
+    reads: Vec<FileRead>,
 }
 
-/// What a connection point starts with: everything that can go wrong has gone right.
-pub struct ConnectorStart {
+/// What a connection point works by: everything that can go wrong has gone right.
+pub struct ConnectorWorks {
     /// The settings.
     pub settings: ConnectorSettings,
-    /// What paths in it start from.
-    pub folder: PathBuf,
     /// Its site.
     pub site: Site,
     /// TLS towards instances.
     pub tls: Arc<ClientConfig>,
     /// What the HTTP proxy is shown besides the user's name.
     pub proxy_password: Option<String>,
-    /// The admin's listeners, and where another process asks for this one's place.
-    pub outside: Outside,
     /// When the certificates shown end.
     pub ends: Vec<metrics::Certificate>,
+    /// The files that were read for it, the settings among them.
+    pub reads: Vec<FileRead>,
+}
+
+/// What a connection point starts with: everything that can go wrong has gone right.
+pub struct ConnectorStart {
+    /// The file of its settings.
+    pub document: Document,
+    /// What paths in them start from.
+    pub folder: PathBuf,
+    /// What it works by, until that is reloaded.
+    pub works: ConnectorWorks,
+    /// The admin's listeners, and where another process asks for this one's place.
+    pub outside: Outside,
 }
 
 impl ConnectorReview {
@@ -66,6 +77,7 @@ impl ConnectorReview {
             tls: None,
             proxy_password: None,
             ends: Vec::new(),
+            reads: Vec::new(),
             document,
         };
         let Document { text, name, .. } = &review.document;
@@ -106,7 +118,7 @@ impl ConnectorReview {
         desk.admin(&settings.admin);
         desk.overlaps(&Listener::of_admin(&settings.admin));
         self.findings = desk.findings;
-        self.ends = desk.ends;
+        (self.ends, self.reads) = (desk.ends, desk.reads);
         self.ends.extend(self.site.iter().flat_map(|site| site.ends.clone()));
         self.settings = Some(settings);
     }
@@ -139,6 +151,44 @@ impl ConnectorReview {
         foreign.collect()
     }
 
+    /// The files that were read, those of settings among them, and those that could not be.
+    pub fn reads(&self) -> Vec<FileRead> {
+        let Document { path, text, .. } = &self.document;
+        let mut reads = vec![FileRead::new("", path.clone(), Some(text.as_bytes()))];
+        reads.extend(self.reads.iter().cloned());
+        match (&self.site, &self.settings) {
+            (Some(site), _) => {
+                let Document { path, text, .. } = &site.document;
+                reads.push(FileRead::new("connector.site", path.clone(), Some(text.as_bytes())));
+                reads.extend(site.reads.iter().cloned());
+            }
+            (None, Some(settings)) => {
+                let path = self.document.folder().join(&settings.site);
+                reads.push(FileRead::new("connector.site", path, None));
+            }
+            (None, None) => {}
+        }
+        reads
+    }
+
+    /// Hands over what a process that runs already goes on with.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn into_works(self) -> Result<ConnectorWorks, SettingsErrors> {
+        self.findings.verdict()?;
+        let foreign = self.foreign_sources();
+        let reads = self.reads();
+        let site = self.site.and_then(SiteReview::into_site);
+        match (self.settings, site, self.tls, foreign.is_empty()) {
+            (Some(settings), Some(site), Some(tls), true) => {
+                let (proxy_password, ends) = (self.proxy_password, self.ends);
+                Ok(ConnectorWorks { settings, site, tls, proxy_password, ends, reads })
+            }
+            _ => Err(SettingsErrors(foreign)),
+        }
+    }
+
     /// Hands over what was read.
     ///
     /// # Errors
@@ -146,18 +196,16 @@ impl ConnectorReview {
     pub fn into_start(self, mut inherited: Inheritance) -> Result<ConnectorStart, SettingsErrors> {
         self.findings.verdict()?;
         let mut errors = ports::try_all(&self.document, &self.listeners(), ports::patience(), &inherited);
-        errors.extend(self.foreign_sources());
-        let site = self.site.and_then(SiteReview::into_site);
-        let (Some(settings), Some(site), Some(tls), true) =
-            (self.settings, site, self.tls, errors.is_empty())
-        else {
+        if !errors.is_empty() {
+            errors.extend(self.foreign_sources());
             return Err(SettingsErrors(errors));
-        };
-        let outside = kept::outside(&self.document, &settings.admin, &settings.log, &mut inherited)?;
+        }
+        let document = self.document.clone();
+        let works = self.into_works()?;
+        let ConnectorSettings { admin, log, .. } = &works.settings;
+        let outside = kept::outside(&document, admin, log, &mut inherited)?;
         inherited.close_rest();
-        let folder = self.document.folder();
-        let proxy_password = self.proxy_password;
-        Ok(ConnectorStart { settings, folder, site, tls, proxy_password, outside, ends: self.ends })
+        Ok(ConnectorStart { folder: document.folder(), document, works, outside })
     }
 }
 

@@ -10,7 +10,7 @@ use webpki::KeyUsage;
 
 use super::certificates::{Dated, Pair, bears, is_for_servers, names, parse};
 use super::ports::{self, Listener};
-use super::{Desk, Document, Findings, kept, shown};
+use super::{Desk, Document, FileRead, Findings, kept, shown};
 use crate::auth::{InternalRole, internal_identity};
 use crate::handover::SocketKind;
 use crate::metrics;
@@ -33,18 +33,15 @@ pub struct GatewayReview {
     pub(super) servers: Vec<Pair>,
     ticket_secret: Option<[u8; 32]>,
     ends: Vec<metrics::Certificate>,
+    reads: Vec<FileRead>,
     pub(super) internal_ca: Vec<CertificateDer<'static>>,
     pub(super) internal: Option<Pair>,
 }
 
-/// What a gateway starts with: everything that can go wrong has gone right.
-pub struct GatewayStart {
+/// What a gateway works by: everything that can go wrong has gone right.
+pub struct GatewayWorks {
     /// The settings.
     pub settings: GatewaySettings,
-    /// What paths in it start from.
-    pub folder: PathBuf,
-    /// The file.
-    pub document: Document,
     /// Shown to clients, in the order of the settings.
     pub server_keys: Vec<Arc<CertifiedKey>>,
     /// For session tickets.
@@ -53,6 +50,20 @@ pub struct GatewayStart {
     pub internal_ca: Vec<CertificateDer<'static>>,
     /// Who we are there.
     pub internal: Credential,
+    /// When the certificates shown end.
+    pub ends: Vec<metrics::Certificate>,
+    /// The files that were read for it, the settings among them.
+    pub reads: Vec<FileRead>,
+}
+
+/// What a gateway starts with: everything that can go wrong has gone right.
+pub struct GatewayStart {
+    /// What it works by, until that is reloaded.
+    pub works: GatewayWorks,
+    /// What paths in the settings start from.
+    pub folder: PathBuf,
+    /// The file.
+    pub document: Document,
     /// In the order of the settings.
     pub listeners: Vec<OwnedFd>,
     /// The same for connection points.
@@ -61,8 +72,6 @@ pub struct GatewayStart {
     pub https_listeners: Vec<OwnedFd>,
     /// The admin's, and where another process asks for this one's place.
     pub outside: Outside,
-    /// When the certificates shown end.
-    pub ends: Vec<metrics::Certificate>,
 }
 
 impl GatewayReview {
@@ -75,6 +84,7 @@ impl GatewayReview {
             servers: Vec::new(),
             ticket_secret: None,
             ends: Vec::new(),
+            reads: Vec::new(),
             internal_ca: Vec::new(),
             internal: None,
             document,
@@ -101,7 +111,7 @@ impl GatewayReview {
         desk.admin(&settings.admin);
         desk.overlaps(&listeners(&settings));
         self.findings = desk.findings;
-        self.ends = desk.ends;
+        (self.ends, self.reads) = (desk.ends, desk.reads);
         self.settings = Some(settings);
     }
 
@@ -119,17 +129,42 @@ impl GatewayReview {
         taken
     }
 
+    /// The files that were read, that of the settings among them, and those that could not be.
+    pub fn reads(&self) -> Vec<FileRead> {
+        let Document { path, text, .. } = &self.document;
+        let own = FileRead::new("", path.clone(), Some(text.as_bytes()));
+        std::iter::once(own).chain(self.reads.iter().cloned()).collect()
+    }
+
+    /// Hands over what a process that runs already goes on with.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn into_works(self) -> Result<GatewayWorks, SettingsErrors> {
+        self.findings.verdict()?;
+        let reads = self.reads();
+        let (Some(settings), Some(internal)) = (self.settings, self.internal) else {
+            return Err(SettingsErrors(Vec::new()));
+        };
+        Ok(GatewayWorks {
+            settings,
+            server_keys: self.servers.into_iter().map(|pair| pair.certified).collect(),
+            ticket_secret: self.ticket_secret,
+            internal_ca: self.internal_ca,
+            internal: internal.credential(),
+            ends: self.ends,
+            reads,
+        })
+    }
+
     /// Binds the listeners that were not inherited and hands over what was read.
     ///
     /// # Errors
     /// Every mistake; then nothing is bound.
     pub fn into_start(self, mut inherited: Inheritance) -> Result<GatewayStart, SettingsErrors> {
-        self.findings.verdict()?;
-        let GatewayReview { document, settings, servers, ticket_secret, ends, internal_ca, internal, .. } =
-            self;
-        let (Some(settings), Some(internal)) = (settings, internal) else {
-            return Err(SettingsErrors(Vec::new()));
-        };
+        let document = self.document.clone();
+        let works = self.into_works()?;
+        let settings = &works.settings;
         let clients = Listener::of_list("listener", &settings.listeners);
         let channels = Listener::of_list("internal.listener", &settings.internal_listeners);
         let https = Listener::of_list("internal.https_listener", &settings.https_listeners);
@@ -160,18 +195,13 @@ impl GatewayReview {
         let outside = kept::outside(&document, &settings.admin, &settings.log, &mut inherited)?;
         inherited.close_rest();
         Ok(GatewayStart {
-            outside,
-            ends,
+            works,
             folder: document.folder(),
             document,
-            settings,
-            server_keys: servers.into_iter().map(|pair| pair.certified).collect(),
-            ticket_secret,
-            internal_ca,
-            internal: internal.credential(),
             listeners,
             internal_listeners,
             https_listeners,
+            outside,
         })
     }
 }

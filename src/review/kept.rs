@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::certificates::Dated;
-use super::{Desk, Document, shown};
+use super::{Desk, Document, FileRead, shown};
 use crate::admin::{self, Wrong};
 use crate::logs::access;
 use crate::settings::{AccessLog, AdminSettings, LogSettings, SettingsErrors};
@@ -52,6 +52,9 @@ impl Desk<'_> {
             if let Some(pair) = &pair {
                 self.dates("admin.certificate", &protection.identity.chain, pair.leaf(), Dated::Error);
             }
+            let token = folder.join(&protection.token_file);
+            let bytes = super::read_bounded(&token).ok();
+            self.reads.push(FileRead::new("admin.token_file", token, bytes.as_deref()));
             wrong.extend(admin::token(protection, &folder).err());
             if pair.is_some() && wrong.is_empty() {
                 wrong.extend(admin::read(admin, &folder).err());

@@ -22,8 +22,8 @@ mod url;
 
 pub use across::across;
 pub use certificates::sample_client;
-pub use connector::{ConnectorReview, ConnectorStart};
-pub use gateway::{GatewayReview, GatewayStart, SERVER, ServerKeys};
+pub use connector::{ConnectorReview, ConnectorStart, ConnectorWorks};
+pub use gateway::{GatewayReview, GatewayStart, GatewayWorks, SERVER, ServerKeys};
 pub use kept::upgrade_socket;
 pub use ports::{Listener, holder_hint};
 pub use shut_out::shut_out;
@@ -139,11 +139,45 @@ struct Desk<'d> {
     findings: Findings,
     /// When certificates that the role shows end.
     ends: Vec<metrics::Certificate>,
+    /// What was read.
+    reads: Vec<FileRead>,
+}
+
+/// A file that settings name, as it was read. Those that are looked after by themselves while a role runs are not
+/// among them: lists, and the keys and the blocked ones of tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileRead {
+    /// The key that names it, dotted.
+    pub key: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Of what it holds; `None`: it cannot be read.
+    pub sha256: Option<[u8; 32]>,
+}
+
+impl FileRead {
+    fn new(key: &str, path: PathBuf, bytes: Option<&[u8]>) -> FileRead {
+        let sha256 = bytes.map(|bytes| {
+            let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+            digest.as_ref().try_into().expect("SHA-256 has 32 octets")
+        });
+        FileRead { key: key.to_owned(), path, sha256 }
+    }
+
+    /// Whether the two hold other things under keys that begin so.
+    pub fn differ(one: &[FileRead], other: &[FileRead], key: &str) -> bool {
+        let of = |reads| -> Vec<&FileRead> {
+            let reads: &[FileRead] = reads;
+            reads.iter().filter(|read| read.key.starts_with(key)).collect()
+        };
+        of(one) != of(other)
+    }
 }
 
 impl<'d> Desk<'d> {
     fn new(document: &'d Document, now: UnixTime) -> Desk<'d> {
-        Desk { document, folder: document.folder(), now, findings: Findings::default(), ends: Vec::new() }
+        let (findings, ends, reads) = Default::default();
+        Desk { document, folder: document.folder(), now, findings, ends, reads }
     }
 
     fn error(&mut self, key: &str, found: impl Into<String>, expected: impl Into<String>) {
@@ -162,6 +196,13 @@ impl<'d> Desk<'d> {
 
     /// What `key` names, read; `expected` is what should be in it.
     fn read(&mut self, key: &str, file: &Path, expected: &str) -> Option<Vec<u8>> {
+        let bytes = self.peek(key, file, expected);
+        self.reads.push(FileRead::new(key, self.folder.join(file), bytes.as_deref()));
+        bytes
+    }
+
+    /// The same of a file that is looked after by itself.
+    fn peek(&mut self, key: &str, file: &Path, expected: &str) -> Option<Vec<u8>> {
         let path = self.folder.join(file);
         match read_bounded(&path) {
             Ok(bytes) => Some(bytes),

@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::certificates::{Dated, is_authority, is_same_key, is_signed_by, issuer, raw_names, subject};
 use super::tokens::{SiteTokens, tokens};
-use super::{Desk, Document, Findings, shown};
+use super::{Desk, Document, FileRead, Findings, shown};
 use crate::auth::{BlockList, RevocationList, RevocationMode, Trust, list_der};
 use crate::limits::INTERMEDIATE_COUNT_MAX;
 use crate::metrics;
@@ -35,6 +35,7 @@ pub struct SiteReview {
     tokens: SiteTokens,
     origins: Vec<Origin>,
     pub(super) ends: Vec<metrics::Certificate>,
+    pub(super) reads: Vec<FileRead>,
     published: Option<(Vec<u8>, Revision)>,
 }
 
@@ -42,6 +43,8 @@ pub struct SiteReview {
 pub struct Site {
     /// The settings.
     pub settings: SiteSettings,
+    /// What paths in them start from.
+    pub folder: PathBuf,
     /// In the order of the settings.
     pub origins: Vec<Origin>,
     /// Whose tokens it takes.
@@ -50,7 +53,9 @@ pub struct Site {
     pub published: Vec<u8>,
     /// Which settings those are.
     pub revision: Revision,
-    /// Whom the site trusts.
+    /// Whom the site trusts, as published.
+    pub anchors: PublishedTrust,
+    /// The same, ready for judging.
     pub trust: Trust,
     /// Where its revocation lists come from.
     pub crls: Vec<ListSource>,
@@ -69,6 +74,7 @@ impl SiteReview {
             tokens: SiteTokens::default(),
             origins: Vec::new(),
             ends: Vec::new(),
+            reads: Vec::new(),
             published: None,
             document,
         };
@@ -100,7 +106,7 @@ impl SiteReview {
             Err(error) => desk.error("trust", error.to_string(), "settings that a gateway takes"),
         }
         self.findings = desk.findings;
-        self.ends = desk.ends;
+        (self.ends, self.reads) = (desk.ends, desk.reads);
         self.settings = Some(settings);
     }
 
@@ -112,6 +118,11 @@ impl SiteReview {
     /// Which settings it publishes, where it can be said.
     pub fn revision(&self) -> Option<&Revision> {
         self.published.as_ref().map(|(_, revision)| revision)
+    }
+
+    /// What gateways are told, in octets, where it can be said.
+    pub fn published(&self) -> Option<&[u8]> {
+        self.published.as_ref().map(|(bytes, _)| bytes.as_slice())
     }
 
     /// The site's trust, ready for judging, with the lists whose files are there. Those that are fetched are
@@ -136,8 +147,10 @@ impl SiteReview {
             origins: self.origins,
             tokens: self.tokens,
             settings,
+            folder,
             published,
             revision,
+            anchors: self.trust,
             trust,
             crls,
             blocked,

@@ -58,7 +58,7 @@ pub(super) fn tokens(desk: &mut Desk<'_>, settings: &SiteSettings) -> SiteTokens
     }
     if let Some(file) = &settings.tokens.blocked {
         let path = desk.folder.join(file);
-        if let Some(bytes) = desk.read("tokens.blocked", file, "a file with the ids of blocked tokens") {
+        if let Some(bytes) = desk.peek("tokens.blocked", file, "a file with the ids of blocked tokens") {
             match std::str::from_utf8(&bytes).map(TokenMaterial::read_blocked) {
                 Ok(Ok(blocked)) => desk.fine(format!("tokens.blocked: {} blocked", blocked.len())),
                 Ok(Err(fault)) => desk.error("tokens.blocked", fault.to_string(), "one id on each line"),
@@ -116,7 +116,7 @@ fn keys(desk: &mut Desk<'_>, one: &IssuerSettings, read: &mut SiteTokens) -> Vec
 
 fn read_keys(desk: &mut Desk<'_>, key: &str, file: &Path) -> Vec<TokenKey> {
     let expected = "public keys or certificates in PEM, or a JWK set; RSA of 2048 to 4096 bits or P-256";
-    let Some(bytes) = desk.read(key, file, expected) else { return Vec::new() };
+    let Some(bytes) = desk.peek(key, file, expected) else { return Vec::new() };
     let path = shown(&desk.folder.join(file));
     match read_set(&bytes) {
         Ok(keys) => {

@@ -177,7 +177,7 @@ fn judge(
         .map_err(|refusal| (refusal, "the connection point maps it nowhere".to_owned()))?;
     let inside = [mapped.prefix, mapped.rest].concat();
     let inside = String::from_utf8_lossy(&inside);
-    let origins = site.groups[mapped.group].origins.iter().map(|origin| &site.origins[*origin].address);
+    let origins = site.groups[mapped.group()].origins.iter().map(|origin| &site.origins[*origin].address);
     let inside = origins.map(|address| address.url(&inside)).collect::<Vec<_>>().join(" or ");
     facts.push(("internal URL", inside.clone()));
     Ok(format!("it goes to {inside}"))

@@ -8,6 +8,7 @@
 //! `site.toml`; [`PublishedSettings`] is the part of the latter that gateways get to know.
 
 mod bounds;
+mod change;
 mod connector;
 mod document;
 pub mod fuzz;
@@ -23,6 +24,7 @@ mod tests;
 mod tokens;
 mod value;
 
+pub use change::Change;
 pub use connector::{ConnectorLimits, ConnectorSettings, DialAddress, GatewayAddress, ProxySettings};
 pub use gateway::{GatewayLimits, GatewaySettings, ServerCertificate, SiteRights, TlsVersion};
 pub use health::HealthSettings;

@@ -130,6 +130,17 @@ impl PublishedSettings {
         Ok(settings)
     }
 
+    /// Whether nothing but the keys of token issuers differs: those of files are told of while a connection point
+    /// runs, without another serial.
+    pub fn differs_in_token_keys_alone(&self, other: &PublishedSettings) -> bool {
+        let without_keys = |settings: &PublishedSettings| {
+            let mut settings = settings.clone();
+            settings.token_issuers.iter_mut().for_each(|issuer| issuer.keys.clear());
+            settings
+        };
+        without_keys(self) == without_keys(other)
+    }
+
     /// Whether gateways would take it, its size included; the connection point asks before it publishes.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ use crate::limits::{
 };
 use crate::logs::{self, Quota};
 use crate::review::SiteTokens;
-use crate::token_watch::{Audience, State, Watch};
+use crate::token_watch::{Audience, Known, State, Watch};
 
 /// What a token service starts with.
 pub struct Start {
@@ -95,7 +95,7 @@ pub fn tls(
 /// The system gives no thread or no listener.
 pub fn run(start: Start) -> io::Result<()> {
     let Start { listener, tls, site, tokens, signer, doors } = start;
-    let (watch, state) = Watch::new(&tokens);
+    let (watch, state) = Watch::new(&tokens, &Known::default());
     let held = Arc::new(Held(RwLock::new(state)));
     watch.start(Held::audience(&held))?;
     let counts = Arc::new(Counts::new(site.clone(), signer.hierarchy().to_owned()));

@@ -10,14 +10,13 @@ use rustls::crypto::{
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{
     CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
     RootCertStore, ServerConfig, SignatureScheme,
 };
 
 use super::key_exchange::QUICK_X25519;
-use super::tickets::Tickets;
 use crate::auth::{self, CertificateFault};
 use crate::channel::{ALPN, HTTPS_ALPN};
 use crate::limits;
@@ -72,7 +71,7 @@ fn is_quick(suite: CipherSuite) -> bool {
 /// When a key does not belong to its certificate.
 pub fn for_clients(
     resolver: Arc<dyn ResolvesServerCert>,
-    tickets: Arc<Tickets>,
+    tickets: Arc<dyn ProducesTickets>,
     tls_min: TlsVersion,
 ) -> Result<Arc<ServerConfig>, Error> {
     let provider = provider();

@@ -11,7 +11,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConnection, HandshakeKind, NamedGroup, ServerConnection};
 
 use super::*;
-use crate::transport::FOR_CLIENTS;
+use crate::transport::{FOR_CLIENTS, Tickets};
 
 /// A gateway's configuration for clients, and what a client needs to believe it.
 fn gateway() -> (Arc<ServerConfig>, RootCertStore) {

@@ -9,6 +9,7 @@
 //! `systemd.rs`; what a role does in each step is its own business ([`Predecessor`]).
 
 mod post;
+pub mod successor;
 pub mod systemd;
 mod talk;
 #[cfg(test)]

@@ -68,6 +68,11 @@ impl Post {
         Ok(post)
     }
 
+    /// Where it is, or will be.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Makes the one that will take the place of another process's.
     ///
     /// # Errors

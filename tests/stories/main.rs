@@ -27,6 +27,7 @@ mod port_wall;
 mod pressure;
 mod proxies;
 mod refusals;
+mod reload;
 mod settings;
 mod shards;
 mod status;

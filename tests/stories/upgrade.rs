@@ -33,13 +33,13 @@ struct Tally {
 
 /// Clients that ask again and again: half of them on a new connection each time, half on one as long as it
 /// lasts; GETs and POSTs in turn. Anything but the right answer is a panic of theirs.
-struct Load {
+pub struct Load {
     tally: Arc<Tally>,
     clients: Vec<JoinHandle<()>>,
 }
 
 impl Load {
-    fn start(stack: &Stack, clients: usize) -> Load {
+    pub fn start(stack: &Stack, clients: usize) -> Load {
         let tally = Arc::new(Tally::default());
         let (certificate, key) = stack.client_pair();
         let config = config(&stack.path("pki/ca.pem"), Some((&certificate, &key)));
@@ -53,7 +53,7 @@ impl Load {
         Load { tally, clients }
     }
 
-    fn flows(&self, what: &str) {
+    pub fn flows(&self, what: &str) {
         let before = self.tally.good.load(Ordering::Relaxed);
         let is_broken = || self.clients.iter().any(JoinHandle::is_finished);
         eventually(what, || {
@@ -63,7 +63,7 @@ impl Load {
     }
 
     /// Answers, and requests that were asked once more.
-    fn stop(self) -> (u64, u64) {
+    pub fn stop(self) -> (u64, u64) {
         self.tally.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
             client.join().expect("no request failed");

@@ -1,0 +1,161 @@
+//! How a running role takes up other settings: on SIGHUP, and when a file that its settings name has changed and is
+//! still. Its settings file itself is read on SIGHUP alone: who edits it says when it is whole.
+//!
+//! What the files hold now is judged as a start does (`review`), and put in force as a whole or not at all: what is
+//! wrong takes the place of nothing. What a running process cannot change is done by another one that takes its place
+//! (`upgrade`). What it takes to go on with other settings is the role's business ([`Subject`]); how it went is told by
+//! [`Reloads`].
+
+mod files;
+mod tally;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::Instant;
+
+use crate::limits::{RELOAD_JUDGED_AGAIN_AFTER, RELOAD_LOOK_EVERY};
+use crate::upgrade::successor;
+use files::{Mark, marks};
+pub use tally::Reloads;
+
+/// What a look at the files came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// They hold what is in force.
+    Unchanged,
+    /// What they hold is in force from now on; what changed.
+    Applied(String),
+    /// They are wrong, how, with file, line and key; what was in force stays so.
+    Wrong(String),
+    /// These keys need a process that starts with them.
+    Anew(Vec<String>),
+}
+
+/// A role that goes on with other settings.
+pub trait Subject: Send + 'static {
+    /// Reads the files, and goes on with what they hold if it is right and can be done by this process. The settings
+    /// file is read again if somebody asked.
+    fn reload(&mut self, is_asked: bool) -> Outcome;
+    /// What its settings name, files that could not be read included.
+    fn files(&self) -> Vec<PathBuf>;
+    /// Whether there is anything to reload for: it may have begun to end.
+    fn is_there(&self) -> bool;
+}
+
+/// Which process this is, for the one that takes its place.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// The command that it was started by.
+    pub role: &'static str,
+    /// Where its settings are.
+    pub config: PathBuf,
+    /// Where it is asked for its place.
+    pub upgrade_socket: PathBuf,
+}
+
+/// Asks for a look at once.
+pub type Ask = mpsc::Sender<()>;
+
+/// Looks after the files of `subject` in a thread of its own.
+///
+/// # Errors
+/// There is no thread for it.
+pub fn watch(subject: impl Subject, process: Process, reloads: &Arc<Reloads>) -> io::Result<Ask> {
+    let (ask, asked) = mpsc::channel();
+    let seen = marks(subject.files());
+    let watch = Watch {
+        judged: seen.clone(),
+        seen,
+        judged_at: Instant::now(),
+        subject,
+        process,
+        reloads: reloads.clone(),
+    };
+    thread::Builder::new().name("reload".to_owned()).spawn(move || watch.run(&asked))?;
+    Ok(ask)
+}
+
+/// Why no other process can take this one's place, if none can.
+fn why_it_stays(upgrade_socket: &Path) -> Option<String> {
+    if std::process::id() == 1 {
+        return Some("it is the first process of a container, which would end with it".to_owned());
+    }
+    let is_there = successor::identity(upgrade_socket).is_some();
+    (!is_there).then(|| format!("no upgrade socket {}", upgrade_socket.display()))
+}
+
+struct Watch<S> {
+    subject: S,
+    process: Process,
+    reloads: Arc<Reloads>,
+    /// How the files were at the last look, and when they were judged last.
+    seen: Vec<Mark>,
+    judged: Vec<Mark>,
+    judged_at: Instant,
+}
+
+impl<S: Subject> Watch<S> {
+    fn run(mut self, asked: &Receiver<()>) {
+        loop {
+            let is_asked = match asked.recv_timeout(RELOAD_LOOK_EVERY) {
+                Ok(()) => true,
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            // Several signals are one.
+            while asked.try_recv().is_ok() {}
+            if !self.subject.is_there() {
+                return;
+            }
+            if self.is_due() || is_asked {
+                self.reload(is_asked);
+            }
+        }
+    }
+
+    /// Whether the files have changed and are still, or what was wrong may have become right by itself: a certificate
+    /// that was not valid yet.
+    fn is_due(&mut self) -> bool {
+        let now = marks(self.subject.files());
+        let is_still = now == self.seen;
+        let may_be_right =
+            self.reloads.may_become_right() && self.judged_at.elapsed() >= RELOAD_JUDGED_AGAIN_AFTER;
+        let is_due = is_still && (now != self.judged || may_be_right);
+        self.seen = now;
+        is_due
+    }
+
+    fn reload(&mut self, is_asked: bool) {
+        // Before they are read: what changes meanwhile is judged again.
+        let before = marks(self.subject.files());
+        let outcome = self.subject.reload(is_asked);
+        let now = marks(self.subject.files());
+        // Other settings name other files, which were not there before.
+        self.judged = if now.len() == before.len() { before } else { now.clone() };
+        (self.seen, self.judged_at) = (now, Instant::now());
+        match outcome {
+            Outcome::Unchanged => self.reloads.unchanged(is_asked),
+            Outcome::Applied(what) => self.reloads.applied(&what),
+            Outcome::Wrong(how) => self.reloads.wrong(&how, is_asked),
+            Outcome::Anew(keys) => self.hand_over(&keys),
+        }
+    }
+
+    fn hand_over(&self, keys: &[String]) {
+        let Process { role, config, upgrade_socket } = &self.process;
+        let keys = keys.join(", ");
+        let what = format!("{}: {keys}: another process has to start with this", config.display());
+        if let Some(why) = why_it_stays(upgrade_socket) {
+            let how = format!("{what}, and this one cannot hand over to it: {why}; restart the {role}");
+            return self.reloads.wrong(&how, true);
+        }
+        tracing::info!("{what}; starting it");
+        match successor::start_and_wait(Path::new("/proc/self/exe"), role, config, upgrade_socket, false) {
+            Ok(pid) => self.reloads.handed_over(pid),
+            Err(error) => self.reloads.wrong(&format!("{what}: {error}"), true),
+        }
+    }
+}
