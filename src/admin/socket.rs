@@ -60,7 +60,7 @@ impl SocketFile {
     /// whose place this one takes.
     ///
     /// # Errors
-    /// See [`SocketError`]; none is [`SocketError::Alive`].
+    /// See `SocketError`; none is `SocketError::Alive`.
     pub fn take_place(&mut self) -> Result<(), SocketError> {
         // The process before looks whose file is there, and takes its own away. Who keeps the lock keeps nobody out.
         let is_locked = lock(&self.folder).is_ok();
@@ -92,7 +92,7 @@ impl Drop for SocketFile {
 /// Makes the socket `path`, in the place of one that a dead process left.
 ///
 /// # Errors
-/// See [`SocketError`].
+/// See `SocketError`.
 pub fn bind(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
     let (listener, mut file) = draft(path)?;
     // Two that find the same dead socket must not both take its place.
@@ -109,7 +109,7 @@ pub fn bind(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
 /// that it is never wider, and no process-wide umask has to change under running threads.
 ///
 /// # Errors
-/// See [`SocketError`]; none is [`SocketError::Alive`].
+/// See `SocketError`; none is `SocketError::Alive`.
 pub fn draft(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
     static DRAFTS: AtomicU64 = AtomicU64::new(0);
     let (folder, place) = open_folder(path)?;
@@ -141,7 +141,7 @@ fn pin(path: &Path) -> io::Result<(File, (u64, u64))> {
 /// Looks whether `path` is free, or a dead process left it; changes nothing.
 ///
 /// # Errors
-/// See [`SocketError`].
+/// See `SocketError`.
 pub fn look(path: &Path) -> Result<(), SocketError> {
     let (folder, name) = open_folder(path)?;
     check_free(&within(&folder, &name))

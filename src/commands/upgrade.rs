@@ -60,6 +60,7 @@ pub fn inherit(
         systemd::sockets().map_err(|error| Failure::Usage(format!("sockets of systemd: {error}")))?;
     let passed = Inheritance::of_systemd(passed, arguments.of_up);
     let Some(admin) = admin.filter(|_| arguments.upgrade) else { return Ok((None, passed)) };
+    successor::bear_name();
     let path = upgrade_socket(document, admin);
     match upgrade::ask(&path, role).map_err(|error| Failure::Broken(error.to_string()))? {
         Some((taking, inherited)) => Ok((Some(taking), inherited)),

@@ -90,6 +90,14 @@ impl OriginCounts {
         let OriginCounts { open, held, idle, waiting, opened, reused, failures, probes_failed } = self;
         [open, held, idle, waiting, opened, reused, failures, probes_failed].map(Counter::count)
     }
+
+    /// What was counted since the start is there before the shard has said it anew.
+    pub fn go_on_from(&self, before: &OriginCounts) {
+        self.opened.set(before.opened.count());
+        self.reused.set(before.reused.count());
+        self.failures.set(before.failures.count());
+        self.probes_failed.set(before.probes_failed.count());
+    }
 }
 
 const ORIGIN_COUNTS: usize = 8;

@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::origin::{Kind, Origin};
@@ -58,7 +58,9 @@ impl Servers {
                 held.keep_to(plan.limits);
                 return Rc::clone(held);
             }
-            let before = go.iter().find(|gone| gone.plan().authority == wanted.authority);
+            let follows = wanted.follows.as_ref().and_then(Weak::upgrade);
+            let before =
+                go.iter().find(|gone| follows.as_ref().is_some_and(|one| Arc::ptr_eq(one, gone.plan())));
             Origin::new(shard, wanted, plan.limits, sources, before.map(|origin| &***origin))
         });
         let origins: Vec<_> = origins.collect();

@@ -253,7 +253,7 @@ impl Reach {
         let mut wants_beside = false;
         loop {
             if self.is_over() {
-                std::iter::once(standing).chain(succeeded).for_each(|one| one.leave(&self.here));
+                std::iter::once(standing).chain(succeeded).for_each(|one| one.leave_for_good(&self.here));
                 return Ok("it is not wanted any more".to_owned());
             }
             if standing.takes_wish() {

@@ -415,7 +415,7 @@ impl Here {
                 place.map(|place| held.swap_remove(place))
             };
             take(&mut held, &|reach| Arc::ptr_eq(&reach.instance, instance)).unwrap_or_else(|| {
-                let before = take(&mut held, &|reach| reach.instance.is_at(&instance.plan));
+                let before = take(&mut held, &|reach| Arc::ptr_eq(&reach.instance.board, &instance.board));
                 Reach::begin(self, instance, before)
             })
         });
@@ -435,8 +435,8 @@ impl Here {
                 offering.offer_again();
             }
         }
-        if let Some(state) = tokens.as_ref().filter(|_| !plan.tokens.is_empty()) {
-            self.publish_tokens(state);
+        if tokens.is_some() && !plan.tokens.is_empty() {
+            self.publish_tokens(&self.tokens.state());
         }
     }
 

@@ -3,7 +3,7 @@
 //! that its connections go on.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::ClientConfig;
@@ -92,15 +92,8 @@ pub struct Instance {
     pub plan: InstancePlan,
     /// How it is dialled.
     pub dialling: Arc<Dialling>,
-    /// How it is, however it is dialled.
+    /// How it is, however it is dialled; that of the one before it that it takes the place of.
     pub board: Arc<InstanceBoard>,
-}
-
-impl Instance {
-    /// Whether it is the same one, which may be reached by other ways.
-    pub fn is_at(&self, plan: &InstancePlan) -> bool {
-        self.plan.dialled == plan.dialled && self.plan.tls_name == plan.tls_name
-    }
 }
 
 /// An origin and how to reach it.
@@ -123,6 +116,8 @@ pub struct OriginPlan {
     pub outlook: Outlook,
     /// Connections, as their shards saw them last; by shard.
     pub counts: Vec<OriginCounts>,
+    /// The one at the same place in the plan before, of which no other goes on with what was counted.
+    pub follows: Option<Weak<OriginPlan>>,
     settings: OriginSettings,
     /// What the files held that these name.
     files: Vec<Digest>,
@@ -196,17 +191,7 @@ impl Plan {
         let dialling = dialling(&settings, tls, proxy_password.as_deref(), &reads, before);
         let instances = instances(&settings, &dialling, before)?;
         let lists = lists(&site, before);
-        let origins: Vec<_> = site
-            .settings
-            .origins
-            .iter()
-            .zip(site.origins)
-            .enumerate()
-            .map(|(index, (one, tls))| {
-                let is_probed = is_probed(&site.settings, index);
-                origin(one, tls, is_probed, (&site.folder, &reads), shards, before)
-            })
-            .collect();
+        let origins = origins(&site.settings, site.origins, (&site.folder, &reads), shards, before);
         let groups: Vec<_> = site.settings.groups.iter().map(|group| group.origins.clone()).collect();
         let mapping = site.settings.url_mapping();
         let code = site.settings.code;
@@ -292,7 +277,13 @@ fn instances(
         if let Some(held) = all().find(is_same) {
             return Ok(held.clone());
         }
-        let board = all().find(|held| held.is_at(&plan)).map(|held| held.board.clone()).unwrap_or_default();
+        // One that has moved is known by its name, if no other has that.
+        let is_at =
+            |held: &&Arc<Instance>| held.plan.dialled == plan.dialled && held.plan.tls_name == plan.tls_name;
+        let named = || all().filter(|held| held.plan.tls_name == plan.tls_name);
+        let is_only = named().count() == 1 && of_others().all(|other| other.name != gateway.name);
+        let held = all().find(is_at).or_else(|| named().next().filter(|_| is_only));
+        let board = held.map(|held| held.board.clone()).unwrap_or_default();
         Ok(Arc::new(Instance { plan, dialling: dialling.clone(), board }))
     };
     settings.gateways.iter().map(instance).collect()
@@ -323,41 +314,76 @@ fn lists(site: &Site, before: Option<&Plan>) -> Arc<Lists> {
     }
 }
 
-fn origin(
-    settings: &OriginSettings,
-    tls: review::Origin,
-    is_probed: bool,
+fn origins(
+    site: &SiteSettings,
+    tls: Vec<review::Origin>,
     (folder, reads): (&Path, &[FileRead]),
     shards: u16,
     before: Option<&Plan>,
-) -> Arc<OriginPlan> {
+) -> Vec<Arc<OriginPlan>> {
     let digest = |file: &Path| {
         let path = folder.join(file);
         reads.iter().find(|read| read.path == path).and_then(|read| read.sha256)
     };
-    let files: Vec<_> = files_of(settings).map(digest).collect();
-    let is_same = |held: &&Arc<OriginPlan>| {
-        held.settings == *settings && held.files == files && held.rules.is_probed == is_probed
+    let wanted = site.origins.iter().enumerate().map(|(number, settings)| WantedOrigin {
+        settings,
+        files: files_of(settings).map(digest).collect(),
+        is_probed: is_probed(site, number),
+    });
+    let wanted: Vec<_> = wanted.collect();
+    let held = before.map_or(&[][..], |before| &before.origins);
+    let is_gone = |held: &&Arc<OriginPlan>| !wanted.iter().any(|wanted| wanted.is(held));
+    let mut gone: Vec<_> = held.iter().filter(is_gone).collect();
+    let mut origin = |(wanted, tls): (WantedOrigin<'_>, review::Origin)| {
+        if let Some(same) = held.iter().find(|held| wanted.is(held)) {
+            return same.clone();
+        }
+        let authority = wanted.settings.address.authority();
+        let place = gone.iter().position(|gone| gone.authority == authority);
+        Arc::new(wanted.plan(tls, shards, place.map(|place| gone.remove(place))))
     };
-    if let Some(held) = before.and_then(|before| before.origins.iter().find(is_same)) {
-        return held.clone();
+    wanted.into_iter().zip(tls).map(&mut origin).collect()
+}
+
+/// What makes an origin another one than that of the plan before.
+struct WantedOrigin<'s> {
+    settings: &'s OriginSettings,
+    files: Vec<Digest>,
+    is_probed: bool,
+}
+
+impl WantedOrigin<'_> {
+    fn is(&self, held: &OriginPlan) -> bool {
+        held.settings == *self.settings && held.files == self.files && held.rules.is_probed == self.is_probed
     }
-    let address = &settings.address;
-    let HealthSettings { failures, successes, slow_start, .. } = settings.health;
-    let rules = OriginRules { failures, successes, slow_start, is_probed };
-    Arc::new(OriginPlan {
-        host: address.host.clone(),
-        port: address.port,
-        authority: address.authority(),
-        connections_max: settings.connections_max,
-        tls,
-        rules,
-        health: settings.health.clone(),
-        outlook: Outlook::new(rules),
-        counts: (0..shards).map(|_| OriginCounts::default()).collect(),
-        settings: settings.clone(),
-        files,
-    })
+
+    fn plan(self, tls: review::Origin, shards: u16, follows: Option<&Arc<OriginPlan>>) -> OriginPlan {
+        let WantedOrigin { settings, files, is_probed } = self;
+        let address = &settings.address;
+        let HealthSettings { failures, successes, slow_start, .. } = settings.health;
+        let rules = OriginRules { failures, successes, slow_start, is_probed };
+        let counts = |shard: u16| {
+            let counts = OriginCounts::default();
+            if let Some(before) = follows.and_then(|before| before.counts.get(usize::from(shard))) {
+                counts.go_on_from(before);
+            }
+            counts
+        };
+        OriginPlan {
+            host: address.host.clone(),
+            port: address.port,
+            authority: address.authority(),
+            connections_max: settings.connections_max,
+            tls,
+            rules,
+            health: settings.health.clone(),
+            outlook: Outlook::new(rules),
+            counts: (0..shards).map(counts).collect(),
+            follows: follows.map(Arc::downgrade),
+            settings: settings.clone(),
+            files,
+        }
+    }
 }
 
 fn files_of(settings: &OriginSettings) -> impl Iterator<Item = &Path> {

@@ -160,12 +160,12 @@ impl Reloader {
         is_other_internal: bool,
     ) -> Result<String, StartError> {
         let plan = Arc::new(self.plan.next(works, &self.board.ledger)?);
-        let before = std::mem::replace(&mut self.plan, plan.clone());
-        if !Arc::ptr_eq(&plan.lists, &before.lists) {
+        // What may fail comes before anything is changed.
+        if !Arc::ptr_eq(&plan.lists, &self.plan.lists) {
             watch_lists(&plan, &self.mesh)?;
         }
-        let tokens = (plan.tokens != before.tokens).then(|| Watch::new(&plan.tokens, &self.known));
-        let (watch, tokens) = tokens.unzip();
+        let tokens = if plan.tokens == self.plan.tokens { None } else { Some(self.watch_tokens(&plan)?) };
+        let before = std::mem::replace(&mut self.plan, plan.clone());
         if change.within.contains(&"log.level") {
             admin::set_log_level(plan.settings.log.level);
         }
@@ -173,11 +173,6 @@ impl Reloader {
         let is_other_revision = plan.revision != before.revision;
         let next = Next { plan: plan.clone(), tokens, is_other_revision, taken: AtomicUsize::new(0) };
         self.tell(&Arc::new(next));
-        if let Some(watch) = watch {
-            self.tokens = Arc::default();
-            let shards = Shards { mesh: Arc::downgrade(&self.mesh), settings: Arc::downgrade(&self.tokens) };
-            watch.start(shards).map_err(|error| StartError(format!("a thread for tokens: {error}")))?;
-        }
         let mut what = change.within.clone();
         if is_other_internal && !what.contains(&"internal") {
             what.push("internal");
@@ -185,6 +180,15 @@ impl Reloader {
         let serial = plan.revision.serial;
         let what = if what.is_empty() { "the site's".to_owned() } else { what.join(", ") };
         Ok(format!("other settings are in force ({what}), serial {serial}"))
+    }
+
+    /// Looks after what changes of the plan's tokens, and no more after those before; gives what is there now.
+    fn watch_tokens(&mut self, plan: &Plan) -> Result<Arc<State>, StartError> {
+        let ((watch, state), wanted) = (Watch::new(&plan.tokens, &self.known), Arc::default());
+        let shards = Shards { mesh: Arc::downgrade(&self.mesh), settings: Arc::downgrade(&wanted) };
+        watch.start(shards).map_err(|error| StartError(format!("a thread for tokens: {error}")))?;
+        self.tokens = wanted;
+        Ok(state)
     }
 
     /// Publishes once more what is in force: a gateway that refused it may have other settings now, too.

@@ -182,9 +182,19 @@ impl Standing {
     /// ended. Nothing is turned away, and nothing is cut however long it takes.
     pub fn leave(self, here: &Rc<Here>) {
         let leaving = Leaving::new(here);
-        let (link, news) = (self.link.clone(), self.news.clone());
-        here.shard.spawn("channel that leaves", async move {
-            let here = leaving.here();
+        self.leave_as(here, leaving);
+    }
+
+    /// The same when settings do not want it any more. As many as there are channels leave with each reload, and keep
+    /// none from finding a way round silence.
+    pub fn leave_for_good(self, here: &Rc<Here>) {
+        self.leave_as(here, ());
+    }
+
+    fn leave_as(self, here: &Rc<Here>, counted: impl Sized + 'static) {
+        let (link, news, here) = (self.link.clone(), self.news.clone(), here.clone());
+        here.clone().shard.spawn("channel that leaves", async move {
+            let _counted = counted;
             link.leave();
             here.until(limits::LEAVE_WITHIN, || link.has_peer_drained()).await;
             // Who has not answered is told that nothing more is taken.
@@ -220,10 +230,6 @@ impl Leaving {
     fn new(here: &Rc<Here>) -> Leaving {
         here.leaving.set(here.leaving.get() + 1);
         Leaving(here.clone())
-    }
-
-    fn here(&self) -> &Here {
-        &self.0
     }
 }
 

@@ -31,9 +31,11 @@ impl Judge {
         Judge { state: RefCell::new(state), verdicts: RefCell::default() }
     }
 
-    /// By this from now on. Whether it is not from a watch that others took the place of.
+    /// By this from now on. Whether it is not older than what is here: from a watch that others took the place of, or
+    /// what a watch began with and has found more since.
     pub fn take(&self, state: &Arc<State>) -> bool {
-        if state.watch < self.state.borrow().watch {
+        let age = |state: &State| (state.watch, state.revision.serial);
+        if age(state) < age(&self.state.borrow()) {
             return false;
         }
         *self.state.borrow_mut() = state.clone();

@@ -17,6 +17,16 @@ use crate::mapping::{self, Family, PublishedTable};
 use crate::metrics::{Ledger, Name};
 use crate::settings::{GatewaySettings, PublishedSettings, Revision, Standing};
 
+/// How a publication came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Brought {
+    /// By a connection point: roles that its site may not publish refuse it as a whole.
+    Anew,
+    /// It was in force before this process began. A role that its site may not publish any more is not served, as if
+    /// that had changed while the process ran; everything else stays in force.
+    Kept,
+}
+
 /// The publications in force, by site; shard 0 alone holds them.
 pub struct Publications {
     settings: GatewaySettings,
@@ -62,7 +72,7 @@ impl Publications {
         for site in 0..sites {
             // Lists are believed by the trust that the settings bring.
             let Ok(bytes) = std::fs::read(publications.file(site)) else { continue };
-            match publications.judge(site, &bytes) {
+            match publications.judge(site, &bytes, Brought::Kept) {
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(site = settings.sites[site].code, error, "kept settings cannot be used")
@@ -78,7 +88,7 @@ impl Publications {
     }
 
     /// Judges a publication of `site` and puts it in force. The text says what is wrong, or in the way.
-    fn judge(&mut self, site: usize, bytes: &[u8]) -> Result<(Verdict, String), String> {
+    fn judge(&mut self, site: usize, bytes: &[u8], brought: Brought) -> Result<(Verdict, String), String> {
         let offered = PublishedSettings::from_bytes(bytes).map_err(|error| error.to_string())?;
         let revision = Revision::of(&offered, bytes);
         if offered.site != self.settings.sites[site].code {
@@ -110,7 +120,10 @@ impl Publications {
             .with_rules(offered.trust.allowed.clone(), mode, grace_secs)
             .with_lists_of(&self.in_force.sites[site].trust);
         let (table, conflicts) = self.table_with(site, &offered);
-        for conflict in conflicts {
+        if brought == Brought::Kept {
+            self.tell_not_served(&conflicts);
+        }
+        for conflict in conflicts.into_iter().filter(|_| brought == Brought::Anew) {
             match conflict {
                 mapping::Conflict::NotAllowed { id, site: by } if by == site => {
                     return Err(format!("role {id} is not among those that this site may publish here"));
@@ -160,20 +173,24 @@ impl Publications {
             held.as_ref().map(|held| mapping::Publication { site, roles: &held.roles, allowed })
         });
         let (table, conflicts) = PublishedTable::new(published);
-        for conflict in conflicts {
-            let (mapping::Conflict::NotAllowed { id, site } | mapping::Conflict::Claimed { id, site, .. }) =
-                conflict;
-            let code = &self.settings.sites[site].code;
-            tracing::warn!(
-                site = code,
-                role = id,
-                "a published role is not served any more: the site may not"
-            );
-        }
+        self.tell_not_served(&conflicts);
         let (epoch, sites) = (self.in_force.epoch + 1, self.in_force.sites.clone());
         let (series, allowances) = (self.series_of(&table), self.endpoints.of(&table));
         self.in_force = Arc::new(InForce { epoch, table, sites, series, allowances });
         self.tell(gate);
+    }
+
+    fn tell_not_served(&self, conflicts: &[mapping::Conflict]) {
+        for conflict in conflicts {
+            let (mapping::Conflict::NotAllowed { id, site } | mapping::Conflict::Claimed { id, site, .. }) =
+                conflict;
+            let code = &self.settings.sites[*site].code;
+            tracing::warn!(
+                site = code,
+                role = id,
+                "a published role is not served: the site may not publish it here"
+            );
+        }
     }
 
     /// What is counted for the endpoints of `table`, in their order.
@@ -204,7 +221,7 @@ impl Publications {
             return (Verdict::Refused, "the hash is not that of the settings".into());
         }
         let code = self.settings.sites[site].code.clone();
-        let (verdict, text) = match self.judge(site, &publication.bytes) {
+        let (verdict, text) = match self.judge(site, &publication.bytes, Brought::Anew) {
             Ok(judged) => judged,
             Err(text) => {
                 tracing::warn!(site = code, error = text, "published settings refused");

@@ -4,12 +4,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use rustls::pki_types::UnixTime;
 
 use super::gate::Common;
 use super::local::Local;
-use super::succession::tell_all;
 use super::{GatewayMessage, certificates};
 use crate::admin;
 use crate::reload::{Outcome, Subject};
@@ -125,7 +126,20 @@ impl Reloader {
             admin::set_log_level(local.settings.log.level);
         }
         self.common.local.store(local.clone());
-        tell_all(&self.mesh, || GatewayMessage::Local(local.clone()));
+        self.tell(&local);
         Ok(format!("other settings are in force ({})", what.join(", ")))
     }
+
+    /// Every shard works by it from now on. A full inbox is emptied within a turn or two.
+    fn tell(&self, local: &Arc<Local>) {
+        for shard in 0..self.mesh.shards() {
+            while !self.common.is_draining()
+                && self.mesh.send(shard, GatewayMessage::Local(local.clone())).is_err()
+            {
+                thread::sleep(TELL_AGAIN_AFTER);
+            }
+        }
+    }
 }
+
+const TELL_AGAIN_AFTER: Duration = Duration::from_millis(10);

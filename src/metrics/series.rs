@@ -2,9 +2,10 @@
 //!
 //! A series is found, or made, when settings come into force; a request then only follows a number
 //! that stands beside its endpoint. Series stay when settings change, because a counter that vanished
-//! would look like one that began anew; so their number is bounded.
+//! would look like one that began anew; so their number is bounded, and when there is no room for those of
+//! settings that come into force, the ones that no settings in force name make it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -183,7 +184,9 @@ impl Ledger {
     /// The series of these names, in their order; those that do not exist yet are made as far as there
     /// is room. Called when settings come into force, by one thread at a time.
     pub fn find(&self, names: impl IntoIterator<Item = Name>) -> Vec<Arc<Series>> {
+        let names: Vec<_> = names.into_iter().collect();
         let mut list = Vec::clone(&self.list.load());
+        self.make_room(&mut list, &names);
         let mut known: HashMap<Arc<Name>, Arc<Series>> =
             list.iter().map(|series| (series.name.clone(), series.clone())).collect();
         let mut find = |name: Name| {
@@ -201,6 +204,17 @@ impl Ledger {
         let found = names.into_iter().map(&mut find).collect();
         self.list.store(Arc::new(list));
         found
+    }
+
+    /// Drops series that nothing counts in, if there is no room for all that are wanted.
+    fn make_room(&self, list: &mut Vec<Arc<Series>>, names: &[Name]) {
+        let wanted: HashSet<&Name> = names.iter().collect();
+        let held = list.iter().filter(|series| wanted.contains(&*series.name)).count();
+        if list.len() + wanted.len() - held > self.count_max {
+            // This list has it, and the one in force.
+            let is_used = |series: &Arc<Series>| Arc::strong_count(series) > 2;
+            list.retain(|series| is_used(series) || wanted.contains(&*series.name));
+        }
     }
 
     /// All of them; the one for the rest comes last, if it counted anything.
@@ -307,6 +321,20 @@ mod tests {
         assert_eq!(all.len(), 3);
         assert_eq!(all[2].name.endpoint, OTHER);
         assert_eq!(all[2].sum(|counts| counts.requests.iter().map(Counter::count).sum()), 2);
+    }
+
+    #[test]
+    fn series_of_no_settings_make_room_for_those_of_others() {
+        let ledger = Ledger::new(1, 3);
+        let (first, second) = (ledger.find([name("a"), name("b")]), ledger.find([name("a"), name("c")]));
+        drop(first);
+        assert_eq!(ledger.all().len(), 3, "there is room");
+        second[0].of(0).end(&ended(200));
+        let third = ledger.find([name("a"), name("d")]);
+        assert_eq!(third.iter().map(|series| &*series.name).collect::<Vec<_>>(), [&name("a"), &name("d")]);
+        assert!(Arc::ptr_eq(&third[0], &second[0]), "what counts goes on");
+        let left: Vec<_> = ledger.all().iter().map(|series| series.name.endpoint.clone()).collect();
+        assert_eq!(left, ["/a", "/c", "/d"], "what is held by settings stays");
     }
 
     #[test]

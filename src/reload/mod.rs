@@ -17,7 +17,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::limits::{RELOAD_JUDGED_AGAIN_AFTER, RELOAD_LOOK_EVERY};
-use crate::upgrade::successor;
+use crate::upgrade::{holder, successor, systemd};
 use files::{Mark, marks};
 pub use tally::Reloads;
 
@@ -79,13 +79,28 @@ pub fn watch(subject: impl Subject, process: Process, reloads: &Arc<Reloads>) ->
 }
 
 /// Why no other process can take this one's place, if none can.
-fn why_it_stays(upgrade_socket: &Path) -> Option<String> {
+fn why_it_stays(keys: &[String], upgrade_socket: &Path) -> Option<String> {
+    // The other one would look for this one where the new settings say.
+    if let Some(key) = keys.iter().find(|key| SOCKET_KEYS.contains(&key.as_str())) {
+        return Some(format!("it is asked for its place where {key} says"));
+    }
     if std::process::id() == 1 {
         return Some("it is the first process of a container, which would end with it".to_owned());
     }
-    let is_there = successor::identity(upgrade_socket).is_some();
-    (!is_there).then(|| format!("no upgrade socket {}", upgrade_socket.display()))
+    // A container's first process may do nothing but wait for this one, and end.
+    if std::os::unix::process::parent_id() == 1 && !systemd::is_there() {
+        return Some("its parent is the first process, which may end with it".to_owned());
+    }
+    let own = |holder: i32| u32::try_from(holder) == Ok(std::process::id());
+    match holder(upgrade_socket) {
+        Ok(holder) if own(holder) => None,
+        Ok(holder) => Some(format!("{} is process {holder}'s", upgrade_socket.display())),
+        Err(error) => Some(format!("no upgrade socket {}: {error}", upgrade_socket.display())),
+    }
 }
+
+/// Where the next process asks. The default of the second one is beside the first.
+const SOCKET_KEYS: [&str; 2] = ["admin.socket", "admin.upgrade_socket"];
 
 struct Watch<S> {
     subject: S,
@@ -140,19 +155,23 @@ impl<S: Subject> Watch<S> {
             Outcome::Unchanged => self.reloads.unchanged(is_asked),
             Outcome::Applied(what) => self.reloads.applied(&what),
             Outcome::Wrong(how) => self.reloads.wrong(&how, is_asked),
-            Outcome::Anew(keys) => self.hand_over(&keys),
+            Outcome::Anew(keys) => self.hand_over(&keys, is_asked),
         }
     }
 
-    fn hand_over(&self, keys: &[String]) {
+    fn hand_over(&self, keys: &[String], is_asked: bool) {
         let Process { role, config, upgrade_socket } = &self.process;
-        let keys = keys.join(", ");
-        let what = format!("{}: {keys}: another process has to start with this", config.display());
-        if let Some(why) = why_it_stays(upgrade_socket) {
+        let named = keys.join(", ");
+        let what = format!("{}: {named}: another process has to start with this", config.display());
+        // It would start with what the settings file holds, of which nobody has said that it is whole.
+        if !is_asked {
+            return self.reloads.wrong(&format!("{what}: send SIGHUP, or restart the {role}"), false);
+        }
+        if let Some(why) = why_it_stays(keys, upgrade_socket) {
             let how = format!("{what}, and this one cannot hand over to it: {why}; restart the {role}");
             return self.reloads.wrong(&how, true);
         }
-        tracing::info!("{what}; starting it");
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "{what}; starting it, by the binary of this one");
         match successor::start_and_wait(Path::new("/proc/self/exe"), role, config, upgrade_socket, false) {
             Ok(pid) => self.reloads.handed_over(pid),
             Err(error) => self.reloads.wrong(&format!("{what}: {error}"), true),

@@ -61,8 +61,10 @@ pub fn start_and_wait(
             }
         }
         if Instant::now() > until {
-            // It may take over at this moment: what it waits for has bounds of its own.
-            return Err(SuccessorError::Late { process: process.id() });
+            // It may take over at this moment: what it waits for has bounds of its own. Should it end, it is buried.
+            let number = process.id();
+            thread::Builder::new().name("late".to_owned()).spawn(move || process.wait())?;
+            return Err(SuccessorError::Late { process: number });
         }
         thread::sleep(LOOK_AGAIN);
     }
@@ -84,6 +86,12 @@ fn start(program: &Path, role: &str, config: &Path, is_apart: bool) -> io::Resul
         }
     }
     command.spawn()
+}
+
+/// Has the system call this process what it is: one that was started as `/proc/self/exe` is `exe` to it.
+pub fn bear_name() {
+    // SAFETY: the name is a string that ends with a zero octet.
+    unsafe { libc::prctl(libc::PR_SET_NAME, c"cmg".as_ptr()) };
 }
 
 /// Which socket is there, if one is.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 
 use socket2::Socket;
 
@@ -46,6 +47,11 @@ fn holding(fd: i32, name: &str) -> io::Result<Holding> {
     let address = socket.local_addr().ok().and_then(|address| address.as_socket());
     let address = address.ok_or_else(|| wrong("it has no address of IPv4 or IPv6"))?;
     Ok(Holding { kind: None, address, fd: socket.into() })
+}
+
+/// Whether systemd runs this machine, or started this process: it knows which process is the main one.
+pub fn is_there() -> bool {
+    env::var_os("NOTIFY_SOCKET").is_some() || Path::new("/run/systemd/system").exists()
 }
 
 /// Says this to who started the process, if it wants to hear (`NOTIFY_SOCKET`): lines as `READY=1`.

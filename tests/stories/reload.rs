@@ -345,7 +345,83 @@ fn a_gateway_takes_up_its_own_settings_without_losing_a_request() {
     assert_eq!(stack.count("panics"), 0);
 }
 
+#[test]
+fn a_role_that_a_site_may_not_publish_any_more_takes_no_other_with_it() {
+    let origin = SampleOrigin::start();
+    let mut stack = Setup::new(origin.url()).prepare();
+    let site = read(&stack, "site.toml") + &endpoint(0, &origin.url());
+    write(&stack.path("site.toml"), &site);
+    stack.start_gateway();
+    stack.start_connector();
+    stack.wait_until_ready();
+    let answers = |stack: &Stack| {
+        [(MANAGEMENT_POINT, "SMS_MP/x"), (OWN, "app/x")].map(|(role, rest)| {
+            let (status, _) = ask_at(stack, stack.ports.gateway, role, rest);
+            status
+        })
+    };
+    assert_eq!(answers(&stack), [200, 200]);
+    let may = format!("\"{MANAGEMENT_POINT}-{}\"", MANAGEMENT_POINT + 100);
+    change(&stack, "gateway.toml", &may, &format!("\"{MANAGEMENT_POINT}\""));
+    assert_eq!(hang_up(stack.gateway(), || stack.status()), None);
+    eventually("it is not served", || answers(&stack) == [200, 404]);
+    let is_told = |stack: &Stack| stack.gateway().log().contains("a published role is not served");
+    assert!(is_told(&stack), "{}", stack.gateway().log());
+    // As it is, so it stays.
+    stack.gateway.take().unwrap().kill();
+    stack.start_gateway();
+    stack.wait_until_ready();
+    assert_eq!(answers(&stack), [200, 404]);
+    assert!(is_told(&stack), "{}", stack.gateway().log());
+    // Whoever publishes it once more is told.
+    write(&stack.path("site.toml"), &site.replacen("serial = 1", "serial = 2", 1));
+    eventually("it is refused", || {
+        let status = stack.connector_status();
+        status["instances"][0]["error"].to_string().contains("is not among those that this site may publish")
+            || stack.connector().log().contains("is not among those that this site may publish")
+    });
+    assert_eq!(answers(&stack), [200, 404]);
+    assert_eq!(stack.count("panics"), 0);
+}
+
 // ── what only another process can change ────────────────────────────────────────────────────────
+
+#[test]
+fn another_process_starts_only_when_somebody_asks_and_it_would_be_found() {
+    let origin = SampleOrigin::start();
+    let stack = Setup::new(origin.url()).start();
+    let status = || stack.status();
+    let load = Load::start(&stack, 4);
+    load.flows("it flows");
+    // A file of the gateway's that only a start reads, beside settings that nobody has said are whole.
+    change(&stack, "gateway.toml", "[limits]", "[limits]\nidle_secs = 77");
+    let ca = stack.path("pki/internal-ca.pem");
+    let before = fs::read_to_string(&ca).unwrap();
+    write(&ca, &format!("{before}\n"));
+    eventually("it is noticed", || reloads(&status())[2] == 1);
+    let error = status()["reloads"]["error"].as_str().unwrap().to_owned();
+    assert!(error.contains("internal.ca") && error.contains("send SIGHUP"), "{error}");
+    assert_eq!(status()["state"], "Degraded");
+    write(&ca, &before);
+    eventually("it is right again", || status()["reloads"]["error"].is_null());
+
+    // The next process would not find this one.
+    let settings = read(&stack, "gateway.toml");
+    change(&stack, "gateway.toml", "[admin]", "[admin]\nupgrade_socket = \"elsewhere.sock\"");
+    let error = hang_up(stack.gateway(), status).unwrap();
+    assert!(error.contains("is asked for its place where admin.upgrade_socket says"), "{error}");
+    write(&stack.path("gateway.toml"), &settings.replace("shards = 2", "shards = 1"));
+    // Somebody else would be found.
+    let socket = stack.path("gateway.upgrade.sock");
+    fs::remove_file(&socket).unwrap();
+    let _other = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let error = hang_up(stack.gateway(), status).unwrap();
+    assert!(error.contains(&format!("is process {}'s", std::process::id())), "{error}");
+    assert_eq!(reloads(&status())[3], 0, "nobody took over");
+    load.flows("it flows on");
+    assert_eq!(load.stop().1, 0);
+    assert_eq!(stack.count("panics"), 0);
+}
 
 /// A process that nobody here has started; ends with this.
 struct Stray(u32);
