@@ -456,6 +456,8 @@ pub const RELOAD_LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Files that are wrong are judged again after so long, though they have not changed: a certificate that was not valid
 /// yet may be.
 pub const RELOAD_JUDGED_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// For channels by other settings to stand; the connection point is Degraded when it takes longer.
+pub const MOVED_WITHIN: Duration = Duration::from_secs(15);
 /// For every shard to take up other settings before gateways are told of them: a turn or two of its loop.
 pub const RELOAD_TAKEN_WITHIN: Duration = Duration::from_secs(5);
 /// Lists that instances refused are offered again so often.

@@ -179,7 +179,12 @@ impl Watch {
     fn keep(&self) {
         let all = self.fetched.iter();
         let fetched = all.map(|(number, (keys, at))| (self.tokens.urls[*number].clone(), keys.clone(), *at));
-        self.known.kept().fetched = fetched.collect();
+        let fetched = fetched.collect();
+        let mut kept = self.known.kept();
+        // The next one knows what it still wants.
+        if kept.watches == self.number {
+            kept.fetched = fetched;
+        }
     }
 
     /// Looks whether something has changed.

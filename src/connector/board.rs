@@ -183,9 +183,33 @@ pub struct InstanceBoard {
     in_force: Mutex<Option<RevisionTag>>,
     /// What went wrong last; written when channels come and go.
     trouble: Mutex<String>,
+    /// Shards whose channels by other settings do not stand yet, and since when there are any.
+    moving: Mutex<(usize, Option<Instant>)>,
 }
 
 impl InstanceBoard {
+    /// A shard makes channels by other settings; those before serve until these stand.
+    pub fn begins_to_move(&self) {
+        let mut moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        moving.0 += 1;
+        moving.1.get_or_insert_with(Instant::now);
+    }
+
+    /// It has, or need not any more.
+    pub fn has_moved(&self) {
+        let mut moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        moving.0 -= 1;
+        if moving.0 == 0 {
+            moving.1 = None;
+        }
+    }
+
+    /// It takes longer than it takes where nothing is wrong.
+    fn is_stuck(&self) -> bool {
+        let since = self.moving.lock().unwrap_or_else(PoisonError::into_inner).1;
+        since.is_some_and(|since| since.elapsed() >= limits::MOVED_WITHIN)
+    }
+
     /// So many channels are kept to it.
     pub fn wants(&self, count: u16) {
         self.wanted.store(count, Ordering::Relaxed);
@@ -437,6 +461,15 @@ impl Board {
         let (plan, mut health) = (self.plan(), Health::default());
         for instance in plan.instances.iter().filter(|instance| !instance.board.is_ready()) {
             health.suffers(instance.what_is_wrong());
+        }
+        for Instance { plan, board, .. } in plan.instances.iter().map(|instance| &**instance) {
+            if board.is_ready() && board.is_stuck() {
+                let trouble = board.trouble();
+                health.suffers(format!(
+                    "instance {}: no channels by the settings in force: {trouble}",
+                    plan.dialled
+                ));
+            }
         }
         if plan.instances.iter().all(|instance| instance.board.up() == 0) {
             health.is_down("no channel to any instance is up");

@@ -82,12 +82,9 @@ impl Servers {
         if are_same && self.groups.iter().zip(groups).all(|(one, other)| is_same(one, other)) {
             return self.uploads.clone();
         }
-        let place_in = |group: &Vec<Rc<Origin>>, origin| group.iter().position(|one| Rc::ptr_eq(one, origin));
         let find = |group: usize, place: usize| {
             let origin = self.groups.get(group)?.get(place)?;
-            // Another group may have its number now.
-            let mut numbers = std::iter::once(group).chain(0..groups.len());
-            numbers.find_map(|number| Some((number, place_in(groups.get(number)?, origin)?)))
+            place_among(groups, group, origin.plan())
         };
         Rc::new(RefCell::new(self.uploads.borrow().by_other_groups(find)))
     }
@@ -109,6 +106,13 @@ impl Servers {
     fn is_alone(&self, group: usize) -> bool {
         self.groups[group].len() < 2
     }
+}
+
+/// Group and place of an origin; the group with this number if it has it, which another one may have now.
+fn place_among(groups: &[Vec<Rc<Origin>>], first: usize, origin: &Arc<OriginPlan>) -> Option<(usize, usize)> {
+    let place_in = |group: &Vec<Rc<Origin>>| group.iter().position(|one| Arc::ptr_eq(one.plan(), origin));
+    let mut numbers = std::iter::once(first).chain(0..groups.len());
+    numbers.find_map(|number| Some((number, place_in(groups.get(number)?)?)))
 }
 
 fn groups(plan: &Plan, origins: &[Rc<Origin>]) -> Vec<Vec<Rc<Origin>>> {
@@ -349,6 +353,10 @@ impl Servers {
         let upload = Upload::new(group, session)?;
         self.uploads.borrow_mut().find(&upload, now)
     }
+
+    fn place(&self, first: usize, origin: &Arc<OriginPlan>) -> Option<(usize, usize)> {
+        place_among(&self.groups, first, origin)
+    }
 }
 
 impl Here {
@@ -360,25 +368,29 @@ impl Here {
         origin: &Origin,
         head: &ResponseHead<'_, '_>,
     ) {
-        let (Servers { groups, uploads, .. }, group) = (&works.servers, mapped.group());
+        let group = mapped.group();
         if works.servers.is_alone(group) {
             return;
         }
         let upload = head.fields.find(SESSION).and_then(|value| Upload::new(group, value));
-        let place = groups[group].iter().position(|one| std::ptr::eq(&**one, origin));
-        let (Some(upload), Some(place)) = (upload, place) else { return };
-        if uploads.borrow_mut().remember(upload, place, self.shard.now()) {
-            self.tell_others(|| Control::Upload { plan: works.plan.clone(), upload, place });
+        if let Some(upload) = upload
+            && self.remember(upload, origin.plan())
+        {
+            self.tell_others(|| Control::Upload { origin: origin.plan().clone(), upload });
         }
     }
 
-    /// The same, as another shard saw it that works by this plan.
-    pub(super) fn hear_upload_elsewhere(&self, plan: &Arc<Plan>, upload: Upload, place: usize) {
-        let works = self.works();
-        // By another plan its numbers mean others: it is told of again.
-        if Arc::ptr_eq(&works.plan, plan) {
-            works.servers.uploads.borrow_mut().remember(upload, place, self.shard.now());
-        }
+    /// The same, as another shard saw it.
+    pub(super) fn hear_upload_elsewhere(&self, origin: &Arc<OriginPlan>, upload: Upload) {
+        self.remember(upload, origin);
+    }
+
+    /// Remembers it by the settings in force now, which may be others than those that the packet was sent by, or that
+    /// another shard works by. Whether others should hear of it.
+    fn remember(&self, upload: Upload, origin: &Arc<OriginPlan>) -> bool {
+        let (works, now) = (self.works(), self.shard.now());
+        let Some((group, place)) = works.servers.place(upload.group(), origin) else { return false };
+        works.servers.uploads.borrow_mut().remember(upload.in_group(group), place, now)
     }
 
     /// Something was seen of an origin; the cause stands in the log where that makes its state another.

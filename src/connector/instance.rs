@@ -23,6 +23,7 @@ use futures_lite::FutureExt;
 
 use super::Here;
 use super::backoff::Backoff;
+use super::board::InstanceBoard;
 use super::dial::{AttachFault, dial, hear_more, instance_name};
 use super::names::Name;
 use super::plan::{Instance, InstancePlan, WayPlan};
@@ -52,11 +53,30 @@ pub(super) struct Reach {
     /// Who waits for what its channels do.
     watched: RefCell<Vec<Weak<News>>>,
     /// Who kept channels to the same instance in another way, until those of this one stand.
-    before: RefCell<Option<Rc<Reach>>>,
+    before: RefCell<Option<Before>>,
     /// Channels for which hello is said now: nothing gives those up.
     greeting: RefCell<Vec<u16>>,
     /// One of them is dialled again and again behind a port that instances share.
     is_meeting: Cell<bool>,
+}
+
+/// Who is to be relieved; told on the instance's board as long as it is not.
+struct Before {
+    reach: Rc<Reach>,
+    board: Arc<InstanceBoard>,
+}
+
+impl Before {
+    fn new(reach: Rc<Reach>, board: &Arc<InstanceBoard>) -> Before {
+        board.begins_to_move();
+        Before { reach, board: board.clone() }
+    }
+}
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        self.board.has_moved();
+    }
 }
 
 /// Why another channel is made beside the one that stands.
@@ -113,6 +133,16 @@ impl Reach {
     pub(super) fn begin(here: &Rc<Here>, instance: &Arc<Instance>, before: Option<Rc<Reach>>) -> Rc<Reach> {
         let (ways, dialling) = (&instance.plan.ways, &instance.dialling);
         let (kept, stood, is_over, watched) = Default::default();
+        // One that never came about is no help: who was there before it is.
+        let before = before.and_then(|before| match before.has_stood() {
+            true => Some(before),
+            false => {
+                let earlier = before.before.take().map(|earlier| earlier.reach.clone());
+                before.end();
+                earlier
+            }
+        });
+        let before = before.map(|before| Before::new(before, &instance.board));
         let reach = Rc::new(Reach {
             here: here.clone(),
             instance: instance.clone(),
@@ -138,7 +168,7 @@ impl Reach {
         self.is_over.set(true);
         self.watched.take().iter().filter_map(Weak::upgrade).for_each(|news| news.change());
         if let Some(before) = self.before.take() {
-            before.end();
+            before.reach.end();
         }
     }
 
@@ -187,6 +217,10 @@ impl Reach {
         self.keep_all();
     }
 
+    fn has_stood(&self) -> bool {
+        !self.stood.borrow().is_empty()
+    }
+
     fn note_stood(&self, index: u16) {
         let mut stood = self.stood.borrow_mut();
         if !stood.contains(&index) {
@@ -200,7 +234,7 @@ impl Reach {
         if self.own().all(|index| stood.contains(&index))
             && let Some(before) = self.before.take()
         {
-            before.end();
+            before.reach.end();
         }
     }
 

@@ -107,6 +107,11 @@ impl Lists {
         }
     }
 
+    /// Nobody looks after them any more, though what began by them has them still.
+    pub fn end(&self) {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn places(&self) -> MutexGuard<'_, Vec<Place>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -125,8 +125,9 @@ pub fn run(start: ConnectorStart, taking: Option<Taking>) -> Result<(), StartErr
         for signal in signals.forever() {
             if signal == SIGHUP {
                 tracing::info!("SIGHUP: looking at the settings and what they name");
-                // Without that thread the process ends.
-                let _ = reload.send(());
+                if reload.send(()).is_err() {
+                    tracing::error!("nobody looks at the settings any more: restart the connector");
+                }
             } else if tell.send(News::Signal(signal)).is_err() {
                 return;
             }
@@ -213,8 +214,8 @@ enum Control {
     Tokens(Arc<State>),
     /// Another shard has found an origin to be so.
     Origin { origin: Arc<OriginPlan>, state: OriginState },
-    /// Another shard, which works by this plan, knows which origin of its group has an upload.
-    Upload { plan: Arc<Plan>, upload: Upload, place: usize },
+    /// Another shard knows which origin of its group has an upload.
+    Upload { origin: Arc<OriginPlan>, upload: Upload },
     /// Work by other settings.
     Plan(Arc<Next>),
     /// Every shard does: tell gateways.
@@ -372,9 +373,7 @@ impl Here {
                 return;
             }
             Control::Origin { origin, state } => return self.hear_origin_elsewhere(origin, *state),
-            Control::Upload { plan, upload, place } => {
-                return self.hear_upload_elsewhere(plan, *upload, *place);
-            }
+            Control::Upload { origin, upload } => return self.hear_upload_elsewhere(origin, *upload),
             Control::Plan(next) => return self.work_by(next),
             Control::Publish(next) => return self.publish(next),
         }

@@ -93,6 +93,9 @@ impl Reloader {
         let warnings = review.findings.warnings.clone();
         review.findings.verdict()?;
         let serial = review.site.as_ref().and_then(|site| self.judge_serial(site));
+        if let Some(Serial::Raise(error)) = serial {
+            return Err(SettingsErrors(vec![error]));
+        }
         let mut works = review.into_works()?;
         let mut change = self.plan.settings.change_to(&works.settings);
         let is_other = |key: &str| FileRead::differ(&works.reads, &self.plan.reads, key);
@@ -106,10 +109,8 @@ impl Reloader {
         if !change.anew.is_empty() {
             return Ok(Outcome::Anew(change.anew.iter().map(|key| (*key).to_owned()).collect()));
         }
-        match serial {
-            Some(Serial::Raise(error)) => return Err(SettingsErrors(vec![error])),
-            Some(Serial::KeysAlone) => self.keep_published(&mut works),
-            None => {}
+        if serial.is_some() {
+            self.keep_published(&mut works);
         }
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         match self.go_on_with(works, &change, is_other_internal) {
@@ -130,7 +131,12 @@ impl Reloader {
         let what = match held.judge(offered) {
             Standing::Newer | Standing::Same | Standing::Foreign => return None,
             Standing::Older => "which is lower than",
-            Standing::Diverged if self.differs_in_keys_alone(site) => return Some(Serial::KeysAlone),
+            // A key that is taken out of the settings is believed until gateways hear of it.
+            Standing::Diverged
+                if site.tokens().files == self.plan.tokens.files && self.differs_in_keys_alone(site) =>
+            {
+                return Some(Serial::KeysAlone);
+            }
             Standing::Diverged => "with other settings than those of the same serial",
         };
         let found = format!("{}, {what} in force", offered.serial);
@@ -166,6 +172,9 @@ impl Reloader {
         }
         let tokens = if plan.tokens == self.plan.tokens { None } else { Some(self.watch_tokens(&plan)?) };
         let before = std::mem::replace(&mut self.plan, plan.clone());
+        if !Arc::ptr_eq(&plan.lists, &before.lists) {
+            before.lists.end();
+        }
         if change.within.contains(&"log.level") {
             admin::set_log_level(plan.settings.log.level);
         }

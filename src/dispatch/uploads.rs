@@ -30,6 +30,17 @@ impl Upload {
         }
         parts.next().is_none().then_some(Upload { group, id })
     }
+
+    /// The number of the group.
+    pub fn group(&self) -> usize {
+        self.group
+    }
+
+    /// The same session, where its group has another number.
+    #[must_use]
+    pub fn in_group(self, group: usize) -> Upload {
+        Upload { group, ..self }
+    }
 }
 
 /// Hexadecimal digits between the dashes of a GUID.

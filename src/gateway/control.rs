@@ -157,11 +157,11 @@ impl Publications {
         });
         // Of two sites that claim one role, the one that has it keeps it.
         let (others, own): (Vec<_>, Vec<_>) = published.partition(|publication| publication.site != site);
-        PublishedTable::new(others.into_iter().chain(own))
+        self.in_force.table.next(others.into_iter().chain(own))
     }
 
     /// Other settings of the gateway's own: sites may publish other roles than before. What one may not any more is not
-    /// served any more; what it may now comes with what it publishes next.
+    /// served any more; what it published and may again is, unless another site has it now.
     pub fn go_on_with(&mut self, gate: &Gate, settings: &GatewaySettings) {
         if self.settings.sites == settings.sites {
             return;
@@ -172,7 +172,7 @@ impl Publications {
             let allowed = &self.settings.sites[site].role_ids;
             held.as_ref().map(|held| mapping::Publication { site, roles: &held.roles, allowed })
         });
-        let (table, conflicts) = PublishedTable::new(published);
+        let (table, conflicts) = self.in_force.table.next(published);
         self.tell_not_served(&conflicts);
         let (epoch, sites) = (self.in_force.epoch + 1, self.in_force.sites.clone());
         let (series, allowances) = (self.series_of(&table), self.endpoints.of(&table));
@@ -181,15 +181,17 @@ impl Publications {
     }
 
     fn tell_not_served(&self, conflicts: &[mapping::Conflict]) {
+        let code = |site: usize| &self.settings.sites[site].code;
         for conflict in conflicts {
-            let (mapping::Conflict::NotAllowed { id, site } | mapping::Conflict::Claimed { id, site, .. }) =
-                conflict;
-            let code = &self.settings.sites[*site].code;
-            tracing::warn!(
-                site = code,
-                role = id,
-                "a published role is not served: the site may not publish it here"
-            );
+            let (role, site, why) = match conflict {
+                mapping::Conflict::NotAllowed { id, site } => {
+                    (id, site, "it may not publish that here".to_owned())
+                }
+                mapping::Conflict::Claimed { id, site, holder } => {
+                    (id, site, format!("site {} has it", code(*holder)))
+                }
+            };
+            tracing::warn!(site = code(*site), role, why, "a published role is not served");
         }
     }
 

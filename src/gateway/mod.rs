@@ -358,8 +358,9 @@ impl Start {
             for signal in signals.forever() {
                 if signal == SIGHUP {
                     tracing::info!("SIGHUP: looking at the settings and what they name");
-                    // Without that thread the shards are gone, too.
-                    let _ = reload.send(());
+                    if reload.send(()).is_err() {
+                        tracing::error!("nobody looks at the settings any more: restart the gateway");
+                    }
                     continue;
                 }
                 let _ = tell.send(News::Signal);

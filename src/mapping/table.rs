@@ -124,20 +124,38 @@ impl PublishedTable {
     pub fn new<'p>(
         publications: impl IntoIterator<Item = Publication<'p>>,
     ) -> (PublishedTable, Vec<Conflict>) {
+        PublishedTable::default().next(publications)
+    }
+
+    /// The table of these publications behind this one; of two that claim one role the one that has it here keeps it, or
+    /// else the first has it.
+    pub fn next<'p>(
+        &self,
+        publications: impl IntoIterator<Item = Publication<'p>>,
+    ) -> (PublishedTable, Vec<Conflict>) {
         let mut roles: Vec<(Role, usize)> = Vec::new();
         let mut conflicts = Vec::new();
-        for Publication { site, roles: named, allowed } in publications {
-            for role in named {
-                let id = role.id;
-                let place = roles.binary_search_by_key(&id, |(role, _)| role.id);
-                match place {
-                    _ if !allowed.contains(id) => conflicts.push(Conflict::NotAllowed { id, site }),
-                    Ok(place) => conflicts.push(Conflict::Claimed { id, site, holder: roles[place].1 }),
-                    Err(place) => roles.insert(place, (sorted(role), site)),
+        let publications: Vec<_> = publications.into_iter().collect();
+        for holds in [true, false] {
+            for Publication { site, roles: named, allowed } in &publications {
+                for role in named.iter().filter(|role| (self.holder(role.id) == Some(*site)) == holds) {
+                    let (id, site) = (role.id, *site);
+                    let place = roles.binary_search_by_key(&id, |(role, _)| role.id);
+                    match place {
+                        _ if !allowed.contains(id) => conflicts.push(Conflict::NotAllowed { id, site }),
+                        Ok(place) => conflicts.push(Conflict::Claimed { id, site, holder: roles[place].1 }),
+                        Err(place) => roles.insert(place, (sorted(role), site)),
+                    }
                 }
             }
         }
         (PublishedTable { roles: roles.into() }, conflicts)
+    }
+
+    /// The site that has a role.
+    fn holder(&self, id: u64) -> Option<usize> {
+        let place = self.roles.binary_search_by_key(&id, |(role, _)| role.id).ok()?;
+        Some(self.roles[place].1)
     }
 
     /// Roles in force, with the number of their site.

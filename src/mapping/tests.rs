@@ -399,6 +399,29 @@ fn the_first_site_to_claim_a_role_has_it_and_only_within_its_rights() {
 }
 
 #[test]
+fn a_role_stays_with_the_site_that_has_it() {
+    let role = |id| Role { id, kind: RoleKind::Own, endpoints: Vec::new() };
+    let (first, second) = ([role(1), role(5)], [role(5)]);
+    let (all, few) = (RoleIds::all(), RoleIds::new(vec![1..=4]));
+    let roles =
+        |table: &PublishedTable| table.roles().map(|(role, site)| (role.id, site)).collect::<Vec<_>>();
+    let both = |allowed| {
+        [
+            Publication { site: 0, roles: &first, allowed },
+            Publication { site: 1, roles: &second, allowed: &all },
+        ]
+    };
+    // The first one has to let go of it, and does not get it back before the second one does.
+    let (table, _) = PublishedTable::new(both(&few));
+    assert_eq!(roles(&table), [(1, 0), (5, 1)]);
+    let (table, conflicts) = table.next(both(&all));
+    assert_eq!(roles(&table), [(1, 0), (5, 1)]);
+    assert_eq!(conflicts, [Conflict::Claimed { id: 5, site: 0, holder: 1 }]);
+    let (table, _) = table.next([both(&all)[0]]);
+    assert_eq!(roles(&table), [(1, 0), (5, 0)]);
+}
+
+#[test]
 fn what_is_mapped_bears_its_number() {
     let (_, mapping) = sample();
     let targets = [

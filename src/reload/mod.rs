@@ -10,6 +10,7 @@ mod files;
 mod tally;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -19,6 +20,7 @@ use std::time::Instant;
 use crate::limits::{RELOAD_JUDGED_AGAIN_AFTER, RELOAD_LOOK_EVERY};
 use crate::upgrade::{holder, successor, systemd};
 use files::{Mark, marks};
+use tally::Asked;
 pub use tally::Reloads;
 
 /// What a look at the files came to.
@@ -65,10 +67,11 @@ pub type Ask = mpsc::Sender<()>;
 /// There is no thread for it.
 pub fn watch(subject: impl Subject, process: Process, reloads: &Arc<Reloads>) -> io::Result<Ask> {
     let (ask, asked) = mpsc::channel();
-    let seen = marks(subject.files());
     let watch = Watch {
-        judged: seen.clone(),
-        seen,
+        seen: marks(subject.files()),
+        // They were read a while ago.
+        judged: Vec::new(),
+        in_force: marks(vec![process.config.clone()]),
         judged_at: Instant::now(),
         subject,
         process,
@@ -99,6 +102,8 @@ fn why_it_stays(keys: &[String], upgrade_socket: &Path) -> Option<String> {
     }
 }
 
+const PANICKED: &str = "judging them panicked; this is a bug of cmg";
+
 /// Where the next process asks. The default of the second one is beside the first.
 const SOCKET_KEYS: [&str; 2] = ["admin.socket", "admin.upgrade_socket"];
 
@@ -110,6 +115,8 @@ struct Watch<S> {
     seen: Vec<Mark>,
     judged: Vec<Mark>,
     judged_at: Instant,
+    /// How the settings file was when what is in force was read.
+    in_force: Vec<Mark>,
 }
 
 impl<S: Subject> Watch<S> {
@@ -145,36 +152,47 @@ impl<S: Subject> Watch<S> {
 
     fn reload(&mut self, is_asked: bool) {
         // Before they are read: what changes meanwhile is judged again.
-        let before = marks(self.subject.files());
-        let outcome = self.subject.reload(is_asked);
-        let now = marks(self.subject.files());
-        // Other settings name other files, which were not there before.
-        self.judged = if now.len() == before.len() { before } else { now.clone() };
-        (self.seen, self.judged_at) = (now, Instant::now());
+        let (before, config) = (marks(self.subject.files()), marks(vec![self.process.config.clone()]));
+        // A mistake of ours in judging must not end the thread that judges what is right again.
+        let reloaded = catch_unwind(AssertUnwindSafe(|| self.subject.reload(is_asked)));
+        let outcome = reloaded.unwrap_or_else(|_| Outcome::Wrong(PANICKED.to_owned()));
+        self.seen = marks(self.subject.files());
+        // Other settings name other files, of which nobody knows how they were before.
+        self.judged = if self.seen.len() == before.len() { before } else { Vec::new() };
+        self.judged_at = Instant::now();
+        // What stands in a settings file that is not in force is right when somebody asks again, and not before.
+        let asked = match (is_asked, config == self.in_force) {
+            (false, _) => Asked::No,
+            (true, true) => Asked::ForTheSame,
+            (true, false) => Asked::ForOthers,
+        };
         match outcome {
             Outcome::Unchanged => self.reloads.unchanged(is_asked),
-            Outcome::Applied(what) => self.reloads.applied(&what),
-            Outcome::Wrong(how) => self.reloads.wrong(&how, is_asked),
-            Outcome::Anew(keys) => self.hand_over(&keys, is_asked),
+            Outcome::Applied(what) => self.reloads.applied(&what, is_asked),
+            Outcome::Wrong(how) => return self.reloads.wrong(&how, asked),
+            Outcome::Anew(keys) => return self.hand_over(&keys, asked),
+        }
+        if is_asked {
+            self.in_force = config;
         }
     }
 
-    fn hand_over(&self, keys: &[String], is_asked: bool) {
+    fn hand_over(&self, keys: &[String], asked: Asked) {
         let Process { role, config, upgrade_socket } = &self.process;
         let named = keys.join(", ");
         let what = format!("{}: {named}: another process has to start with this", config.display());
         // It would start with what the settings file holds, of which nobody has said that it is whole.
-        if !is_asked {
-            return self.reloads.wrong(&format!("{what}: send SIGHUP, or restart the {role}"), false);
+        if asked == Asked::No {
+            return self.reloads.wrong(&format!("{what}: send SIGHUP, or restart the {role}"), asked);
         }
         if let Some(why) = why_it_stays(keys, upgrade_socket) {
             let how = format!("{what}, and this one cannot hand over to it: {why}; restart the {role}");
-            return self.reloads.wrong(&how, true);
+            return self.reloads.wrong(&how, asked);
         }
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "{what}; starting it, by the binary of this one");
         match successor::start_and_wait(Path::new("/proc/self/exe"), role, config, upgrade_socket, false) {
             Ok(pid) => self.reloads.handed_over(pid),
-            Err(error) => self.reloads.wrong(&format!("{what}: {error}"), true),
+            Err(error) => self.reloads.wrong(&format!("{what}: {error}"), asked),
         }
     }
 }

@@ -18,10 +18,22 @@ struct State {
     applied_at: Option<jiff::Timestamp>,
     /// When files were judged last, because they changed or somebody asked.
     judged_at: Option<jiff::Timestamp>,
-    /// What is wrong with what the files hold; nothing when it is in force.
+    /// What is wrong with what the files hold that the settings in force name; nothing when that is in force. It may
+    /// become right by itself.
     error: String,
-    /// Nobody has asked for that, so nobody has to ask again.
-    may_become_right: bool,
+    /// What is wrong with other settings; until somebody asks again.
+    error_of_others: String,
+}
+
+/// Whether somebody asked for a look, and what the settings file held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Nobody did, so it was not read.
+    No,
+    /// The settings in force.
+    ForTheSame,
+    /// Others.
+    ForOthers,
 }
 
 const OUTCOMES: [&str; 4] = ["applied", "unchanged", "refused", "handed_over"];
@@ -39,54 +51,56 @@ impl Reloads {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the files hold is in force already; whoever asked is told. Whoever asked for what is wrong has to ask again.
+    /// What the files hold is in force already; whoever asked is told.
     pub(super) fn unchanged(&self, is_asked: bool) {
         let mut state = self.state();
-        if is_asked || state.may_become_right {
-            state.settle();
+        if is_asked || !state.error.is_empty() {
+            state.settle(is_asked);
             state.count(Count::Unchanged);
             tracing::info!("reloaded: nothing has changed, what is in force stays so");
         }
     }
 
-    /// Other settings are in force.
-    pub(super) fn applied(&self, what: &str) {
+    /// Other settings are in force, or what other files hold.
+    pub(super) fn applied(&self, what: &str, is_asked: bool) {
         let mut state = self.state();
-        state.settle();
+        state.settle(is_asked);
         state.count(Count::Applied);
         state.applied_at = state.judged_at;
         tracing::info!("reloaded: {what}");
     }
 
     /// What the files hold cannot be put in force. Says so once, not at each look, and whenever somebody asked.
-    pub(super) fn wrong(&self, how: &str, is_asked: bool) {
+    pub(super) fn wrong(&self, how: &str, asked: Asked) {
         let mut state = self.state();
-        if is_asked || state.error != how {
-            state.count(Count::Refused);
-            how.clone_into(&mut state.error);
-            tracing::error!("not reloaded, what is in force stays so: {how}");
+        if asked == Asked::No && state.error == how {
+            return;
         }
-        state.may_become_right = !is_asked;
+        state.settle(asked != Asked::No);
+        state.count(Count::Refused);
+        let error = if asked == Asked::ForOthers { &mut state.error_of_others } else { &mut state.error };
+        how.clone_into(error);
+        tracing::error!("not reloaded, what is in force stays so: {how}");
     }
 
     /// Another process has taken this one's place.
     pub(super) fn handed_over(&self, pid: u32) {
         let mut state = self.state();
-        state.settle();
+        state.settle(true);
         state.count(Count::HandedOver);
         tracing::info!(pid, "reloaded: another process has taken this one's place");
     }
 
     /// Whether files are wrong that nobody would ask for again.
     pub(super) fn may_become_right(&self) -> bool {
-        self.state().may_become_right
+        !self.state().error.is_empty()
     }
 
     /// What operators should know of.
     pub fn tell_health(&self, health: &mut Health) {
-        let state = self.state();
-        if !state.error.is_empty() {
-            health.suffers(format!("not reloaded: {}", state.error));
+        let error = self.state().error();
+        if !error.is_empty() {
+            health.suffers(format!("not reloaded: {error}"));
         }
     }
 
@@ -102,7 +116,8 @@ impl Reloads {
         let mut shown = Value::from(counts);
         shown["last_applied"] = text(&state.applied_at).into();
         shown["last"] = text(&state.judged_at).into();
-        shown["error"] = if state.error.is_empty() { Value::Null } else { json!(state.error) };
+        let error = state.error();
+        shown["error"] = if error.is_empty() { Value::Null } else { json!(error) };
         shown
     }
 
@@ -115,7 +130,7 @@ impl Reloads {
             rows.count(&[("outcome", name)], count);
         }
         let help = "1 when the files hold what could not be put in force, and what was before is.";
-        let failing = u64::from(!state.error.is_empty());
+        let failing = u64::from(!state.error().is_empty());
         page.gauge(&format!("{prefix}_reload_failing"), help).count(&[], failing);
     }
 }
@@ -126,10 +141,17 @@ impl State {
         self.judged_at = Some(jiff::Timestamp::now());
     }
 
-    /// Nothing is wrong.
-    fn settle(&mut self) {
-        self.may_become_right = false;
+    /// Everything that the settings in force name is right; who asked has other settings judged, too.
+    fn settle(&mut self, is_asked: bool) {
         self.error.clear();
+        if is_asked {
+            self.error_of_others.clear();
+        }
+    }
+
+    fn error(&self) -> String {
+        let both = [&*self.error_of_others, &*self.error];
+        both.into_iter().filter(|error| !error.is_empty()).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -144,9 +166,9 @@ mod tests {
         reloads.unchanged(false);
         assert_eq!(counts(), [Some(0); 4], "nobody asked");
         reloads.unchanged(true);
-        reloads.applied("limits");
-        reloads.wrong("a line", false);
-        reloads.wrong("a line", false);
+        reloads.applied("limits", true);
+        reloads.wrong("a line", Asked::No);
+        reloads.wrong("a line", Asked::No);
         assert!(reloads.may_become_right());
         assert_eq!(counts(), [1, 1, 1, 0].map(Some));
         let mut health = Health::default();
@@ -160,13 +182,28 @@ mod tests {
         // The file as it was before.
         reloads.unchanged(false);
         assert!(reloads.show()["error"].is_null() && !reloads.may_become_right());
-        reloads.wrong("another", true);
-        reloads.wrong("another", true);
-        // Of a file that nobody asked to be read.
+        reloads.wrong("a line", Asked::ForTheSame);
+        reloads.wrong("a line", Asked::ForTheSame);
+        assert_eq!(counts(), [1, 2, 3, 0].map(Some), "who asks is told");
+        assert!(reloads.may_become_right());
         reloads.unchanged(false);
-        assert_eq!(reloads.show()["error"], "another");
-        assert_eq!(counts(), [1, 2, 3, 0].map(Some));
+        assert!(reloads.show()["error"].is_null());
+    }
+
+    #[test]
+    fn what_somebody_asked_for_is_wrong_until_somebody_asks_again() {
+        let reloads = Reloads::default();
+        reloads.wrong("others", Asked::ForOthers);
+        assert!(!reloads.may_become_right(), "of a file that nobody has asked to be read again");
+        reloads.wrong("a file", Asked::No);
+        assert_eq!(reloads.show()["error"], "others; a file");
+        reloads.applied("what that file holds", false);
+        reloads.unchanged(false);
+        assert_eq!(reloads.show()["error"], "others");
         reloads.unchanged(true);
+        assert!(reloads.show()["error"].is_null());
+        reloads.wrong("others", Asked::ForOthers);
+        reloads.applied("others", true);
         assert!(reloads.show()["error"].is_null());
     }
 }
