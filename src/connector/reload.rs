@@ -55,20 +55,13 @@ pub struct Reloader {
 }
 
 impl Subject for Reloader {
-    fn reload(&mut self, is_asked: bool) -> Outcome {
-        self.judge(is_asked).unwrap_or_else(|SettingsErrors(errors)| {
-            let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
-            Outcome::Wrong(errors.join("; "))
-        })
+    fn reload(&mut self, is_asked: bool) -> Result<Outcome, SettingsErrors> {
+        self.judge(is_asked)
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        // Those in force, too: a file that cannot be read names none.
         let mut all: Vec<_> = self.plan.reads.iter().map(|read| read.path.clone()).collect();
         all.extend(self.files.iter().cloned());
-        all.retain(|path| *path != self.document.path);
-        all.sort();
-        all.dedup();
         all
     }
 

@@ -18,6 +18,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::limits::{RELOAD_JUDGED_AGAIN_AFTER, RELOAD_LOOK_EVERY};
+use crate::settings::SettingsErrors;
 use crate::upgrade::{holder, successor, systemd};
 use files::{Mark, marks};
 use tally::Asked;
@@ -40,8 +41,12 @@ pub enum Outcome {
 pub trait Subject: Send + 'static {
     /// Reads the files, and goes on with what they hold if it is right and can be done by this process. The settings
     /// file is read again if somebody asked.
-    fn reload(&mut self, is_asked: bool) -> Outcome;
-    /// What its settings name, files that could not be read included.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    fn reload(&mut self, is_asked: bool) -> Result<Outcome, SettingsErrors>;
+    /// What the settings in force name and what those name that were looked at last, in which a file that cannot be read
+    /// names none; in any order.
     fn files(&self) -> Vec<PathBuf>;
     /// Whether there is anything to reload for: it may have begun to end.
     fn is_there(&self) -> bool;
@@ -68,7 +73,7 @@ pub type Ask = mpsc::Sender<()>;
 pub fn watch(subject: impl Subject, process: Process, reloads: &Arc<Reloads>) -> io::Result<Ask> {
     let (ask, asked) = mpsc::channel();
     let watch = Watch {
-        seen: marks(subject.files()),
+        seen: Vec::new(),
         // They were read a while ago.
         judged: Vec::new(),
         in_force: marks(vec![process.config.clone()]),
@@ -141,7 +146,7 @@ impl<S: Subject> Watch<S> {
     /// Whether the files have changed and are still, or what was wrong may have become right by itself: a certificate
     /// that was not valid yet.
     fn is_due(&mut self) -> bool {
-        let now = marks(self.subject.files());
+        let now = self.look();
         let is_still = now == self.seen;
         let may_be_right =
             self.reloads.may_become_right() && self.judged_at.elapsed() >= RELOAD_JUDGED_AGAIN_AFTER;
@@ -150,13 +155,28 @@ impl<S: Subject> Watch<S> {
         is_due
     }
 
+    /// How the files are. The settings file itself is not among them.
+    fn look(&self) -> Vec<Mark> {
+        let mut files = self.subject.files();
+        files.retain(|path| *path != self.process.config);
+        files.sort();
+        files.dedup();
+        marks(files)
+    }
+
     fn reload(&mut self, is_asked: bool) {
         // Before they are read: what changes meanwhile is judged again.
-        let (before, config) = (marks(self.subject.files()), marks(vec![self.process.config.clone()]));
+        let (before, config) = (self.look(), marks(vec![self.process.config.clone()]));
         // A mistake of ours in judging must not end the thread that judges what is right again.
         let reloaded = catch_unwind(AssertUnwindSafe(|| self.subject.reload(is_asked)));
-        let outcome = reloaded.unwrap_or_else(|_| Outcome::Wrong(PANICKED.to_owned()));
-        self.seen = marks(self.subject.files());
+        let outcome = match reloaded {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(SettingsErrors(errors))) => {
+                Outcome::Wrong(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+            }
+            Err(_) => Outcome::Wrong(PANICKED.to_owned()),
+        };
+        self.seen = self.look();
         // Other settings name other files, of which nobody knows how they were before.
         self.judged = if self.seen.len() == before.len() { before } else { Vec::new() };
         self.judged_at = Instant::now();
