@@ -23,11 +23,17 @@ pub mod admin;
 #[cfg(feature = "shells")]
 pub mod allocations;
 #[cfg(feature = "shells")]
+pub mod inside;
+#[cfg(feature = "shells")]
+pub mod issuer;
+#[cfg(feature = "shells")]
 pub mod logs;
 #[cfg(feature = "shells")]
 pub mod metrics;
 #[cfg(feature = "shells")]
 pub mod pki;
+#[cfg(feature = "shells")]
+pub mod renewal;
 #[cfg(feature = "shells")]
 pub mod reload;
 #[cfg(feature = "shells")]

@@ -71,6 +71,21 @@ pub const STREAM_COUNT_MAX: usize = 32_768;
 pub const IDENTITY_COUNT_MAX: usize = 32_768;
 /// Bytes of one IDENTITY: a certificate chain as far as it is forwarded, or claims.
 pub const IDENTITY_SIZE_MAX: usize = 8_192;
+/// Bytes of the internal authority's revocation list: some 6,000 entries, of connection points and instances alone.
+pub const INTERNAL_LIST_SIZE_MAX: usize = 256 * 1024;
+const _: () = assert!(INTERNAL_LIST_SIZE_MAX <= SETTINGS_SIZE_MAX && INTERNAL_LIST_SIZE_MAX <= CRL_SIZE_MAX);
+/// Bytes of what asks for the next internal certificate: a chain, a request and a signature, of RSA 4096 at most.
+pub const RENEWAL_SIZE_MAX: usize = 12 * 1024;
+/// Bytes of the chain that comes of it.
+pub const RENEWED_SIZE_MAX: usize = 12 * 1024;
+const _: () = assert!(RENEWAL_SIZE_MAX < FRAME_PAYLOAD_SIZE_MAX && RENEWED_SIZE_MAX < FRAME_PAYLOAD_SIZE_MAX);
+/// Certificates of a chain in either, leaf and authorities.
+pub const RENEWAL_CHAIN_MAX: usize = 4;
+/// DNS names of an internal certificate. Ours have one.
+pub const RENEWAL_NAMES_MAX: usize = 16;
+/// A request for a certificate is judged so long after it was made, and so long before, for clocks differ: who gets
+/// hold of one later can have nothing made of it.
+pub const RENEWAL_WITHIN: Duration = Duration::from_secs(300);
 /// Bytes of one publication (settings of a site with its trust anchors).
 pub const SETTINGS_SIZE_MAX: usize = 1024 * 1024;
 /// Silence on a channel after which a ping is sent.
@@ -450,6 +465,33 @@ pub const LIST_FILE_EVERY: Duration = Duration::from_secs(1);
 /// The files of the certificates that clients are shown are looked at so often. A change is judged when the next
 /// look finds no further one: of a chain and its key one is written before the other.
 pub const CERTIFICATE_FILES_EVERY: Duration = Duration::from_secs(1);
+/// The issuer looks at the file of the list that revokes internal certificates so often: with it, whoever asks for the
+/// list and a turn of every shard, who is revoked is cut within five seconds.
+pub const INTERNAL_FILES_EVERY: Duration = Duration::from_secs(1);
+/// The issuer is asked for the list so often, where one is named.
+pub const INTERNAL_LIST_ASKED_EVERY: Duration = Duration::from_secs(2);
+/// For an answer of the issuer, from the name to the last byte.
+pub const ISSUER_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Until a gateway takes it that nothing comes of what it asked for over a channel: the issuer's time and more.
+pub const RENEWAL_ANSWER_WITHIN: Duration = Duration::from_secs(20);
+const _: () = assert!(ISSUER_ANSWER_WITHIN.as_secs() < RENEWAL_ANSWER_WITHIN.as_secs());
+/// A role looks so often whether its internal certificate is to be renewed.
+pub const RENEWAL_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After a certificate could not be renewed, the first wait and the longest; a tenth of what it still lives is never
+/// passed.
+pub const RENEWAL_AGAIN_FIRST: Duration = Duration::from_secs(10);
+/// See [`RENEWAL_AGAIN_FIRST`].
+pub const RENEWAL_AGAIN_LONGEST: Duration = Duration::from_secs(60 * 60);
+/// Renewals that a connection point carries for gateways at once, each on a thread of its own.
+pub const RENEWALS_CARRIED_MAX: usize = 4;
+/// Certificates that the issuer makes for one identity within [`ISSUED_WITHIN`]: whoever holds its key cannot fill a
+/// disk.
+pub const ISSUED_COUNT_MAX: usize = 20;
+/// See [`ISSUED_COUNT_MAX`].
+pub const ISSUED_WITHIN: Duration = Duration::from_secs(60 * 60);
+/// The internal list that issuer and `cmg pki revoke` sign is good for so long. The issuer signs the next when a third
+/// of it is over.
+pub const INTERNAL_LIST_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Settings and the files that they name are looked at so often. A change is judged when the next look finds no further
 /// one: it is in force everywhere within two seconds.
 pub const RELOAD_LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -23,7 +23,7 @@ use cmg::refusal::Refusal;
 use cmg::review::{ConnectorReview, Document};
 use cmg::settings::PublishedSettings;
 use cmg::shard::{self, Listener, Place, Shard, Slots};
-use cmg::transport::{Broken, Link, LinkEvents, Stream, Tls, Wire, listen, tls_config};
+use cmg::transport::{Broken, Internal, Link, LinkEvents, Stream, Tls, Wire, listen, tls_config};
 use cmg::upgrade::Inheritance;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -620,7 +620,7 @@ fn play(files: &Pki, folder: &std::path::Path) -> (SocketAddr, mpsc::Receiver<()
         key: PrivateKeyDer::from_pem_file(&pair.key).unwrap(),
     };
     let ca: Vec<_> = read(&folder.join("pki/internal-ca.pem"));
-    let config = tls_config::for_channels(&ca, own).unwrap();
+    let config = tls_config::for_channels(&Internal::new(&ca, own).unwrap()).unwrap();
     let (fd, address) = listen::listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let (tell, done) = mpsc::channel();
     let place = Place { index: 0, cpu: shard::allowed_cpus()[0], slots: 64, owner: Slots::ByAccept };

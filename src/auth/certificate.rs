@@ -9,6 +9,7 @@ use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::name::name_text;
 use super::revocation::{Linked, Unrevoked};
@@ -289,7 +290,11 @@ pub fn key_fault(der: &[u8]) -> Option<CertificateFault> {
 
 /// What a key is that is not taken.
 fn odd_key(certificate: &X509Certificate<'_>) -> Option<String> {
-    let key = certificate.public_key();
+    odd_public_key(certificate.public_key())
+}
+
+/// What is wrong with a key that is not taken.
+pub(super) fn odd_public_key(key: &SubjectPublicKeyInfo<'_>) -> Option<String> {
     let curve = || key.algorithm.parameters.as_ref()?.as_oid().ok().map(|oid| oid.to_id_string());
     match (key.parsed(), key.algorithm.algorithm.to_id_string().as_str()) {
         (Ok(PublicKey::RSA(rsa)), _) => {

@@ -7,8 +7,8 @@ use super::token::{
     directory as directory_info, issuer_of,
 };
 use super::{
-    BlockList, InternalName, RevocationList, Trust, certificate, client_cert_field, client_cert_of,
-    internal_identity, judge, life_of, thumbprints,
+    BlockList, CONTEXT, InternalName, Renewal, RevocationList, Trust, certificate, client_cert_field,
+    client_cert_of, internal_identity, judge, judge_renewed, life_of, read_chain, thumbprints, write_chain,
 };
 use super::{list_der, name_text, revocation_list};
 
@@ -65,6 +65,28 @@ pub fn revocation_list(bytes: &[u8]) {
     }
     if let Ok(blocked) = BlockList::parse(bytes) {
         assert!(blocked.len() <= bytes.len());
+    }
+}
+
+/// `bytes` as what a role asks for its next certificate with, and as the chain that comes of it.
+///
+/// # Panics
+/// When something is made that nobody signed for, or something is read that is not written as the same bytes.
+pub fn renewal(bytes: &[u8]) {
+    let root = Trust::new(&[ROOT], &[]).expect("the root is sound");
+    if let Ok(renewal) = Renewal::parse(bytes) {
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(renewal.made));
+        assert!(renewal.judge(&root, now).is_err(), "its key is gone");
+        let unsigned = Renewal::unsigned(renewal.made, &renewal.chain, renewal.request).expect("it was read");
+        let signature = &bytes[unsigned.len() - CONTEXT.len()..];
+        assert_eq!(Renewal::signed(&unsigned, signature).as_deref(), Some(bytes));
+    }
+    if let Some(chain) = read_chain(bytes) {
+        assert_eq!(write_chain(&chain).as_deref(), Some(bytes));
+        if let Some(name) = chain.first().and_then(|leaf| internal_identity(leaf).ok()) {
+            let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(NOW));
+            assert!(judge_renewed(&chain, &name, b"", &root, now).is_err(), "nobody asked for it");
+        }
     }
 }
 

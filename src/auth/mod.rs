@@ -10,6 +10,7 @@ pub mod fuzz;
 mod internal;
 mod lists;
 mod name;
+mod renewal;
 mod revocation;
 mod revocation_list;
 #[cfg(test)]
@@ -26,8 +27,9 @@ pub use certificate::{
 pub use internal::{InternalFault, InternalName, InternalRole, internal_identity, is_name, is_site_code};
 pub use lists::{AllowRules, BlockFault, BlockList};
 pub use name::{is_name_rule, name_text};
+pub use renewal::{CONTEXT, Renewable, Renewal, RenewalFault, judge_renewed, read_chain, write_chain};
 pub use revocation::{ListStanding, Revocation, RevocationMode};
-pub use revocation_list::{ListFault, RevocationList, list_der};
+pub use revocation_list::{ListFault, RevocationList, list_der, lists_der};
 pub use trust::{Trust, TrustFault};
 pub use twin::thumbprints;
 pub use verdicts::{Asked, Verdicts};

@@ -17,7 +17,7 @@ use x509_parser::revocation_list::{CertificateRevocationList, RevokedCertificate
 
 use super::name::name_text;
 use super::trust::{Authority, Trust};
-use crate::limits::{CLOCK_SKEW, CRL_SIZE_MAX};
+use crate::limits::{CLOCK_SKEW, CRL_COUNT_MAX, CRL_SIZE_MAX};
 
 /// A serial number, or the number of a list: zeros in front.
 pub(super) type Number = [u8; 20];
@@ -259,6 +259,33 @@ pub fn list_der(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ListFault> {
     let list = CertificateRevocationListDer::from_pem_slice(bytes);
     let list = list.map_err(|_| ListFault::Malformed("no revocation list in PEM"))?;
     Ok(Cow::Owned(list.to_vec()))
+}
+
+/// The lists of a file in PEM or of several in DER one behind the other, each in DER.
+///
+/// # Errors
+/// PEM without a list in it, or octets that are no list; more lists than a site may have.
+pub fn lists_der(bytes: &[u8]) -> Result<Vec<Vec<u8>>, ListFault> {
+    let lists: Vec<Vec<u8>> = if bytes.windows(BEGIN.len()).take(PEM_BEGINS_WITHIN).any(|some| some == BEGIN)
+    {
+        let sections = CertificateRevocationListDer::pem_slice_iter(bytes).take(CRL_COUNT_MAX + 1);
+        let sections: Result<Vec<_>, _> = sections.map(|list| list.map(|list| list.to_vec())).collect();
+        sections.map_err(|_| ListFault::Malformed("no revocation list in PEM"))?
+    } else {
+        let (mut lists, mut rest) = (Vec::new(), bytes);
+        while !rest.is_empty() && lists.len() <= CRL_COUNT_MAX {
+            let (behind, _) = CertificateRevocationList::from_der(rest)
+                .map_err(|_| ListFault::Malformed("no list in DER"))?;
+            lists.push(rest[..rest.len() - behind.len()].to_vec());
+            rest = behind;
+        }
+        lists
+    };
+    match lists.len() {
+        0 => Err(ListFault::Malformed("no revocation list in it")),
+        count if count > CRL_COUNT_MAX => Err(ListFault::TooMany(CRL_COUNT_MAX)),
+        _ => Ok(lists),
+    }
 }
 
 const BEGIN: &[u8] = b"-----BEGIN ";

@@ -49,6 +49,11 @@ fn seeded_certificates_are_trusted_only_as_they_were_issued() {
 }
 
 #[test]
+fn seeded_renewals_are_read_in_one_way_and_give_nothing() {
+    crate::seeded::run("renewal", 2_000, fuzz::renewal);
+}
+
+#[test]
 fn seeded_client_cert_fields_have_one_spelling() {
     crate::seeded::run("client_cert", 4_000, fuzz::client_cert);
 }
@@ -70,6 +75,8 @@ fn no_certificate_is_a_matter_of_showing_one() {
     assert!(matches!(fault, CertificateFault::Malformed(_)));
 }
 
+#[cfg(feature = "shells")]
+mod renewal;
 #[cfg(feature = "shells")]
 mod revocation;
 

@@ -183,6 +183,8 @@ impl Match<'_> {
             20 => (FrameKind::Pong, vec![0; 8]),
             21 if op >= 120 => (FrameKind::Leave, Vec::new()),
             21 => (FrameKind::Drain, self.drained_at().to_be_bytes().to_vec()),
+            22 if op >= 160 => (FrameKind::Revoked, self.piece()),
+            22 if op >= 80 => (FrameKind::Renewal, self.raw(5)),
             22 => (FrameKind::Status, self.raw(5)),
             _ => {
                 let count = usize::from(self.number());
@@ -531,6 +533,8 @@ impl Match<'_> {
             | FrameKind::Status
             | FrameKind::List
             | FrameKind::Leave
+            | FrameKind::Revoked
+            | FrameKind::Renewal
             | FrameKind::ListAck => {}
             FrameKind::Hello | FrameKind::HelloReply | FrameKind::Ignored => panic!("{:?}", frame.kind),
         }

@@ -61,6 +61,10 @@ pub enum FrameKind {
     /// The connection point would like to end: answered with DRAIN. Or another process takes the instance's place:
     /// answered with one more channel.
     Leave = 21,
+    /// A piece of the internal authority's revocation list.
+    Revoked = 22,
+    /// A gateway asks for its next internal certificate; what came of it.
+    Renewal = 23,
 }
 
 impl FrameKind {
@@ -88,6 +92,8 @@ impl FrameKind {
             19 => FrameKind::ListAck,
             20 => FrameKind::Tokens,
             21 => FrameKind::Leave,
+            22 => FrameKind::Revoked,
+            23 => FrameKind::Renewal,
             _ => return None,
         })
     }

@@ -25,6 +25,7 @@ mod out;
 mod publication;
 mod pulse;
 mod receive;
+mod renewal;
 mod simulation;
 mod stream;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use message::{
 pub use message::{Field, Fields, ResponseWriter, TooLarge, TrailersWriter, parse_trailers};
 pub use mux::Channel;
 pub use publication::{Acknowledgement, Publication, RevisionTag, Verdict};
+pub use renewal::RenewalAnswer;
 pub use stream::StreamId;
 pub use transport::{ALPN, HTTPS_ALPN, Transport};
 
@@ -117,6 +119,14 @@ pub enum Event<'b> {
     Settings(Box<Publication>),
     /// Gateway: keys of token issuers and blocked tokens, whole.
     Tokens(Box<Publication>),
+    /// Gateway: the internal authority's revocation list, whole and unchecked.
+    Revoked(Box<Publication>),
+    /// Connector: the gateway asks for its next internal certificate; answer with `renewal`. Gateway: what came of
+    /// that.
+    Renewal {
+        /// Unchecked.
+        bytes: &'b [u8],
+    },
     /// Connector: what became of settings.
     SettingsAck(Box<Acknowledgement>),
     /// Gateway: the connection point has this list. Answer with `answer_list`.

@@ -18,8 +18,8 @@ use super::stream::{Half, NumberHasher, Stream, StreamId, Streams};
 use super::{Busy, ResetCode, Side};
 use crate::limits::{
     CHANNEL_OUT_SIZE_HARD_MAX, CHANNEL_OUT_SIZE_MAX, CHANNEL_WINDOW, FRAME_HEADER_SIZE,
-    FRAME_PAYLOAD_SIZE_MAX, IDENTITY_COUNT_MAX, IDENTITY_SIZE_MAX, INTERIM_COUNT_MAX, SETTINGS_FEED_SIZE,
-    STREAM_COUNT_MAX, STREAM_WINDOW_INITIAL, WINDOW_GROWTH_BUDGET,
+    FRAME_PAYLOAD_SIZE_MAX, IDENTITY_COUNT_MAX, IDENTITY_SIZE_MAX, INTERIM_COUNT_MAX, INTERNAL_LIST_SIZE_MAX,
+    SETTINGS_FEED_SIZE, STREAM_COUNT_MAX, STREAM_WINDOW_INITIAL, WINDOW_GROWTH_BUDGET,
 };
 
 /// One end of a channel, after its hello.
@@ -42,11 +42,15 @@ pub struct Channel {
     pub(super) identities: HashSet<u32, BuildHasherDefault<NumberHasher>>,
     pub(super) incoming: Incoming,
     pub(super) incoming_tokens: Incoming,
+    pub(super) incoming_revoked: Incoming,
     outgoing: Option<Outgoing>,
     /// The list that is being heard.
     pub(super) turn: Turn,
     outgoing_list: Option<OutgoingList>,
     outgoing_tokens: Option<Outgoing>,
+    outgoing_revoked: Option<Outgoing>,
+    /// RENEWAL was asked, and nothing has come of it yet.
+    pub(super) is_renewing: bool,
     pub(super) draining: bool,
     /// The gateway was asked to open no further stream.
     leaving: bool,
@@ -76,10 +80,13 @@ impl Channel {
             identities: HashSet::default(),
             incoming: Incoming::default(),
             incoming_tokens: Incoming::default(),
+            incoming_revoked: Incoming::default(),
             outgoing: None,
             turn: Turn::default(),
             outgoing_list: None,
             outgoing_tokens: None,
+            outgoing_revoked: None,
+            is_renewing: false,
             draining: false,
             leaving: false,
             peer_drained_at: None,
@@ -398,6 +405,36 @@ impl Channel {
         self.feed();
     }
 
+    /// Connector: says which internal certificates are revoked, before anything else that is published; as
+    /// [`publish`](Self::publish).
+    pub fn publish_revoked(&mut self, revision: RevisionTag, bytes: &[u8]) {
+        assert_eq!(self.side, Side::Connector, "only a connection point publishes");
+        assert!(bytes.len() <= INTERNAL_LIST_SIZE_MAX, "lists are bounded when they are read");
+        self.outgoing_revoked = Some(Outgoing::new(Publication { revision, bytes: bytes.to_vec() }));
+        self.feed();
+    }
+
+    /// Gateway: asks for its next internal certificate. Connector: says what came of that. At most
+    /// [`FRAME_PAYLOAD_SIZE_MAX`] bytes.
+    ///
+    /// # Errors
+    /// It is not its turn: something was asked already, or nothing was; `Busy::Backlog`; `Busy::Closed`.
+    pub fn renewal(&mut self, bytes: &[u8]) -> Result<(), Busy> {
+        assert!(bytes.len() <= FRAME_PAYLOAD_SIZE_MAX, "renewals are bounded when they are made");
+        if self.is_closed() {
+            return Err(Busy::Closed);
+        }
+        if self.is_renewing == (self.side == Side::Gateway) {
+            return Err(Busy::Full);
+        }
+        if self.has_backlog() {
+            return Err(Busy::Backlog);
+        }
+        self.is_renewing = self.side == Side::Gateway;
+        self.put(FrameKind::Renewal, 0, bytes);
+        Ok(())
+    }
+
     /// Gateway: says what became of settings. A text longer than 255 bytes is cut.
     pub fn acknowledge(&mut self, revision: RevisionTag, verdict: Verdict, text: &str) {
         assert_eq!(self.side, Side::Gateway, "only a gateway acknowledges settings");
@@ -487,6 +524,7 @@ impl Channel {
         self.put(FrameKind::Close, 0, &payload);
         self.closed = true;
         (self.outgoing, self.outgoing_tokens, self.outgoing_list) = (None, None, None);
+        self.outgoing_revoked = None;
     }
 }
 
@@ -508,7 +546,8 @@ impl Channel {
     /// The first `count` bytes of `transmit` are on their way.
     pub fn transmitted(&mut self, count: usize) {
         self.out.consume(count);
-        if self.outgoing.is_some() || self.outgoing_tokens.is_some() || self.outgoing_list.is_some() {
+        let has_list = self.outgoing_list.is_some() || self.outgoing_revoked.is_some();
+        if self.outgoing.is_some() || self.outgoing_tokens.is_some() || has_list {
             self.feed();
         }
     }
@@ -517,7 +556,9 @@ impl Channel {
     #[cold]
     fn feed(&mut self) {
         while self.out.len() < SETTINGS_FEED_SIZE {
-            let (kind, (piece, is_last)) = if let Some(outgoing) = &mut self.outgoing {
+            let (kind, (piece, is_last)) = if let Some(outgoing) = &mut self.outgoing_revoked {
+                (FrameKind::Revoked, outgoing.next_piece())
+            } else if let Some(outgoing) = &mut self.outgoing {
                 (FrameKind::Settings, outgoing.next_piece())
             } else if let Some(outgoing) = &mut self.outgoing_tokens {
                 (FrameKind::Tokens, outgoing.next_piece())
@@ -528,6 +569,7 @@ impl Channel {
             };
             if is_last {
                 match kind {
+                    FrameKind::Revoked => self.outgoing_revoked = None,
                     FrameKind::Settings => self.outgoing = None,
                     FrameKind::Tokens => self.outgoing_tokens = None,
                     _ => self.outgoing_list = None,

@@ -16,7 +16,8 @@ use super::stream::{Half, Stream, StreamId};
 use super::{Event, ResetCode, Side};
 use crate::limits::{
     CHANNEL_OUT_STALLED_SIZE, CHANNEL_TEXT_SIZE_MAX, CHANNEL_WINDOW, IDENTITY_COUNT_MAX, IDENTITY_SIZE_MAX,
-    INTERIM_COUNT_MAX, PONG_COUNT_MAX, STREAM_COUNT_MAX, STREAM_WINDOW_INITIAL, STREAM_WINDOW_MAX,
+    INTERIM_COUNT_MAX, INTERNAL_LIST_SIZE_MAX, PONG_COUNT_MAX, STREAM_COUNT_MAX, STREAM_WINDOW_INITIAL,
+    STREAM_WINDOW_MAX,
 };
 
 /// How far the number of a new stream may be from the one before: every number between is in use.
@@ -65,6 +66,8 @@ impl Channel {
             | FrameKind::Status
             | FrameKind::List
             | FrameKind::ListAck
+            | FrameKind::Revoked
+            | FrameKind::Renewal
             | FrameKind::Close => self.hear_channel(frame, now),
             FrameKind::Ignored => Ok(Event::None),
             FrameKind::Hello | FrameKind::HelloReply => Err(ChannelError::Unexpected(frame.kind)),
@@ -94,6 +97,8 @@ impl Channel {
             }
             FrameKind::Drain => self.hear_drain(frame),
             FrameKind::Leave => self.hear_leave(frame),
+            FrameKind::Revoked => self.hear_revoked(frame),
+            FrameKind::Renewal => self.hear_renewal(frame),
             FrameKind::Status => Ok(Event::Status { bytes: frame.payload }),
             FrameKind::Close => self.hear_close(frame),
             other => Err(ChannelError::Unexpected(other)),
@@ -271,6 +276,29 @@ impl Channel {
         self.only(Side::Gateway, frame.kind)?;
         let whole = self.incoming_tokens.hear(frame.payload)?;
         Ok(whole.map_or(Event::None, Event::Tokens))
+    }
+
+    #[cold]
+    fn hear_revoked<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {
+        self.only(Side::Gateway, frame.kind)?;
+        let whole = self.incoming_revoked.hear(frame.payload)?;
+        if whole.as_ref().is_some_and(|list| list.bytes.len() > INTERNAL_LIST_SIZE_MAX) {
+            return Err(ChannelError::BadPublication);
+        }
+        Ok(whole.map_or(Event::None, Event::Revoked))
+    }
+
+    /// A gateway asks once and waits for what comes of it.
+    #[cold]
+    fn hear_renewal<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {
+        let is_in_turn = match self.side {
+            Side::Gateway => std::mem::take(&mut self.is_renewing),
+            Side::Connector => !std::mem::replace(&mut self.is_renewing, true),
+        };
+        if !is_in_turn {
+            return Err(ChannelError::Unexpected(frame.kind));
+        }
+        Ok(Event::Renewal { bytes: frame.payload })
     }
 
     fn hear_ping<'b>(&mut self, frame: Frame<'b>) -> Result<Event<'b>, ChannelError> {

@@ -63,6 +63,8 @@ pub(super) struct World<'b> {
     drains: [bool; 2],
     leaves: bool,
     makes_way: bool,
+    renewals: usize,
+    lists: u64,
     steps: u32,
 }
 
@@ -105,6 +107,8 @@ impl<'b> World<'b> {
             drains: [false; 2],
             leaves: false,
             makes_way: false,
+            renewals: 0,
+            lists: 0,
             steps: 0,
         }
     }
@@ -137,6 +141,8 @@ impl<'b> World<'b> {
             29 if op == 0xfd => self.drain(end),
             29 if op == 0xdd => self.leave(),
             29 if op == 0xbd => self.make_way(),
+            29 if op == 0x9d => self.renew(),
+            29 if op == 0x7d => self.revoke(),
             30 => self.report(end),
             _ => self.flush(),
         }
@@ -326,6 +332,27 @@ impl<'b> World<'b> {
         self.ends[GATEWAY].make_way();
     }
 
+    fn renew(&mut self) {
+        let size = self.below(FRAME_PAYLOAD_SIZE_MAX + 1);
+        let asked = pattern(self.renewals, GATEWAY, 0, size);
+        self.renewals += usize::from(self.ends[GATEWAY].renewal(&asked).is_ok());
+    }
+
+    fn hear_renewal(&mut self, end: usize, bytes: &[u8]) {
+        // One at a time, so it is the latest.
+        assert_eq!(bytes, pattern(self.renewals - 1, 1 - end, 0, bytes.len()));
+        if end == CONNECTOR {
+            let _ = self.ends[CONNECTOR].renewal(&pattern(self.renewals - 1, CONNECTOR, 0, bytes.len() / 2));
+        }
+    }
+
+    fn revoke(&mut self) {
+        self.lists += 1;
+        let size = 1 + self.below(50_000);
+        let tag = RevisionTag { serial: self.lists, sha256: [9; 32] };
+        self.ends[CONNECTOR].publish_revoked(tag, &pattern(self.lists as usize, 0, 0, size));
+    }
+
     fn report(&mut self, end: usize) {
         let size = self.below(FRAME_PAYLOAD_SIZE_MAX + 1);
         let report = pattern(self.reports_sent[end], end, 0, size);
@@ -421,6 +448,12 @@ impl<'b> World<'b> {
                 assert_eq!(bytes, pattern(self.reports_heard[end], 1 - end, 0, bytes.len()));
                 self.reports_heard[end] += 1;
             }
+            Event::Revoked(list) => {
+                assert!(list.revision.serial <= self.lists);
+                let bytes = pattern(list.revision.serial as usize, 0, 0, list.bytes.len());
+                assert_eq!(list.bytes, bytes);
+            }
+            Event::Renewal { bytes } => self.hear_renewal(end, bytes),
             Event::Close { .. } | Event::Tokens(_) => panic!("nobody said {event:?}"),
         }
     }

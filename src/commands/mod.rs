@@ -7,6 +7,7 @@ mod completions;
 mod connector;
 mod gateway;
 mod import;
+mod issuer;
 mod log;
 mod log_level;
 mod man;
@@ -63,6 +64,8 @@ enum Command {
     Token(token::Arguments),
     /// Run a token service in the foreground, for a site whose management point has none
     Sts(sts::Arguments),
+    /// Run the issuer of internal certificates in the foreground: it renews those of gateways and connection points
+    Issuer(issuer::Arguments),
     /// Say how running roles are
     Status(status::Arguments),
     /// Have this binary take the place of a running role, with the settings as they are now; no client notices
@@ -111,6 +114,7 @@ impl From<PkiError> for Failure {
             | PkiError::Nothing(_)
             | PkiError::Unknown { .. }
             | PkiError::Several { .. }
+            | PkiError::IsRevoked(_)
             | PkiError::NotOurs(_) => Failure::Usage(error.to_string()),
             PkiError::File { .. }
             | PkiError::HalfAuthority { .. }
@@ -131,6 +135,7 @@ impl Cli {
             Command::Pki(arguments) => pki::run(&arguments),
             Command::Token(arguments) => token::run(&arguments),
             Command::Sts(arguments) => sts::run(&arguments),
+            Command::Issuer(arguments) => issuer::run(&arguments),
             Command::Status(arguments) => status::run(&arguments),
             Command::Upgrade(arguments) => upgrade::run(&arguments),
             Command::LogLevel(arguments) => log_level::run(&arguments),

@@ -125,11 +125,12 @@ Examples:
     #[command(after_help = "\
 Examples:
   cmg pki revoke laptop-17 --reason keyCompromise
-  cmg pki revoke internal/connector-PS1-1.pem --dir .
+  cmg pki revoke connector-PS1-1
   cmg pki revoke --serial 3f:08:12 --authority site
 
-Revoked certificates stand in the lists from the next `cmg pki crl` on. The name can be used again: the \
-command that made the certificate makes a new one.")]
+Revoked certificates stand in the lists from the next `cmg pki crl` on; the internal list is signed at once. An internal \
+certificate that is named is revoked with all that this role had before, also those that an issuer made. The name can be \
+used again: the command that made the certificate makes a new one.")]
     Revoke {
         /// A certificate of the folder by the name of its file without .pem, or the path of a PEM file
         #[arg(required_unless_present = "serial", value_name = "NAME|FILE")]
@@ -230,7 +231,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
                 (None, Some(serial)) => Subject::Numbered(*authority, serial.clone()),
                 (None, None) => return Err(Failure::Usage("NAME, FILE or --serial is missing".into())),
             };
-            tell(&Pki::existing(folder)?.revoke(&subject, *reason)?);
+            revoke(&mut Pki::existing(folder)?, &subject, *reason)?;
         }
         Command::Crl { days: count, der } => say(&Pki::existing(folder)?.sign_lists(days(*count), *der)?),
         Command::List { json } => print(&list(&Inventory::read(folder)?, *json)?),
@@ -278,9 +279,23 @@ fn subject(text: &str) -> Subject {
     if is_file { Subject::InFile(text.into()) } else { Subject::Named(text.into()) }
 }
 
-fn tell(revoked: &Revoked) {
+/// Who is revoked on channels is to be cut in seconds, so the internal list is signed at once.
+fn revoke(pki: &mut Pki, subject: &Subject, reason: Reason) -> Result<(), PkiError> {
+    let revoked = pki.revoke(subject, reason)?;
+    let is_internal =
+        |one: &Revoked| matches!(one, Revoked::Now(one) if one.authority == AuthorityKind::Internal);
+    let list = revoked.iter().any(is_internal).then(|| pki.sign_internal_list()).transpose()?;
+    revoked.iter().for_each(|one| tell(one, list.as_deref()));
+    Ok(())
+}
+
+fn tell(revoked: &Revoked, list: Option<&Path>) {
+    let signed = match list {
+        Some(list) => format!("; {} says so", list.display()),
+        None => "; `cmg pki crl` signs the lists that say so".to_owned(),
+    };
     let (revocation, rest) = match revoked {
-        Revoked::Now(revocation) => (revocation, "; `cmg pki crl` signs the lists that say so".to_owned()),
+        Revoked::Now(revocation) => (revocation, signed),
         Revoked::Before(revocation) => (revocation, " before; nothing was changed".to_owned()),
     };
     let Revocation { authority, serial, name, when, reason } = revocation;

@@ -100,7 +100,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     sts::run(start).map_err(|error| Failure::Broken(error.to_string()))
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+pub fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)

@@ -23,6 +23,7 @@ use crate::metrics::{
     describe_channels, describe_endpoints, describe_process, describe_tasks, show_certificates,
 };
 use crate::reload::Reloads;
+use crate::renewal::Keeper;
 use crate::shard;
 
 /// See the file's head.
@@ -31,6 +32,8 @@ pub struct Board {
     plan: ArcSwap<Plan>,
     /// How it came to that.
     pub reloads: Arc<Reloads>,
+    /// Who we are on channels, and whom we believe there.
+    pub keeper: Arc<Keeper>,
     folder: PathBuf,
     start: metrics::Start,
     is_draining: AtomicBool,
@@ -383,13 +386,14 @@ impl Counts {
 
 impl Board {
     /// An empty one of what `plan` says; the settings' paths start from `folder`.
-    pub fn new(plan: &Arc<Plan>, ledger: Ledger, folder: &Path) -> Board {
+    pub fn new(plan: &Arc<Plan>, ledger: Ledger, keeper: &Arc<Keeper>, folder: &Path) -> Board {
         let shards = usize::from(plan.shards);
         let unpublished = ledger.find([Name::without_endpoint("none")]).remove(0);
         let headroom = Arc::<Headroom>::default();
         Board {
             plan: ArcSwap::new(plan.clone()),
             reloads: Arc::default(),
+            keeper: keeper.clone(),
             folder: folder.to_owned(),
             start: metrics::Start::now(),
             is_draining: AtomicBool::new(false),
@@ -485,6 +489,7 @@ impl Board {
         }
         plan.lists.tell_health(&mut health);
         self.reloads.tell_health(&mut health);
+        self.keeper.tell_health(&mut health);
         health.knows_certificates(&plan.certificates, jiff::Timestamp::now().as_second());
         health
     }
@@ -628,6 +633,7 @@ impl Report for Board {
             "origins": origins(&plan).into_iter().map(origin).collect::<Vec<_>>(),
             "limits": limits,
             "certificates": show_certificates(&plan.certificates),
+            "internal": self.keeper.show_state(),
             "lists": plan.lists.show(),
             "shards": self.shards.iter().map(count).collect::<Vec<_>>(),
         })
@@ -652,6 +658,7 @@ impl Report for Board {
         )
         .count(&[], self.is_ready().into());
         describe_certificates(&mut page, &plan.certificates);
+        self.keeper.describe(&mut page, "cmg_connector");
         let all = self.ledger.all();
         describe_endpoints(&mut page, "cmg_connector", &all, "origin_response_duration_seconds", TOOK);
         self.describe_shards(&mut page);

@@ -12,6 +12,7 @@ mod exchange;
 mod group;
 pub mod head;
 mod instance;
+mod internal;
 mod lists;
 mod names;
 mod origin;
@@ -46,6 +47,7 @@ use crate::dispatch::{OriginState, Parting, Upload};
 use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::metrics::{self, EndpointCounts, Ledger};
+use crate::renewal::Keeper;
 use crate::review::ConnectorStart;
 use crate::shard::{self, Mesh, Place, Port, Shard, Slots};
 use crate::token_watch::{Known, State, Watch};
@@ -72,10 +74,13 @@ pub fn run(start: ConnectorStart, taking: Option<Taking>) -> Result<(), StartErr
     let ConnectorStart { document, folder, works, outside } = start;
     let (shards, log) = (plan::shards(&works.settings), works.settings.log.clone());
     let ledger = Ledger::new(usize::from(shards), limits::SERIES_COUNT_MAX);
+    let place = internal::place(&folder, &works.settings, &works.internal)?;
+    let keeper = Keeper::new(&works.internal, place);
+    keeper.take_file(works.list.as_ref());
     let plan = Arc::new(Plan::new(works, &ledger, shards)?);
     let mut signals =
         Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| start_error("signals", &error))?;
-    let board = Arc::new(Board::new(&plan, ledger, &folder));
+    let board = Arc::new(Board::new(&plan, ledger, &keeper, &folder));
     metrics::watch(Arc::downgrade(&board), Board::look).map_err(|error| start_error("a thread", &error))?;
     let upgrade_socket = outside.post.path().to_owned();
     let (tell, news) = mpsc::channel();
@@ -98,6 +103,7 @@ pub fn run(start: ConnectorStart, taking: Option<Taking>) -> Result<(), StartErr
     let of_tokens = Arc::default();
     let told = tokens::Shards { mesh: Arc::downgrade(&mesh), settings: Arc::downgrade(&of_tokens) };
     watch.start(told).map_err(|error| start_error("a thread", &error))?;
+    keeper.start(None).map_err(|error| start_error("a thread for the internal certificate", &error))?;
     let (board, mesh_of, tokens) = (board.clone(), mesh.clone(), of_tokens);
     let config = document.path.clone();
     let process = crate::reload::Process { role: "connector", config, upgrade_socket };
@@ -278,6 +284,8 @@ pub(crate) struct Here {
     tokens: tokens::Judge,
     records: Records,
     links: RefCell<Vec<Rc<Link>>>,
+    /// To gateways, of renewals that were carried.
+    answers: internal::Answers,
     /// Of lists, one to each instance whose first channel is up here.
     offerings: RefCell<Vec<Rc<Offering>>>,
     channels: metrics::Channels<Channel>,
@@ -338,6 +346,7 @@ impl Here {
             tokens: tokens::Judge::new(tokens),
             records,
             links: RefCell::default(),
+            answers: internal::Answers::default(),
             offerings: RefCell::default(),
             channels: metrics::Channels::new(shard.now()),
             leaving: Cell::new(0),
@@ -451,6 +460,7 @@ impl Here {
     async fn live(self: Rc<Self>) {
         let works = self.works();
         self.reach(&works.plan);
+        internal::look_after(&self);
         if self.shard.index == 0 {
             probe::begin(&self, &works, None);
         }

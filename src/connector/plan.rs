@@ -16,7 +16,7 @@ use crate::dispatch::OriginRules;
 use crate::http;
 use crate::mapping::UrlMapping;
 use crate::metrics::{self, Ledger, Name, Series};
-use crate::review::{self, ConnectorWorks, FileRead, Site, SiteTokens};
+use crate::review::{self, ConnectorWorks, FileRead, INTERNAL_FILES, Site, SiteTokens};
 use crate::settings::{
     ConnectorLimits, ConnectorSettings, DialAddress, GatewayAddress, HealthSettings, OriginSettings,
     OriginTrust, ProxySettings, Revision, SiteSettings,
@@ -79,7 +79,7 @@ pub struct Dialling {
     pub proxy: Option<ProxyPlan>,
     /// Channels to one instance at most.
     pub channels: u16,
-    /// What the files of `[internal]` held.
+    /// What the files of `[internal]` held that say who we are and whom to believe.
     files: Vec<Digest>,
 }
 
@@ -155,6 +155,8 @@ pub struct Plan {
     pub revision: Revision,
     /// Revocation lists and the block list.
     pub lists: Arc<Lists>,
+    /// TLS towards instances, the same as long as the process runs: what it shows and believes changes in it.
+    tls: Arc<ClientConfig>,
     /// Certificates in use: for what, which file, when they end.
     pub certificates: Vec<metrics::Certificate>,
 }
@@ -187,8 +189,9 @@ impl Plan {
         shards: u16,
         before: Option<&Plan>,
     ) -> Result<Plan, StartError> {
-        let ConnectorWorks { settings, site, tls, proxy_password, ends, reads } = works;
-        let dialling = dialling(&settings, tls, proxy_password.as_deref(), &reads, before);
+        let ConnectorWorks { settings, site, tls, proxy_password, ends, reads, .. } = works;
+        let tls = before.map_or(tls, |before| before.tls.clone());
+        let dialling = dialling(&settings, tls.clone(), proxy_password.as_deref(), &reads, before);
         let instances = instances(&settings, &dialling, before)?;
         let lists = lists(&site, before);
         let origins = origins(&site.settings, site.origins, (&site.folder, &reads), shards, before);
@@ -219,6 +222,7 @@ impl Plan {
             published: site.published,
             revision: site.revision,
             lists,
+            tls,
             certificates: ends,
             settings,
             reads,
@@ -246,7 +250,7 @@ fn dialling(
 ) -> Arc<Dialling> {
     let proxy = settings.proxy.as_ref().map(|proxy| proxy_plan(proxy, proxy_password));
     let channels = settings.channels.unwrap_or(crate::limits::SHARD_COUNT_MAX);
-    let of_internal = reads.iter().filter(|read| read.key.starts_with("internal."));
+    let of_internal = reads.iter().filter(|read| INTERNAL_FILES.contains(&&*read.key));
     let files: Vec<_> = of_internal.map(|read| read.sha256).collect();
     let mut held = before.iter().flat_map(|before| &before.instances).map(|instance| &instance.dialling);
     let is_same =

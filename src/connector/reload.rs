@@ -13,11 +13,13 @@ use rustls::pki_types::UnixTime;
 use super::board::Board;
 use super::plan::Plan;
 use super::tokens::Shards;
-use super::{Control, LOOK_EVERY};
+use super::{Control, LOOK_EVERY, internal};
 use crate::admin;
 use crate::limits::RELOAD_TAKEN_WITHIN;
 use crate::reload::{Outcome, Subject};
-use crate::review::{ConnectorReview, ConnectorWorks, Document, FileRead, SiteReview};
+use crate::review::{
+    ConnectorReview, ConnectorWorks, Document, FileRead, INTERNAL_FILES, INTERNAL_LIST, SiteReview,
+};
 use crate::settings::{Change, PublishedSettings, SettingsError, SettingsErrors, Standing};
 use crate::shard::Mesh;
 use crate::token_watch::{Known, State, Watch};
@@ -77,6 +79,8 @@ impl Reloader {
         let review = ConnectorReview::of(document.clone(), UnixTime::now());
         let reads = review.reads();
         self.files = reads.iter().map(|read| read.path.clone()).collect();
+        // Who is revoked is cut, whatever else is wrong.
+        self.board.keeper.take_file(review.list.as_ref());
         if reads == self.plan.reads {
             if is_asked {
                 self.tell_again();
@@ -92,7 +96,8 @@ impl Reloader {
         let mut works = review.into_works()?;
         let mut change = self.plan.settings.change_to(&works.settings);
         let is_other = |key: &str| FileRead::differ(&works.reads, &self.plan.reads, key);
-        let is_other_internal = is_other("internal.");
+        let is_other_internal = INTERNAL_FILES.iter().any(|key| is_other(key));
+        let is_other_list = is_other(INTERNAL_LIST);
         if is_other("admin.") && !change.anew.contains(&"admin.certificate") {
             change.anew.push("admin.certificate");
         }
@@ -106,7 +111,8 @@ impl Reloader {
             self.keep_published(&mut works);
         }
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        match self.go_on_with(works, &change, is_other_internal) {
+        let other_files = [("internal", is_other_internal), (INTERNAL_LIST, is_other_list)];
+        match self.go_on_with(works, &change, other_files) {
             Ok(what) => {
                 self.document = document;
                 Ok(Outcome::Applied(what))
@@ -156,14 +162,18 @@ impl Reloader {
         &mut self,
         works: ConnectorWorks,
         change: &Change,
-        is_other_internal: bool,
+        other_files: [(&'static str, bool); 2],
     ) -> Result<String, StartError> {
+        let internal = self.board.keeper.internal();
+        let place = internal::place(&self.document.folder(), &works.settings, internal)?;
+        let (identity, list) = (works.internal.clone(), works.list.clone());
         let plan = Arc::new(self.plan.next(works, &self.board.ledger)?);
         // What may fail comes before anything is changed.
         if !Arc::ptr_eq(&plan.lists, &self.plan.lists) {
             watch_lists(&plan, &self.mesh)?;
         }
         let tokens = if plan.tokens == self.plan.tokens { None } else { Some(self.watch_tokens(&plan)?) };
+        self.board.keeper.go_on_with(&identity, place, list.as_ref());
         let before = std::mem::replace(&mut self.plan, plan.clone());
         if !Arc::ptr_eq(&plan.lists, &before.lists) {
             before.lists.end();
@@ -176,8 +186,10 @@ impl Reloader {
         let next = Next { plan: plan.clone(), tokens, is_other_revision, taken: AtomicUsize::new(0) };
         self.tell(&Arc::new(next));
         let mut what = change.within.clone();
-        if is_other_internal && !what.contains(&"internal") {
-            what.push("internal");
+        for (key, is_other) in other_files {
+            if is_other && !what.contains(&key) {
+                what.push(key);
+            }
         }
         let serial = plan.revision.serial;
         let what = if what.is_empty() { "the site's".to_owned() } else { what.join(", ") };

@@ -12,6 +12,7 @@ use super::board::Channel;
 use super::exchange::Asking;
 use super::head::Client;
 use super::instance::{Reach, Reached};
+use super::internal;
 use super::lists::Offering;
 use super::plan::{InstancePlan, WayPlan};
 use super::servants::{Job, Servants};
@@ -324,6 +325,10 @@ impl LinkEvents for Attached {
         if let Some(offering) = &self.offering {
             offering.acknowledged(&acknowledgement);
         }
+    }
+
+    fn renewal(&self, link: &Rc<Link>, bytes: &[u8]) {
+        internal::carry(&self.reach.here, link, bytes);
     }
 
     fn identity(&self, _link: &Rc<Link>, number: u32, bytes: &[u8]) {

@@ -9,7 +9,7 @@ use std::thread;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{ServerName, UnixTime};
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -18,8 +18,7 @@ use crate::limits;
 use crate::metrics;
 use crate::review::{SERVER, ServerKeys};
 use crate::settings::{SettingsErrors, TlsVersion};
-use crate::transport::tls_config::Credential;
-use crate::transport::{FOR_CLIENTS, StartError, Tickets, tls_config};
+use crate::transport::{FOR_CLIENTS, Internal, StartError, Tickets, tls_config};
 
 /// The section of settings that names those which clients are shown.
 pub const KEY: &str = "server_certificate";
@@ -47,11 +46,8 @@ pub fn client_config(
 ///
 /// # Errors
 /// As [`client_config`].
-pub fn channel_config(
-    ca: &[CertificateDer<'static>],
-    own: Credential,
-) -> Result<Arc<ServerConfig>, StartError> {
-    tls_config::for_channels(ca, own).map_err(|error| StartError(format!("internal certificate: {error}")))
+pub fn channel_config(internal: &Arc<Internal>) -> Result<Arc<ServerConfig>, StartError> {
+    tls_config::for_channels(internal).map_err(|error| StartError(format!("internal certificate: {error}")))
 }
 
 /// The certificates that clients are shown. What their files hold takes the place of what is shown while the

@@ -13,6 +13,7 @@ use std::task::{Poll, Waker};
 use super::GatewayMessage;
 use super::acceptor::Acceptor;
 use super::gate::{self, Gate};
+use super::internal;
 use crate::auth::{InternalName, InternalRole, internal_identity};
 use crate::channel::frame::{self, FrameKind};
 use crate::channel::{
@@ -451,6 +452,14 @@ impl LinkEvents for Events {
     fn tokens(&self, _link: &Rc<Link>, publication: Publication) {
         let (site, point) = (self.site, self.point.clone());
         self.gate.port.send(0, GatewayMessage::Tokens { site, point, publication });
+    }
+
+    fn revoked(&self, _link: &Rc<Link>, list: Publication) {
+        internal::hear_list(&self.gate, &self.point, &list);
+    }
+
+    fn renewal(&self, link: &Rc<Link>, bytes: &[u8]) {
+        self.gate.common.asking.hear(self.gate.shard.index, link.id, bytes);
     }
 
     fn acknowledged(&self, _link: &Rc<Link>, _acknowledgement: Acknowledgement) {}

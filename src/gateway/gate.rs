@@ -16,6 +16,7 @@ use super::acceptor::{Accepting, Accepts, Whom};
 use super::admission::{Admission, EndpointAllowances, Excesses};
 use super::certificates::Shown;
 use super::connection_point::Attendant;
+use super::internal::Asking;
 use super::control::Written;
 use super::handshake::Handshaking;
 use super::https_door::Questions;
@@ -29,6 +30,7 @@ use crate::auth::token::Issuers;
 use crate::auth::{Trust, Verdicts};
 use crate::channel::{self, Identity, ListTag, RevisionTag, Transport, Verdict, message};
 use crate::dispatch::{Parting, Roster, Ticket};
+use crate::renewal::Keeper;
 use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::mapping::{Family, PublishedTable};
@@ -113,6 +115,10 @@ pub struct Common {
     pub folder: std::path::PathBuf,
     /// Which it shows, to clients and to connection points.
     pub certificates: Arc<Shown>,
+    /// Who it is on channels, and whom it believes there.
+    pub keeper: Arc<Keeper>,
+    /// What it asks over channels.
+    pub asking: Asking,
     /// The gateway is on its way out.
     pub draining: AtomicBool,
     /// Who may still come by what was armed.
@@ -551,6 +557,11 @@ impl Gate {
     pub fn channel_down(&self, link: &Rc<Link>) {
         self.channels.down(link);
         self.channels.show(self.channel_board(), self.shard.now());
+    }
+
+    /// Every link that is driven here, also those that take nothing more, and which channel it is.
+    pub fn each_link(&self, what: impl FnMut(&Channel, &Rc<Link>)) {
+        self.channels.each(what);
     }
 
     fn channel_board(&self) -> &metrics::Board<Channel> {

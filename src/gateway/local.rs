@@ -19,7 +19,7 @@ pub struct Local {
     pub reads: Vec<FileRead>,
     /// TLS with clients.
     pub clients: Arc<ServerConfig>,
-    /// TLS with connection points.
+    /// TLS with connection points: by what `internal` of the keeper shows and believes then, so that these never change.
     pub channels: Arc<ServerConfig>,
     /// The same with those that come by HTTPS.
     pub https_channels: Arc<ServerConfig>,
@@ -32,7 +32,7 @@ impl Local {
     /// # Errors
     /// What the system or rustls says.
     pub fn new(works: GatewayWorks, shown: &Arc<Shown>, before: Option<&Local>) -> Result<Local, StartError> {
-        let GatewayWorks { settings, ticket_secret, internal_ca, internal, reads, .. } = works;
+        let GatewayWorks { settings, ticket_secret, internal, reads, .. } = works;
         let is_same = |before: &&Local, key| !FileRead::differ(&before.reads, &reads, key);
         let tickets = before.filter(|before| is_same(before, "gateway.ticket_keys"));
         let clients = match tickets {
@@ -42,10 +42,10 @@ impl Local {
                 certificates::client_config(shown.clone(), ticket_secret.as_ref(), held, settings.tls_min)?
             }
         };
-        let (channels, https_channels) = match before.filter(|before| is_same(before, "internal.")) {
+        let (channels, https_channels) = match before {
             Some(before) => (before.channels.clone(), before.https_channels.clone()),
             None => {
-                let channels = certificates::channel_config(&internal_ca, internal)?;
+                let channels = certificates::channel_config(&internal)?;
                 let https_channels = tls_config::for_https_channels(&channels);
                 (channels, https_channels)
             }

@@ -16,6 +16,7 @@ mod gate;
 mod handshake;
 mod https_door;
 mod inbox;
+mod internal;
 mod lists;
 mod local;
 mod record;
@@ -44,6 +45,7 @@ use crate::handover::SocketKind;
 use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::metrics::{self, Ledger, Name};
+use crate::renewal::{Keeper, Place as Kept};
 use crate::review::{Document, GatewayStart};
 use crate::shard::{self, Listener, Mesh, Place, Port, Shard, Slots};
 use crate::transport::{CrossMessage, Crossing, StartError, Tls};
@@ -236,6 +238,9 @@ impl Start {
         let (internal_listeners, https_listeners) = (reviewed.internal_listeners, reviewed.https_listeners);
         let settings = works.settings.clone();
         let shown = Arc::new(Shown::new(works.server_keys.clone(), works.ends.clone()));
+        internal::load(&works.internal, &settings, &folder);
+        let keeper = Keeper::new(&works.internal, Kept::new(&folder, &settings.internal, None));
+        keeper.take_file(works.list.as_ref());
         let local = Local::new(works, &shown, None)?;
         let by = |transport| move |fd| (fd, transport);
         let internal_listeners = internal_listeners.into_iter().map(by(Transport::TcpTls));
@@ -266,6 +271,8 @@ impl Start {
             start: metrics::Start::now(),
             folder,
             certificates: shown,
+            keeper,
+            asking: internal::Asking::default(),
             draining: AtomicBool::new(false),
             accepting: Accepting::default(),
             written: publications.written.clone(),
@@ -346,6 +353,9 @@ impl Start {
             listeners = ?common.settings.listeners,
             "gateway started"
         );
+        let asks = Box::new(internal::ByChannel(Arc::downgrade(&common)));
+        let kept = common.keeper.start(Some(asks));
+        kept.map_err(|error| StartError(format!("a thread for the internal certificate: {error}")))?;
         let watched = Arc::downgrade(&common);
         spawn("certificates", move || certificates::watch(&watched))?;
         let document = Document::clone(&common.document.load());
@@ -493,6 +503,7 @@ impl Role {
                 shard.spawn("accept channels", accept);
             }
         }
+        internal::look_after(&gate);
         for fd in self.listeners {
             let acceptor = Acceptor::new(&gate, Listener::new(&shard.ring, fd, true), Whom::Clients);
             shard.spawn("accept clients", accept(gate.clone(), acceptor));

@@ -12,9 +12,10 @@ use rustls::pki_types::UnixTime;
 use super::gate::Common;
 use super::local::Local;
 use super::{GatewayMessage, certificates};
+use crate::renewal::Place;
 use crate::admin;
 use crate::reload::{Outcome, Subject};
-use crate::review::{Document, FileRead, GatewayReview, GatewayWorks};
+use crate::review::{Document, FileRead, GatewayReview, GatewayWorks, INTERNAL_FILES, INTERNAL_LIST};
 use crate::settings::{Change, SettingsErrors};
 use crate::shard::Mesh;
 use crate::transport::StartError;
@@ -60,6 +61,8 @@ impl Reloader {
         let review = GatewayReview::of(document.clone(), UnixTime::now());
         let reads = review.reads();
         self.files = named(&reads).collect();
+        // Who is revoked is cut, whatever else is wrong.
+        self.common.keeper.take_file(review.list.as_ref());
         let (local, shown) = (self.common.local.load_full(), &self.common.certificates);
         let others = |reads: &[FileRead]| -> Vec<FileRead> {
             reads.iter().filter(|read| !read.key.starts_with(certificates::KEY)).cloned().collect()
@@ -108,12 +111,16 @@ impl Reloader {
             }
         };
         add(certificates::KEY, !shown.shows(&keys));
-        for key in ["internal.certificate", "gateway.ticket_keys"] {
-            // A certificate and its key are one.
-            let files = if key == "internal.certificate" { "internal." } else { key };
-            add(key, FileRead::differ(&works.reads, &before.reads, files));
+        let is_other = |key: &&str| FileRead::differ(&works.reads, &before.reads, key);
+        // A certificate and its key are one.
+        add("internal.certificate", INTERNAL_FILES.iter().any(is_other));
+        for key in [INTERNAL_LIST, "gateway.ticket_keys"] {
+            add(key, is_other(&key));
         }
+        let (internal, list) = (works.internal.clone(), works.list.clone());
         let local = Arc::new(Local::new(works, shown, Some(before))?);
+        let place = Place::new(&self.common.folder, &local.settings.internal, None);
+        self.common.keeper.go_on_with(&internal, place, list.as_ref());
         shown.replace(keys, ends);
         if what.contains(&"log.level") {
             admin::set_log_level(local.settings.log.level);

@@ -295,6 +295,7 @@ impl Report for Gateway {
             "clients_uncounted": self.sum(|counters| &counters.clients_uncounted),
             "limits": limits,
             "certificates": show_certificates(&common.certificates.ends()),
+            "internal": common.keeper.show_state(),
             "shards": common.counters.iter().map(shard).collect::<Vec<_>>(),
         })
     }
@@ -308,6 +309,7 @@ impl Report for Gateway {
             .count(&[], ready);
         let certificates = &self.common.certificates;
         describe_certificates(&mut page, &certificates.ends());
+        self.common.keeper.describe(&mut page, "cmg_gateway");
         page.gauge(
             "cmg_gateway_server_certificates_failing",
             "1 when the files of server certificates hold what cannot be shown, and those before are.",
@@ -361,6 +363,7 @@ impl Gateway {
         if common.counters.iter().any(|one| one.handshakes_waiting.load(Ordering::Relaxed) >= most) {
             health.suffers("so many handshakes wait for their turn that further clients wait in the backlog");
         }
+        common.keeper.tell_health(&mut health);
         health.knows_certificates(&common.certificates.ends(), jiff::Timestamp::now().as_second());
         let trouble = common.certificates.trouble();
         if !trouble.is_empty() {

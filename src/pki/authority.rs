@@ -10,19 +10,19 @@ use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationList, CertificateRevocationListParams,
     DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SanType, SerialNumber,
+    PublicKeyData, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
-use crate::auth::{is_name, is_site_code};
+use crate::auth::{InternalRole, Renewable, is_name, is_site_code};
 
 use super::files::{KEY_MODE, PUBLIC_MODE, write_file, write_file_quickly};
 use super::key::KeyKind;
 use super::revoked::{Register, Serial};
-use super::{AuthorityKind, Pair, PkiError, Terms, gateway_tls_name};
+use super::{AuthorityKind, ISSUER_TLS_NAME, Pair, PkiError, Terms, gateway_tls_name};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// An authority outlives all that it signs many times over; renewing one means visiting every client.
@@ -31,8 +31,10 @@ const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * DAY.as_secs());
 const PUBLIC_LIFE: Duration = Duration::from_secs(397 * DAY.as_secs());
 /// Internal identities, which are renewed without anybody outside noticing.
 const INTERNAL_LIFE: Duration = Duration::from_secs(90 * DAY.as_secs());
-/// Clocks on the internet are late; a certificate is good from this long before it was made.
+/// Clocks on the internet are late; a certificate is good from this long before it was made, but for an eighth of its
+/// life at most: two thirds of it must not be over when it begins.
 const EARLIER: Duration = DAY;
+const EARLIER_PART: u32 = 8;
 
 /// What a certificate below an authority says.
 pub(super) struct Leaf {
@@ -78,6 +80,25 @@ impl Leaf {
         Ok(Leaf { name: format!("connector {name} of {site}"), subjects, usage, life: INTERNAL_LIFE })
     }
 
+    /// What takes the place of a certificate that was judged, with the names that it has.
+    pub(super) fn renewed(renewable: &Renewable) -> Result<Leaf, PkiError> {
+        let mut leaf = match (&renewable.name.role, &renewable.name.site) {
+            (InternalRole::Connector, Some(site)) => Leaf::connector(site, &renewable.name.name)?,
+            _ => Leaf::gateway(&renewable.name.name)?,
+        };
+        leaf.subjects.retain(|subject| matches!(subject, SanType::URI(_)));
+        for name in &renewable.names {
+            leaf.subjects.push(dns(name)?);
+        }
+        Ok(leaf)
+    }
+
+    /// What an issuer shows: it is no role on a channel.
+    pub(super) fn issuer() -> Result<Leaf, PkiError> {
+        let (subjects, usage) = (vec![dns(ISSUER_TLS_NAME)?], ExtendedKeyUsagePurpose::ServerAuth);
+        Ok(Leaf { name: "issuer".to_owned(), subjects, usage, life: INTERNAL_LIFE })
+    }
+
     fn params(&self, life: Duration, now: SystemTime) -> CertificateParams {
         let mut params = CertificateParams::default();
         params.distinguished_name = named(&self.name);
@@ -111,7 +132,7 @@ fn named(name: &str) -> DistinguishedName {
 }
 
 fn set_life(params: &mut CertificateParams, now: SystemTime, life: Duration) {
-    params.not_before = date(now) - EARLIER;
+    params.not_before = date(now) - Duration::from_secs(EARLIER.min(life / EARLIER_PART).as_secs());
     params.not_after = date(now) + life;
 }
 
@@ -206,13 +227,30 @@ impl Authority {
         leaf: &Leaf,
         terms: Terms,
         now: SystemTime,
-    ) -> Result<(), PkiError> {
+    ) -> Result<CertificateDer<'static>, PkiError> {
         let key = terms.key.unwrap_or_default().make()?;
+        let certificate = self.sign(leaf, &key, terms, now)?;
+        files(pair, &key, &certificate, write_file_quickly)?;
+        Ok(certificate.der().clone())
+    }
+
+    /// Signs a certificate for a key, whoever has it.
+    pub(super) fn sign(
+        &self,
+        leaf: &Leaf,
+        key: &impl PublicKeyData,
+        terms: Terms,
+        now: SystemTime,
+    ) -> Result<rcgen::Certificate, PkiError> {
         let mut params = leaf.params(terms.life.unwrap_or(leaf.life), now);
         // Nobody believes it longer than its authority.
         params.not_after = params.not_after.min(self.not_after());
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        files(pair, &key, &certificate, write_file_quickly)
+        Ok(params.signed_by(key, &self.issuer)?)
+    }
+
+    /// Its certificate.
+    pub(super) fn der(&self) -> &CertificateDer<'static> {
+        &self.der
     }
 
     /// Whether the pair is complete, ours, young enough, not revoked and says what the leaf says; with a

@@ -9,13 +9,16 @@
 //! `NAME.pem` and `NAME.key` in `server/`, `clients/` and `internal/`. What is there is kept: a pair is
 //! made anew only when it is incomplete, was revoked, has used up two thirds of its life, lacks a name it
 //! should have, comes from another authority, or has another kind of key than was asked for.
-//! `revoked.json` keeps what was revoked, `crl.pem` and `internal-crl.pem` are the lists signed of it.
+//! `revoked.json` keeps what was revoked, `crl.pem` and `internal-crl.pem` are the lists signed of it, and
+//! `issued.jsonl` has every internal certificate that was ever made.
 //! Whatever interrupts a change, the folder can be used again; two changes at a time take turns.
 
 mod authority;
 mod files;
 mod inventory;
+mod issued;
 mod key;
+mod renewal;
 mod revoked;
 #[cfg(test)]
 mod tests;
@@ -30,14 +33,18 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
+use crate::auth::{InternalName, Renewable};
+use crate::limits::INTERNAL_LIST_LIFE;
 use authority::{Authority, Leaf};
 pub use files::{KEY_MODE, PUBLIC_MODE, lock, make_folder, write_file};
 pub use inventory::{Entry, EntryKind, Facts, Inventory, State};
+use issued::Issued;
 pub use key::KeyKind;
+pub use renewal::{NewKey, not_after, renewal_due, serial_of};
 use revoked::Register;
 pub use revoked::{AuthorityKind, Reason, Revocation, Serial};
 
@@ -113,6 +120,9 @@ pub enum PkiError {
     /// No site can have this code.
     #[error("{0:?} is no site code: three capital letters or digits, like PS1")]
     SiteCode(String),
+    /// Whose certificate was revoked gets no other.
+    #[error("the certificate {0} is revoked")]
+    IsRevoked(Serial),
     /// The certificate could not be made.
     #[error("making a certificate: {0}")]
     Make(#[from] rcgen::Error),
@@ -317,16 +327,86 @@ impl Pki {
         let pair = Pair::new(&folder, name);
         if !authority.is_current(&pair, leaf, self.terms, self.now) {
             files::make_folder(&folder)?;
-            authority.issue(&pair, leaf, self.terms, self.now)?;
+            if std::ptr::eq(authority, &self.internal) {
+                self.write_down(&pair, name)?;
+            }
+            let der = authority.issue(&pair, leaf, self.terms, self.now)?;
+            if std::ptr::eq(authority, &self.internal)
+                && let Ok((_, certificate)) = X509Certificate::from_der(&der)
+            {
+                Issued::of(name, &certificate).write(&self.folder)?;
+            }
         }
         Ok(pair)
     }
 
+    /// One that was made before lines were written has none, and is about to be forgotten.
+    fn write_down(&self, pair: &Pair, name: &str) -> Result<(), PkiError> {
+        let Ok(der) = CertificateDer::from_pem_file(&pair.certificate) else { return Ok(()) };
+        let Ok((_, certificate)) = X509Certificate::from_der(&der) else { return Ok(()) };
+        let before = Issued::of(name, &certificate);
+        let is_known = Issued::read(&self.folder, name)?.contains(&before);
+        if is_known || !self.internal.has_signed(&certificate) {
+            return Ok(());
+        }
+        before.write(&self.folder)
+    }
+
+    // ── renewing ────────────────────────────────────────────────────────────────────────────────
+
+    /// Signs the next internal certificate of somebody who was judged; gives its chain without the authority.
+    pub fn renew(&self, renewable: &Renewable) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+        let _turn = files::lock(&self.folder)?;
+        let serial = Serial::of(&renewable.serial);
+        if Register::read(&self.folder)?.find(AuthorityKind::Internal, &serial).is_some() {
+            return Err(PkiError::IsRevoked(serial));
+        }
+        let key = rcgen::SubjectPublicKeyInfo::from_der(&renewable.key)?;
+        let made = self.internal.sign(&Leaf::renewed(renewable)?, &key, self.terms, self.now)?;
+        let der = made.der().clone();
+        if let Ok((_, certificate)) = X509Certificate::from_der(&der) {
+            Issued::of(&file_stem(&renewable.name), &certificate).write(&self.folder)?;
+        }
+        Ok(vec![der])
+    }
+
+    /// What the issuer shows: made for the process that asks, and kept nowhere.
+    pub fn issuer_identity(
+        &self,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {
+        let key = KeyKind::default().make()?;
+        let made = self.internal.sign(&Leaf::issuer()?, &key, Terms::default(), self.now)?;
+        Ok((vec![made.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into())))
+    }
+
+    /// Certificate of the internal authority, in DER.
+    pub fn internal_authority(&self) -> CertificateDer<'static> {
+        self.internal.der().clone()
+    }
+
     // ── revoking ────────────────────────────────────────────────────────────────────────────────
 
-    /// Writes down that a certificate is no longer to be believed. Lists say so from the next one on.
-    pub fn revoke(&mut self, subject: &Subject, reason: Reason) -> Result<Revoked, PkiError> {
+    /// Writes down that a certificate is no longer to be believed, of an internal one that is named with all that had
+    /// its name before. Lists say so from the next one on.
+    pub fn revoke(&mut self, subject: &Subject, reason: Reason) -> Result<Vec<Revoked>, PkiError> {
         let (authority, serial, name) = self.identify(subject)?;
+        let mut serials = vec![serial];
+        if authority == AuthorityKind::Internal && matches!(subject, Subject::Named(_)) {
+            let all = Issued::read(&self.folder, &name)?.into_iter().map(|one| one.serial);
+            serials.extend(all);
+            let mut seen = std::collections::HashSet::new();
+            serials.retain(|serial| seen.insert(serial.clone()));
+        }
+        serials.into_iter().map(|serial| self.revoke_one(authority, serial, name.clone(), reason)).collect()
+    }
+
+    fn revoke_one(
+        &mut self,
+        authority: AuthorityKind,
+        serial: Serial,
+        name: String,
+        reason: Reason,
+    ) -> Result<Revoked, PkiError> {
         let _turn = files::lock(&self.folder)?;
         let mut register = Register::read(&self.folder)?;
         if let Some(before) = register.find(authority, &serial) {
@@ -347,11 +427,34 @@ impl Pki {
     /// Signs a list for each authority, good for `life`: PEM, and DER beside it when asked for.
     pub fn sign_lists(&self, life: Duration, with_der: bool) -> Result<Vec<PathBuf>, PkiError> {
         let _turn = files::lock(&self.folder)?;
+        self.sign_some(&AuthorityKind::ALL, life, with_der)
+    }
+
+    /// Signs the internal list anew; where it is.
+    pub fn sign_internal_list(&self) -> Result<PathBuf, PkiError> {
+        let _turn = files::lock(&self.folder)?;
+        self.sign_some(&[AuthorityKind::Internal], INTERNAL_LIST_LIFE, false).map(|mut paths| paths.remove(0))
+    }
+
+    /// Signs the internal list anew when there is none, or a third of its life is over.
+    pub fn keep_internal_list(&self) -> Result<PathBuf, PkiError> {
+        let path = self.folder.join(format!("{}.pem", AuthorityKind::Internal.list_stem()));
+        if life_over(&path, self.now) < 1.0 / 3.0 { Ok(path) } else { self.sign_internal_list() }
+    }
+
+    fn sign_some(
+        &self,
+        kinds: &[AuthorityKind],
+        life: Duration,
+        with_der: bool,
+    ) -> Result<Vec<PathBuf>, PkiError> {
         let mut register = Register::read(&self.folder)?;
         let mut written = Vec::new();
-        for (kind, authority) in
-            [(AuthorityKind::Site, &self.site), (AuthorityKind::Internal, &self.internal)]
-        {
+        for kind in kinds.iter().copied() {
+            let authority = match kind {
+                AuthorityKind::Site => &self.site,
+                AuthorityKind::Internal => &self.internal,
+            };
             let path = self.folder.join(format!("{}.pem", kind.list_stem()));
             let number = register.next_number(kind, number_of(&path));
             // First that the number is used up, then the list: interrupted between, a number is missing
@@ -406,6 +509,26 @@ impl Pki {
     }
 }
 
+/// How much of the life of a list is over; all of one that cannot be read.
+fn life_over(list: &Path, now: SystemTime) -> f64 {
+    let der = rustls::pki_types::CertificateRevocationListDer::from_pem_file(list).ok();
+    let read = der.as_ref().and_then(|der| CertificateRevocationList::from_der(der).ok());
+    let times = read.and_then(|(_, list)| {
+        Some((list.last_update().timestamp() as f64, list.next_update()?.timestamp() as f64))
+    });
+    let Some((begin, end)) = times else { return 1.0 };
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    (now - begin) / (end - begin).max(1.0)
+}
+
+/// Name of the files of an internal certificate, without what stands behind the dot.
+fn file_stem(name: &InternalName) -> String {
+    match &name.site {
+        Some(site) => format!("connector-{site}-{}", name.name),
+        None => format!("gateway-{}", name.name),
+    }
+}
+
 /// Number of a list that is there; 0 where there is none that can be read.
 fn number_of(list: &Path) -> u64 {
     let Ok(der) = rustls::pki_types::CertificateRevocationListDer::from_pem_file(list) else { return 0 };
@@ -416,6 +539,9 @@ fn number_of(list: &Path) -> u64 {
 fn nothing(folder: &Path) -> PkiError {
     PkiError::Nothing(folder.to_owned())
 }
+
+/// The TLS name by which an issuer is known to those who ask it; it never needs to resolve, and no instance has it.
+pub const ISSUER_TLS_NAME: &str = "issuer.cmg.internal";
 
 /// The TLS name by which connection points know a gateway instance; it never needs to resolve.
 pub fn gateway_tls_name(instance: &str) -> String {

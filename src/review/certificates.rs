@@ -12,10 +12,12 @@ use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Desk, shown};
-use crate::auth::{self, Trust};
+use super::{Desk, FileRead, shown};
+use crate::auth::{self, InternalName, Trust, internal_identity};
 use crate::metrics;
-use crate::settings::KeyPair;
+use crate::renewal::{INTERNAL, list_text};
+use crate::settings::{InternalFiles, KeyPair};
+use crate::transport::Internal;
 use crate::transport::tls_config::Credential;
 
 /// A certificate with less than this left is told of: time enough to have one made by another department.
@@ -181,6 +183,71 @@ impl Desk<'_> {
         }
     }
 
+    /// What a role shows on channels: of the internal CA, fit for `usage`, and naming the role as `is_own` has it.
+    pub(super) fn internal_pair(
+        &mut self,
+        files: &InternalFiles,
+        ca: &[CertificateDer<'static>],
+        usage: KeyUsage,
+        expected: &str,
+        is_own: impl Fn(&InternalName) -> bool,
+    ) -> Option<Pair> {
+        let key = "internal.certificate";
+        let own = self.pair(key, "internal.key", &files.identity)?;
+        let file = &files.identity.chain;
+        self.shows(INTERNAL, file, &own);
+        for der in &own.certified.cert {
+            self.dates(key, file, der, Dated::Error);
+        }
+        if !ca.is_empty() {
+            self.internal_chain(key, file, &own, ca, usage);
+        }
+        let path = shown(&self.folder.join(file));
+        match internal_identity(own.leaf()) {
+            Ok(name) if is_own(&name) => {}
+            Ok(name) => self.error(key, format!("{path}, which names {name}"), expected),
+            Err(fault) => self.error(key, format!("{path}: {fault}"), expected),
+        }
+        Some(own)
+    }
+
+    /// Who the role is on channels and whom it believes, of what was read.
+    pub(super) fn internal_identity(
+        &mut self,
+        ca: &[CertificateDer<'static>],
+        own: Option<&Pair>,
+    ) -> Option<Arc<Internal>> {
+        let own = own.filter(|_| !ca.is_empty())?;
+        match Internal::new(ca, own.credential()) {
+            Ok(internal) => Some(internal),
+            Err(error) => {
+                self.error("internal.ca", error.to_string(), "certificates that can be trusted");
+                None
+            }
+        }
+    }
+
+    /// Whom the internal CA has revoked, where a file says so; `internal` has that list then. It may come later and
+    /// change at any time, so that what is wrong with it keeps nothing from starting.
+    pub(super) fn internal_list(
+        &mut self,
+        files: &InternalFiles,
+        internal: Option<&Internal>,
+    ) -> Option<ListRead> {
+        let path = self.folder.join(files.crl.as_ref()?);
+        let read = super::read_list(&path).map_err(|error| error.to_string());
+        self.reads.push(FileRead::new(INTERNAL_LIST, path.clone(), read.as_deref().ok()));
+        let judge = |bytes: &Vec<u8>| match internal.map(|internal| internal.take_lists(bytes)) {
+            Some(Err(fault)) => Err(list_text(&fault)),
+            Some(Ok(_)) | None => Ok(()),
+        };
+        let whole = |text: String| format!("{}: {text}", shown(&path));
+        if let Err(text) = read.as_ref().map_err(String::clone).and_then(judge) {
+            self.warn(INTERNAL_LIST, whole(text), "a revocation list of the internal CA (cmg pki crl)");
+        }
+        Some(read.map_err(whole))
+    }
+
     /// Judges the life of a certificate; whether it is valid now.
     pub(super) fn dates(&mut self, key: &str, file: &Path, der: &[u8], dated: Dated) -> bool {
         let Some(certificate) = parse(der) else { return false };
@@ -241,6 +308,14 @@ impl Desk<'_> {
         false
     }
 }
+
+/// A list's file as it was read, or why it could not be.
+pub type ListRead = Result<Vec<u8>, String>;
+
+/// Keys of the files that say who a role is on channels, and whom it believes there.
+pub const INTERNAL_FILES: [&str; 3] = ["internal.ca", "internal.certificate", "internal.key"];
+/// Key of the file that says who is not believed any more.
+pub const INTERNAL_LIST: &str = "internal.crl";
 
 /// Why a chain does not lead to an anchor.
 pub(super) enum ChainFault {
@@ -313,6 +388,20 @@ pub(super) fn is_for_servers(der: &[u8]) -> bool {
         Ok(None) => true,
         Err(_) => false,
     }
+}
+
+/// Whether there is a private key of one of these certificates in the PEM file, if it is one.
+pub(super) fn holds_key_of(file: &Path, certificates: &[CertificateDer<'static>]) -> bool {
+    let Ok(bytes) = super::read_bounded(file) else { return false };
+    let sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(&bytes).filter_map(Result::ok);
+    let keys = sections.filter_map(|(kind, der)| PrivateKeyDer::from_pem(kind, der));
+    let mut public = keys.filter_map(|key| {
+        let key = any_supported_type(&key).ok()?;
+        key.public_key().map(|public| public.to_vec())
+    });
+    public.any(|public| {
+        certificates.iter().any(|der| parse(der).is_some_and(|one| one.public_key().raw == public))
+    })
 }
 
 /// Whether two certificates are of one key.

@@ -8,15 +8,15 @@ use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::KeyUsage;
 
-use super::certificates::{Dated, Pair};
+use super::certificates::Pair;
 use super::ports::{self, Listener};
 use super::site::{Site, SiteReview, never_clients};
-use super::{Desk, Document, FileRead, Findings, kept, shown};
-use crate::auth::{InternalRole, internal_identity};
+use super::{Desk, Document, FileRead, Findings, ListRead, kept, shown};
+use crate::auth::{InternalName, InternalRole};
 use crate::limits;
 use crate::metrics;
 use crate::settings::{ConnectorSettings, Kind, ProxySettings, SettingsError, SettingsErrors, SiteSettings};
-use crate::transport::{listen, tls_config};
+use crate::transport::{Internal, listen, tls_config};
 use crate::upgrade::{Inheritance, Outside};
 
 /// A connection point's settings with everything they name, judged.
@@ -31,7 +31,9 @@ pub struct ConnectorReview {
     pub site: Option<SiteReview>,
     pub(super) internal_ca: Vec<CertificateDer<'static>>,
     pub(super) internal: Option<Pair>,
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<(Arc<ClientConfig>, Arc<Internal>)>,
+    /// Whom the internal CA has revoked, where a file says so.
+    pub list: Option<ListRead>,
     proxy_password: Option<String>,
     ends: Vec<metrics::Certificate>,
     reads: Vec<FileRead>,
@@ -43,8 +45,12 @@ pub struct ConnectorWorks {
     pub settings: ConnectorSettings,
     /// Its site.
     pub site: Site,
-    /// TLS towards instances.
+    /// TLS towards instances, by what `internal` shows and believes then.
     pub tls: Arc<ClientConfig>,
+    /// Who we are on channels, and whom to believe.
+    pub internal: Arc<Internal>,
+    /// Whom the internal CA has revoked, where a file says so.
+    pub list: Option<ListRead>,
     /// What the HTTP proxy is shown besides the user's name.
     pub proxy_password: Option<String>,
     /// When the certificates shown end.
@@ -75,6 +81,7 @@ impl ConnectorReview {
             internal_ca: Vec::new(),
             internal: None,
             tls: None,
+            list: None,
             proxy_password: None,
             ends: Vec::new(),
             reads: Vec::new(),
@@ -98,14 +105,9 @@ impl ConnectorReview {
         self.site = site(&mut desk, &settings, now);
         let code = self.site.as_ref().and_then(|site| site.settings.as_ref()).map(|site| site.code.clone());
         (self.internal_ca, self.internal) = internal(&mut desk, &settings, code.as_deref());
-        if let Some(own) = self.internal.as_ref().filter(|_| !self.internal_ca.is_empty()) {
-            match tls_config::for_dialling(&self.internal_ca, own.credential()) {
-                Ok(tls) => self.tls = Some(tls),
-                Err(error) => {
-                    desk.error("internal.ca", error.to_string(), "certificates that can be trusted")
-                }
-            }
-        }
+        let internal = desk.internal_identity(&self.internal_ca, self.internal.as_ref());
+        self.list = desk.internal_list(&settings.internal, internal.as_deref());
+        self.tls = internal.and_then(|internal| Some((tls_config::for_dialling(&internal).ok()?, internal)));
         if let Some(site) = &self.site {
             let own = self.internal.as_ref().map(|pair| pair.certified.cert.as_slice());
             never_clients(&mut desk, &site.trust, &self.internal_ca, own);
@@ -181,9 +183,9 @@ impl ConnectorReview {
         let reads = self.reads();
         let site = self.site.and_then(SiteReview::into_site);
         match (self.settings, site, self.tls, foreign.is_empty()) {
-            (Some(settings), Some(site), Some(tls), true) => {
-                let (proxy_password, ends) = (self.proxy_password, self.ends);
-                Ok(ConnectorWorks { settings, site, tls, proxy_password, ends, reads })
+            (Some(settings), Some(site), Some((tls, internal)), true) => {
+                let (proxy_password, ends, list) = (self.proxy_password, self.ends, self.list);
+                Ok(ConnectorWorks { settings, site, tls, internal, list, proxy_password, ends, reads })
             }
             _ => Err(SettingsErrors(foreign)),
         }
@@ -265,17 +267,6 @@ fn internal(
 ) -> (Vec<CertificateDer<'static>>, Option<Pair>) {
     let files = &settings.internal;
     let ca = desk.internal_ca(&files.ca);
-    let pair = desk.pair("internal.certificate", "internal.key", &files.identity);
-    let Some(own) = &pair else { return (ca, pair) };
-    let key = "internal.certificate";
-    let file = &files.identity.chain;
-    desk.shows("internal", file, own);
-    for der in &own.certified.cert {
-        desk.dates(key, file, der, Dated::Error);
-    }
-    if !ca.is_empty() {
-        desk.internal_chain(key, file, own, &ca, KeyUsage::client_auth());
-    }
     // A gateway would refuse a name that differs from the certificate; here it is said before we dial.
     let identity = &settings.identity;
     let code = site.unwrap_or("CODE");
@@ -283,14 +274,10 @@ fn internal(
         "cmg://site/{code}/connector/{identity} as a URI: the internal certificate of connection point \
          {identity} (cmg pki connector {identity} --site {code})"
     );
-    let path = shown(&desk.folder.join(file));
-    match internal_identity(own.leaf()) {
-        Ok(name)
-            if name.role == InternalRole::Connector
-                && name.name == *identity
-                && site.is_none_or(|site| name.site.as_deref() == Some(site)) => {}
-        Ok(name) => desk.error(key, format!("{path}, which names {name}"), expected),
-        Err(fault) => desk.error(key, format!("{path}: {fault}"), expected),
-    }
+    let is_own = |name: &InternalName| {
+        let is_of_site = site.is_none_or(|site| name.site.as_deref() == Some(site));
+        name.role == InternalRole::Connector && name.name == *identity && is_of_site
+    };
+    let pair = desk.internal_pair(files, &ca, KeyUsage::client_auth(), &expected, is_own);
     (ca, pair)
 }

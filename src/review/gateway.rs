@@ -8,14 +8,14 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::sign::CertifiedKey;
 use webpki::KeyUsage;
 
-use super::certificates::{Dated, Pair, bears, is_for_servers, names, parse};
+use super::certificates::{Dated, Pair, bears, holds_key_of, is_for_servers, names, parse};
 use super::ports::{self, Listener};
-use super::{Desk, Document, FileRead, Findings, kept, shown};
-use crate::auth::{InternalRole, internal_identity};
+use super::{Desk, Document, FileRead, Findings, ListRead, kept, shown};
+use crate::auth::{InternalName, InternalRole};
 use crate::handover::SocketKind;
 use crate::metrics;
 use crate::settings::{GatewaySettings, Kind, SettingsError, SettingsErrors};
-use crate::transport::tls_config::Credential;
+use crate::transport::Internal;
 use crate::upgrade::{Inheritance, Outside};
 
 /// Use of a certificate that clients are shown.
@@ -36,6 +36,9 @@ pub struct GatewayReview {
     reads: Vec<FileRead>,
     pub(super) internal_ca: Vec<CertificateDer<'static>>,
     pub(super) internal: Option<Pair>,
+    identity: Option<Arc<Internal>>,
+    /// Whom the internal CA has revoked, where a file says so.
+    pub list: Option<ListRead>,
 }
 
 /// What a gateway works by: everything that can go wrong has gone right.
@@ -46,10 +49,10 @@ pub struct GatewayWorks {
     pub server_keys: Vec<Arc<CertifiedKey>>,
     /// For session tickets.
     pub ticket_secret: Option<[u8; 32]>,
-    /// Whom to believe on channels.
-    pub internal_ca: Vec<CertificateDer<'static>>,
-    /// Who we are there.
-    pub internal: Credential,
+    /// Who we are on channels, and whom to believe.
+    pub internal: Arc<Internal>,
+    /// Whom the internal CA has revoked, where a file says so.
+    pub list: Option<ListRead>,
     /// When the certificates shown end.
     pub ends: Vec<metrics::Certificate>,
     /// The files that were read for it, the settings among them.
@@ -87,6 +90,8 @@ impl GatewayReview {
             reads: Vec::new(),
             internal_ca: Vec::new(),
             internal: None,
+            identity: None,
+            list: None,
             document,
         };
         let Document { text, name, .. } = &review.document;
@@ -107,6 +112,9 @@ impl GatewayReview {
         proxies(&mut desk, &settings);
         desk.state("gateway.state_dir", &settings.state_dir);
         (self.internal_ca, self.internal) = internal(&mut desk, &settings);
+        self.identity = desk.internal_identity(&self.internal_ca, self.internal.as_ref());
+        self.list = desk.internal_list(&settings.internal, self.identity.as_deref());
+        no_authority_key(&mut desk, &settings, &self.internal_ca);
         desk.log(&settings.log);
         desk.admin(&settings.admin);
         desk.overlaps(&listeners(&settings));
@@ -143,15 +151,15 @@ impl GatewayReview {
     pub fn into_works(self) -> Result<GatewayWorks, SettingsErrors> {
         self.findings.verdict()?;
         let reads = self.reads();
-        let (Some(settings), Some(internal)) = (self.settings, self.internal) else {
+        let (Some(settings), Some(internal)) = (self.settings, self.identity) else {
             return Err(SettingsErrors(Vec::new()));
         };
         Ok(GatewayWorks {
             settings,
             server_keys: self.servers.into_iter().map(|pair| pair.certified).collect(),
             ticket_secret: self.ticket_secret,
-            internal_ca: self.internal_ca,
-            internal: internal.credential(),
+            internal,
+            list: self.list,
             ends: self.ends,
             reads,
         })
@@ -304,27 +312,12 @@ fn lacking(name: &str, leaf: &[u8]) -> (String, String) {
 fn internal(desk: &mut Desk<'_>, settings: &GatewaySettings) -> (Vec<CertificateDer<'static>>, Option<Pair>) {
     let files = &settings.internal;
     let ca = desk.internal_ca(&files.ca);
-    let pair = desk.pair("internal.certificate", "internal.key", &files.identity);
-    let Some(own) = &pair else { return (ca, pair) };
-    let key = "internal.certificate";
-    let file = &files.identity.chain;
-    desk.shows("internal", file, own);
-    for der in &own.certified.cert {
-        desk.dates(key, file, der, Dated::Error);
-    }
-    if !ca.is_empty() {
-        desk.internal_chain(key, file, own, &ca, KeyUsage::server_auth());
-    }
+    let instance = &settings.instance;
     let expected = format!(
-        "cmg://gateway/{0} as a URI: the internal certificate of instance {0} (cmg pki gateway {0})",
-        settings.instance
+        "cmg://gateway/{instance} as a URI: the internal certificate of instance {instance} (cmg pki gateway {instance})"
     );
-    let path = shown(&desk.folder.join(file));
-    match internal_identity(own.leaf()) {
-        Ok(name) if name.role == InternalRole::Gateway && name.name == settings.instance => {}
-        Ok(name) => desk.error(key, format!("{path}, which names {name}"), expected),
-        Err(fault) => desk.error(key, format!("{path}: {fault}"), expected),
-    }
+    let is_own = |name: &InternalName| name.role == InternalRole::Gateway && name.name == *instance;
+    let pair = desk.internal_pair(files, &ca, KeyUsage::server_auth(), &expected, is_own);
     (ca, pair)
 }
 
@@ -345,6 +338,42 @@ impl Desk<'_> {
             }
         }
         ca
+    }
+}
+
+/// Who has the internal authority's key can be any connection point and any instance; it has no place on a machine that
+/// the internet reaches.
+fn no_authority_key(desk: &mut Desk<'_>, settings: &GatewaySettings, ca: &[CertificateDer<'static>]) {
+    let mut files: Vec<(String, PathBuf)> = vec![
+        ("internal.ca".to_owned(), settings.internal.ca.clone()),
+        ("internal.certificate".to_owned(), settings.internal.identity.chain.clone()),
+        ("internal.key".to_owned(), settings.internal.identity.key.clone()),
+    ];
+    for (index, pair) in settings.server_certificates.iter().enumerate() {
+        let section = format!("server_certificate[{}]", index + 1);
+        files.push((format!("{section}.chain"), pair.chain.clone()));
+        files.push((format!("{section}.key"), pair.key.clone()));
+    }
+    if let Some(protection) = &settings.admin.protection {
+        files.push(("admin.certificate".to_owned(), protection.identity.chain.clone()));
+        files.push(("admin.key".to_owned(), protection.identity.key.clone()));
+    }
+    let ticket_keys =
+        settings.ticket_keys.iter().map(|file| ("gateway.ticket_keys".to_owned(), file.clone()));
+    files.extend(settings.internal.crl.iter().map(|file| ("internal.crl".to_owned(), file.clone())));
+    files.extend(ticket_keys);
+    let expected =
+        "no key of the internal authority on a gateway: it belongs on the machine of cmg issuer alone";
+    for (key, file) in files {
+        if holds_key_of(&desk.folder.join(&file), ca) {
+            let found = format!("{}, which holds it", shown(&desk.folder.join(&file)));
+            desk.error(&key, found, expected);
+        }
+    }
+    let beside = settings.internal.ca.with_extension("key");
+    if holds_key_of(&desk.folder.join(&beside), ca) {
+        let found = format!("{} beside it, which holds its key", shown(&desk.folder.join(&beside)));
+        desk.warn("internal.ca", found, expected);
     }
 }
 

@@ -43,6 +43,7 @@ impl ConnectorSettings {
             gateways,
             proxy,
             internal,
+            issuer,
             source_addresses,
             limits,
             log,
@@ -58,6 +59,7 @@ impl ConnectorSettings {
         change.within("gateway", *gateways != next.gateways);
         change.within("proxy", *proxy != next.proxy);
         change.within("internal", *internal != next.internal);
+        change.within("internal.issuer", *issuer != next.issuer);
         change.within("limits", *limits != next.limits);
         change.log(log, &next.log);
         change.admin(admin, &next.admin);
@@ -100,6 +102,7 @@ impl GatewaySettings {
         change.anew("listener", *listeners != next.listeners);
         change.within("server_certificate", *server_certificates != next.server_certificates);
         change.within("internal.certificate", internal.identity != next.internal.identity);
+        change.within("internal.crl", internal.crl != next.internal.crl);
         // Channels that stand were let in by the one before; a process that begins anew has none of them.
         change.anew("internal.ca", internal.ca != next.internal.ca);
         change.anew("internal.listener", *internal_listeners != next.internal_listeners);
@@ -160,6 +163,8 @@ address = "proxy:8080"
 ca = "ca.pem"
 certificate = "own.pem"
 key = "own.key"
+crl = "list.pem"
+issuer = "issuer:9444"
 [limits]
 body_secs = 60
 [log]
@@ -194,6 +199,7 @@ key = "a.key"
 ca = "ca.pem"
 certificate = "own.pem"
 key = "own.key"
+crl = "list.pem"
 [[internal.listener]]
 address = "127.0.0.1:10140"
 [[internal.https_listener]]
@@ -224,6 +230,8 @@ role_ids = ["8"]
             ("name = \"gw1\"", "name = \"gw2\"", Some("gateway"), None),
             ("proxy:8080", "proxy:8081", Some("proxy"), None),
             ("own.pem", "new.pem", Some("internal"), None),
+            ("list.pem", "list2.pem", Some("internal"), None),
+            ("issuer:9444", "issuer:9445", Some("internal.issuer"), None),
             ("body_secs = 60", "body_secs = 61", Some("limits"), None),
             ("\"info\"", "\"debug\"", Some("log.level"), None),
             ("\"text\"", "\"json\"", None, Some("log.format")),
@@ -259,6 +267,7 @@ role_ids = ["8"]
             ("127.0.0.1:443", "127.0.0.1:444", None, Some("listener")),
             ("\"a.pem", "\"b.pem", Some("server_certificate"), None),
             ("own.pem", "new.pem", Some("internal.certificate"), None),
+            ("list.pem", "list2.pem", Some("internal.crl"), None),
             ("\"ca.pem", "\"ca2.pem", None, Some("internal.ca")),
             ("127.0.0.1:10140", "127.0.0.1:10141", None, Some("internal.listener")),
             ("127.0.0.1:10124", "127.0.0.1:10125", None, Some("internal.https_listener")),

@@ -100,6 +100,8 @@ pub struct ConnectorSettings {
     pub proxy: Option<ProxySettings>,
     /// Whom to believe on channels, and who we are there.
     pub internal: InternalFiles,
+    /// The issuer, who renews internal certificates; `None`: they are made by hand.
+    pub issuer: Option<DialAddress>,
     /// Where connections to origins come from; none: the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
     /// Deadlines.
@@ -138,6 +140,7 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<Connector
 
     let mut internal_section = root.section(report, "internal");
     let internal = internal(&mut internal_section, report);
+    let issuer = internal_section.optional(report, "issuer", value::dial_address);
     internal_section.finish(report);
 
     let gateways = gateways(root, report);
@@ -154,6 +157,7 @@ fn read(root: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<Connector
         proxy,
         source_addresses,
         internal: internal?,
+        issuer,
         limits,
         log,
         admin,

@@ -26,6 +26,8 @@ pub struct InternalFiles {
     pub ca: PathBuf,
     /// This role's own.
     pub identity: KeyPair,
+    /// Lists of the internal CA, PEM or DER; who is on one is not believed. `None`: they come over channels alone.
+    pub crl: Option<PathBuf>,
 }
 
 /// How much is logged.
@@ -223,12 +225,13 @@ pub(super) fn admin(
     AdminSettings { address, protection, health_address, socket, upgrade_socket }
 }
 
-/// Reads `ca`, `certificate` and `key` of `[internal]`; the caller finishes the section.
+/// Reads `ca`, `certificate`, `key` and `crl` of `[internal]`; the caller finishes the section.
 pub(super) fn internal(section: &mut Section<'_, '_>, report: &mut Report<'_>) -> Option<InternalFiles> {
     let ca = section.required(report, "ca", value::path);
     let chain = section.required(report, "certificate", value::path);
     let key = section.required(report, "key", value::path);
-    Some(InternalFiles { ca: ca?, identity: KeyPair { chain: chain?, key: key? } })
+    let crl = section.optional(report, "crl", value::path);
+    Some(InternalFiles { ca: ca?, identity: KeyPair { chain: chain?, key: key? }, crl })
 }
 
 /// Reads `shards`.

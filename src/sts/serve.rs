@@ -1,34 +1,22 @@
 //! The token service as a process: connection points of one site ask, over mutual TLS, and nobody else is heard.
 //!
-//! A little tokio runtime on one thread: a site of 100,000 devices asks four times a second, and what takes time
-//! is signing. A token is judged here once more, after gateway and connection point. A certificate (`Client-Cert`,
+//! One thread (`inside.rs`): a site of 100,000 devices asks four times a second, and what takes time is signing. A token is judged here once more, after gateway and connection point. A certificate (`Client-Cert`,
 //! RFC 9440) was judged at the gateway alone, and is taken at the word of gateway and connection point, which is why
 //! only connection points are listened to.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::thread;
 use std::time::Instant;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::counts::{Counts, Kind};
 use super::exchange::{Given, NotExchanged, Shown, exchange};
@@ -37,10 +25,7 @@ use super::{Signer, StsError};
 use crate::admin::Doors;
 use crate::auth::token::{TokenFault, TokenKind, TokenKinds, bearer, issuer_of};
 use crate::auth::{InternalRole, NoClientCert, client_cert_of, internal_identity, life_of, thumbprints};
-use crate::limits::{
-    DRAIN_WITHIN, STS_CONNECTIONS_MAX, STS_HANDSHAKE_WITHIN, STS_HANDSHAKES_MAX, STS_HEAD_SIZE_MAX,
-    STS_HEAD_WITHIN,
-};
+use crate::inside::{self, say};
 use crate::logs::{self, Quota};
 use crate::review::SiteTokens;
 use crate::token_watch::{Audience, Known, State, Watch};
@@ -103,138 +88,14 @@ pub fn run(start: Start) -> io::Result<()> {
     let own = issuer_of(signer.hierarchy());
     let own = tokens.issuers.iter().filter(|one| one.issuer == own).map(|one| one.name.clone()).collect();
     let service = Arc::new(Service { site, signer, own, held, counts, lines: Mutex::default() });
-    let stop = stop_signal()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let address = listener.local_addr()?;
     tracing::info!(%address, site = service.site, hierarchy = service.signer.hierarchy(), "token service listens");
-    runtime.block_on(accept(listener, TlsAcceptor::from(tls), service, stop))
-}
-
-/// Counts the signals that ask to stop: at the first what is under way may end, at the second it is given up.
-fn stop_signal() -> io::Result<watch::Receiver<u32>> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
-    let (tell, told) = watch::channel(0);
-    thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        signals.forever().for_each(|_| tell.send_modify(|count| *count += 1));
-    })?;
-    Ok(told)
-}
-
-/// Takes connections up to the bounds; more wait in the kernel's queue.
-async fn accept(
-    listener: TcpListener,
-    tls: TlsAcceptor,
-    service: Arc<Service>,
-    mut stop: watch::Receiver<u32>,
-) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let (handshakes, places) = (Semaphore::new(STS_HANDSHAKES_MAX), Semaphore::new(STS_CONNECTIONS_MAX));
-    let (handshakes, places) = (Arc::new(handshakes), Arc::new(places));
-    let mut connections = JoinSet::new();
-    loop {
-        let next = async {
-            let turn = handshakes.clone().acquire_owned().await.map_err(io::Error::other)?;
-            listener.accept().await.map(|(stream, from)| (turn, stream, from))
-        };
-        let accepted = tokio::select! {
-            accepted = next => accepted,
-            _ = stop.changed() => break,
-        };
-        while connections.try_join_next().is_some() {}
-        let (turn, stream, from) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "a connection cannot be accepted");
-                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
-                continue;
-            }
-        };
-        let (tls, service, places, stop) = (tls.clone(), service.clone(), places.clone(), stop.clone());
-        connections.spawn(async move {
-            let Some((stream, peer)) = receive(stream, tls, &service).await else { return };
-            // Who has no place keeps his turn until he has one, or waiting connections would have no bound.
-            let Ok(_place) = places.acquire_owned().await else { return };
-            drop(turn);
-            if let Err(error) = converse(stream, &peer, &service, stop).await {
-                tracing::debug!(%from, %error, "a connection ended");
-            }
-        });
-    }
-    tracing::info!("draining");
-    drop(listener);
-    tokio::select! {
-        () = async { while connections.join_next().await.is_some() {} } => {}
-        () = tokio::time::sleep(DRAIN_WITHIN) => {}
-        _ = stop.changed() => {}
-    }
-    Ok(())
-}
-
-/// The handshake; gives who it is with, if that is a connection point of the site.
-async fn receive(
-    stream: TcpStream,
-    tls: TlsAcceptor,
-    service: &Service,
-) -> Option<(TlsStream<TcpStream>, String)> {
-    let from = stream.peer_addr().ok()?;
-    let expected = || format!("a connection point of site {0}: cmg://site/{0}/connector/NAME", service.site);
-    let stranger = |found: String| {
-        service.counts.strangers.add(1);
-        if service.may_log() {
-            tracing::warn!(%from, found = logs::bounded(found), expected = expected(), "a stranger was not heard");
-        }
-    };
-    stream.set_nodelay(true).ok()?;
-    let stream = match timeout(STS_HANDSHAKE_WITHIN, tls.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            stranger(error.to_string());
-            return None;
-        }
-        Err(_) => {
-            stranger("no handshake in time".to_owned());
-            return None;
-        }
-    };
-    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    match connector_of(leaf.map(AsRef::as_ref), &service.site) {
-        Ok(peer) => Some((stream, peer)),
-        Err(found) => {
-            stranger(found);
-            None
-        }
-    }
-}
-
-async fn converse(
-    stream: TlsStream<TcpStream>,
-    peer: &str,
-    service: &Service,
-    mut stop: watch::Receiver<u32>,
-) -> io::Result<()> {
-    let answer = service_fn(|request| {
-        let answer = service.answer(&request, peer);
-        async move { Ok::<_, std::convert::Infallible>(answer) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(STS_HEAD_WITHIN)
-        .max_buf_size(STS_HEAD_SIZE_MAX)
-        .serve_connection(TokioIo::new(stream), answer);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = stop.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    ended.map_err(io::Error::other)
+    inside::run(listener, tls, service)
 }
 
 /// Name of the connection point of this site whose certificate this is; else what it is instead.
-fn connector_of(leaf: Option<&[u8]>, site: &str) -> Result<String, String> {
-    let name = internal_identity(leaf.unwrap_or_default()).map_err(|fault| fault.to_string())?;
+fn connector_of(leaf: &[u8], site: &str) -> Result<String, String> {
+    let name = internal_identity(leaf).map_err(|fault| fault.to_string())?;
     let is_ours = name.role == InternalRole::Connector && name.site.as_deref() == Some(site);
     if is_ours { Ok(name.to_string()) } else { Err(name.to_string()) }
 }
@@ -294,8 +155,27 @@ enum Refused {
     Broken(#[from] StsError),
 }
 
+impl inside::Service for Service {
+    fn admit(&self, leaf: &[u8]) -> Result<String, String> {
+        connector_of(leaf, &self.site)
+    }
+
+    fn stranger(&self, from: SocketAddr, found: String) {
+        self.counts.strangers.add(1);
+        if self.may_log() {
+            let expected =
+                format!("a connection point of site {0}: cmg://site/{0}/connector/NAME", self.site);
+            tracing::warn!(%from, found = logs::bounded(found), expected, "a stranger was not heard");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: &str) -> Response<Full<Bytes>> {
+        self.answer_to(&request, peer)
+    }
+}
+
 impl Service {
-    fn answer(&self, request: &Request<Incoming>, peer: &str) -> Response<Full<Bytes>> {
+    fn answer_to(&self, request: &Request<Incoming>, peer: &str) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         let last = path.strip_suffix('/').unwrap_or(path).rsplit('/').next().unwrap_or_default();
         if !last.eq_ignore_ascii_case(NAME) {
@@ -393,22 +273,11 @@ fn certificate(fields: &HeaderMap) -> Result<(Vec<[u8; 32]>, u64), Refused> {
     Ok((thumbprints(&der), life.until))
 }
 
-fn say(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
-    let mut answer = Response::new(Full::from(body.to_string()));
-    *answer.status_mut() = status;
-    let fields = answer.headers_mut();
-    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
-}
-
 /// The last segment of what it answers.
 const NAME: &str = "CCM_STS";
 /// What is exchanged.
 const EXCHANGED: TokenKinds =
     TokenKinds::of(&[TokenKind::Registration, TokenKind::Client, TokenKind::Directory]);
-/// When the system gives no descriptor.
-const ACCEPT_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

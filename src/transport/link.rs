@@ -10,10 +10,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use slab::Slab;
 
 use super::cross::Crossing;
 use super::mailbox::{Broken, Mailbox, Mailboxes};
+use super::tls::Tls;
 use super::wire::Wire;
 use crate::channel::{
     Acknowledgement, Busy, Channel, ChannelError, CloseCode, Event, List, ListTag, Publication, ResetCode,
@@ -30,6 +32,10 @@ pub trait LinkEvents {
     fn settings(&self, link: &Rc<Link>, publication: Publication);
     /// Gateway: keys of token issuers and blocked tokens came.
     fn tokens(&self, _link: &Rc<Link>, _publication: Publication) {}
+    /// Gateway: the internal authority's revocation list came.
+    fn revoked(&self, _link: &Rc<Link>, _list: Publication) {}
+    /// Connector: the gateway asks for its next internal certificate. Gateway: what came of that.
+    fn renewal(&self, _link: &Rc<Link>, _bytes: &[u8]) {}
     /// Connector: what became of the settings.
     fn acknowledged(&self, link: &Rc<Link>, acknowledgement: Acknowledgement);
     /// Gateway: a list was offered.
@@ -84,6 +90,9 @@ pub enum Cause {
     /// The other side said goodbye.
     #[error("closed by the other side: {0:?} {1}")]
     Closed(CloseCode, String),
+    /// We put an end to it: no word, no stream, nothing more is heard.
+    #[error("cut by this side: {0}")]
+    Cut(String),
     /// We said goodbye.
     #[error("closed by this side")]
     Left,
@@ -109,6 +118,8 @@ pub struct Link {
     /// Where what was received lies, while it is looked at.
     pieces: RefCell<Vec<Range<usize>>>,
     lost: Cell<bool>,
+    /// Why it is to end at once.
+    cut: RefCell<Option<String>>,
     /// As was told last.
     stalled: Cell<bool>,
     next_identity: Cell<u32>,
@@ -133,6 +144,7 @@ impl Link {
             wire: RefCell::default(),
             pieces: RefCell::default(),
             lost: Cell::new(false),
+            cut: RefCell::default(),
             stalled: Cell::new(false),
             next_identity: Cell::new(0),
             crossing,
@@ -237,6 +249,37 @@ impl Link {
     /// Connector: says which keys of token issuers it fetched and which tokens are blocked.
     pub fn publish_tokens(&self, revision: RevisionTag, bytes: &[u8]) {
         self.channel.borrow_mut().publish_tokens(revision, bytes);
+        self.kick();
+    }
+
+    /// Connector: says which internal certificates are revoked.
+    pub fn publish_revoked(&self, revision: RevisionTag, bytes: &[u8]) {
+        self.channel.borrow_mut().publish_revoked(revision, bytes);
+        self.kick();
+    }
+
+    /// Gateway: asks for its next internal certificate. Connector: says what came of that.
+    ///
+    /// # Errors
+    /// It is not its turn, or the link takes nothing now.
+    pub fn renewal(&self, bytes: &[u8]) -> Result<(), Busy> {
+        if self.lost.get() {
+            return Err(Busy::Closed);
+        }
+        self.channel.borrow_mut().renewal(bytes)?;
+        self.kick();
+        Ok(())
+    }
+
+    /// The other side's chain, as far as the link is driven.
+    pub fn with_peer<T>(&self, look: impl FnOnce(&[CertificateDer<'static>]) -> T) -> Option<T> {
+        let wire = self.wire.borrow();
+        wire.as_ref().and_then(Wire::tls).and_then(Tls::peer_certificates).map(look)
+    }
+
+    /// Ends it at once, whatever waits: every stream on it breaks off.
+    pub fn cut(&self, why: &str) {
+        self.cut.borrow_mut().get_or_insert_with(|| why.to_owned());
         self.kick();
     }
 
@@ -443,10 +486,15 @@ impl Link {
         drop(driven);
         let wire = self.wire.take();
         let Some(mut wire) = wire else { return cause };
-        if let Cause::Protocol(error) = &cause {
+        let last_word = match &cause {
+            Cause::Protocol(error) => Some((error.close_code(), error.to_string())),
+            Cause::Cut(why) => Some((CloseCode::NotAccepted, why.clone())),
+            Cause::Wire(_) | Cause::Eof | Cause::Closed(..) | Cause::Left => None,
+        };
+        if let Some((code, text)) = last_word {
             let mut channel = self.channel.borrow_mut();
             if !channel.is_closed() {
-                let _ = wire.write(channel.break_off(error.close_code(), &error.to_string()));
+                let _ = wire.write(channel.break_off(code, &text));
             }
             drop(channel);
             let _ = wire.start_send();
@@ -484,6 +532,9 @@ impl Link {
         *self.waker.borrow_mut() = Some(context.waker().clone());
         let mut wire = self.wire.borrow_mut();
         let Some(wire) = wire.as_mut() else { return Poll::Ready(Cause::Left) };
+        if let Some(why) = self.cut.take() {
+            return Poll::Ready(Cause::Cut(why));
+        }
         match self.read(context, wire, events) {
             Ok(None) => {}
             Ok(Some(cause)) => return Poll::Ready(cause),
@@ -695,6 +746,8 @@ impl Link {
             }
             Event::Settings(publication) => events.settings(self, *publication),
             Event::Tokens(publication) => events.tokens(self, *publication),
+            Event::Revoked(list) => events.revoked(self, *list),
+            Event::Renewal { bytes } => events.renewal(self, bytes),
             Event::SettingsAck(acknowledgement) => events.acknowledged(self, *acknowledgement),
             Event::ListOffered(tag) => events.list_offered(self, *tag),
             Event::List(list) => events.list(self, *list),

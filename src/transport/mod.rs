@@ -2,6 +2,7 @@
 
 mod cipher;
 mod cross;
+mod internal;
 mod key_exchange;
 mod link;
 pub mod listen;
@@ -15,6 +16,7 @@ mod tunnel;
 mod wire;
 
 pub use cross::{CrossMessage, Crossing};
+pub use internal::{Internal, Listed, cut_revoked};
 pub use link::{Cause, Link, LinkEvents, Passed, Stream};
 pub use mailbox::{Broken, Mailbox};
 pub use tickets::{FOR_CLIENTS, Tickets};

@@ -10,12 +10,13 @@ use rustls::crypto::{
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::{
     CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
     RootCertStore, ServerConfig, SignatureScheme,
 };
 
+use super::internal::Internal;
 use super::key_exchange::QUICK_X25519;
 use crate::auth::{self, CertificateFault};
 use crate::channel::{ALPN, HTTPS_ALPN};
@@ -40,7 +41,7 @@ impl Clone for Credential {
 /// TLS 1.3 demands of everybody, and it comes with SHA-256, for which CPUs have instructions: with
 /// AES-256-GCM comes SHA-384, for which they have none, and a handshake takes 25 us more. Who wants the
 /// longer key alone is given it.
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     let mut provider = rustls::crypto::ring::default_provider();
     for group in &mut provider.kx_groups {
         if group.name() == QUICK_X25519.name() {
@@ -94,21 +95,15 @@ pub fn for_clients(
     Ok(Arc::new(config))
 }
 
-/// For the gateway's channel listeners: TLS 1.3, a certificate of the internal CA required. Its name is not told: a
-/// connection point has one certificate, and strangers come to where some of these listen.
+/// For the gateway's channel listeners: TLS 1.3, a certificate of the internal CA required that is not revoked.
 ///
 /// # Errors
-/// When a key does not belong to its certificate or the CA cannot be an anchor.
-pub fn for_channels(ca: &[CertificateDer<'static>], own: Credential) -> Result<Arc<ServerConfig>, Error> {
-    let roots = Arc::new(roots(ca)?);
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
-        .clear_root_hint_subjects()
-        .build()
-        .map_err(|error| Error::General(error.to_string()))?;
+/// When rustls has no TLS 1.3 with these algorithms.
+pub fn for_channels(internal: &Arc<Internal>) -> Result<Arc<ServerConfig>, Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(own.chain, own.key)?;
+        .with_client_cert_verifier(internal.client_verifier())
+        .with_cert_resolver(internal.clone());
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -120,11 +115,12 @@ pub fn for_channels(ca: &[CertificateDer<'static>], own: Credential) -> Result<A
 ///
 /// # Errors
 /// As [`for_channels`].
-pub fn for_dialling(ca: &[CertificateDer<'static>], own: Credential) -> Result<Arc<ClientConfig>, Error> {
+pub fn for_dialling(internal: &Arc<Internal>) -> Result<Arc<ClientConfig>, Error> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots(ca)?)
-        .with_client_auth_cert(own.chain, own.key)?;
+        .dangerous()
+        .with_custom_certificate_verifier(internal.server_verifier())
+        .with_client_cert_resolver(internal.clone());
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     config.enable_secret_extraction = true;
@@ -155,6 +151,28 @@ pub enum OriginTrust {
     Thumbprint([u8; 32]),
 }
 
+/// For the issuer: roles alone are heard, and each of them is judged anew whenever it comes.
+///
+/// # Errors
+/// As [`for_channels`].
+pub fn for_issuing(internal: &Arc<Internal>) -> Result<Arc<ServerConfig>, Error> {
+    let mut config = ServerConfig::clone(&*for_channels(internal)?);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.enable_secret_extraction = false;
+    Ok(Arc::new(config))
+}
+
+/// For whoever has something to ask of the issuer.
+///
+/// # Errors
+/// As [`for_channels`].
+pub fn for_issuer(internal: &Arc<Internal>) -> Result<Arc<ClientConfig>, Error> {
+    let mut config = ClientConfig::clone(&*for_dialling(internal)?);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.enable_secret_extraction = false;
+    Ok(Arc::new(config))
+}
+
 /// For a connection point that dials an HTTPS origin; its own certificate is offered in the first
 /// handshake, because rustls refuses a later request.
 ///
@@ -177,7 +195,7 @@ pub fn for_origin(trust: OriginTrust, own: Option<Credential>) -> Result<Arc<Cli
     Ok(Arc::new(config))
 }
 
-fn roots(ca: &[CertificateDer<'static>]) -> Result<RootCertStore, Error> {
+pub(super) fn roots(ca: &[CertificateDer<'static>]) -> Result<RootCertStore, Error> {
     let mut store = RootCertStore::empty();
     for certificate in ca {
         store.add(certificate.clone())?;

@@ -224,7 +224,8 @@ fn a_ticket_carries_no_early_data_and_channels_give_none() {
     let made = rcgen::generate_simple_self_signed(vec!["gateway".to_owned()]).expect("a certificate");
     let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
     let own = Credential { chain: vec![made.cert.der().clone()], key };
-    let channels = for_channels(&[made.cert.der().clone()], own).expect("sound");
+    let internal = Internal::new(&[made.cert.der().clone()], own).expect("sound");
+    let channels = for_channels(&internal).expect("sound");
     assert_eq!((channels.send_tls13_tickets, channels.max_early_data_size), (0, 0));
     assert!(!channels.ticketer.enabled() && !channels.session_storage.can_cache());
 }
@@ -321,7 +322,8 @@ fn who_asks_for_a_channel_is_not_told_of_the_internal_ca() {
     let builder = builder.with_safe_default_protocol_versions().expect("versions");
     let builder = builder.with_root_certificates(roots(&ca).expect("a root"));
     let client = Arc::new(builder.with_client_cert_resolver(noting.clone()));
-    shake_hands(&for_channels(&ca, own).expect("sound"), &client);
+    let internal = Internal::new(&ca, own).expect("sound");
+    shake_hands(&for_channels(&internal).expect("sound"), &client);
     assert_eq!(
         *noting.told_of.lock().expect("one thread"),
         Some(0),

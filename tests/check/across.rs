@@ -171,6 +171,7 @@ fn kinds_of_server_certificates_say_whom_they_shut_out() {
         eprintln!("SKIPPED: no openssl");
         return;
     }
+    fs::remove_file(files.path("pki/internal-ca.key")).unwrap();
     let two = "[[server_certificate]]\nchain = \"rsa.pem\"\nkey = \"rsa.key\"\n[internal]";
     files.edit(GATEWAY, "[internal]", two);
     let (code, answer) = files.check(&[GATEWAY], &["--files-only"]);

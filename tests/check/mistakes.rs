@@ -79,6 +79,19 @@ fn mistakes() -> Vec<Mistake> {
             "an unknown key",
             "\"roots\"",
         ),
+        row(
+            "gateway",
+            "key of the internal authority",
+            |f| {
+                let key = fs::read_to_string(f.path("pki/internal-ca.key")).unwrap();
+                let whole = fs::read_to_string(f.path("pki/internal-ca.pem")).unwrap() + &key;
+                fs::write(f.path("pki/internal-ca.pem"), whole).unwrap();
+            },
+            (GATEWAY, "internal-ca.pem"),
+            "internal.ca",
+            "which holds it",
+            "no key of the internal authority",
+        ),
         // Missing files.
         row(
             "gateway",

@@ -18,6 +18,7 @@ mod harness;
 mod held;
 mod hostile;
 mod identities;
+mod internal_certificates;
 mod logs;
 mod metrics;
 mod origin_logins;

@@ -384,6 +384,31 @@ fn a_gateway_that_makes_way_goes_on_until_it_is_replaced() {
 }
 
 #[test]
+fn a_gateway_asks_for_one_certificate_at_a_time_and_a_connector_says_only_what_was_asked() {
+    let mut pair = Pair::new();
+    assert_eq!(pair.connector.renewal(b"unasked"), Err(Busy::Full));
+    for _ in 0..2 {
+        assert_eq!(pair.gateway.renewal(b"asked"), Ok(()));
+        assert_eq!(pair.gateway.renewal(b"again"), Err(Busy::Full));
+        assert_eq!(pair.reach_connector().len(), 1);
+        assert_eq!(pair.connector.renewal(b"given"), Ok(()));
+        assert_eq!(pair.connector.renewal(b"twice"), Err(Busy::Full));
+        assert_eq!(pair.reach_gateway().len(), 1);
+    }
+}
+
+#[test]
+fn a_list_of_internal_certificates_goes_before_what_else_is_published() {
+    let mut pair = Pair::new();
+    let tag = |serial| RevisionTag { serial, sha256: [1; 32] };
+    pair.connector.publish(tag(1), &[1; 300_000]);
+    pair.connector.publish_revoked(tag(2), &[2; 40_000]);
+    let heard = format!("{:?}", pair.reach_gateway());
+    let (list, settings) = (heard.find("Revoked"), heard.find("Settings"));
+    assert!(list.is_some() && list < settings, "{}", &heard[..200]);
+}
+
+#[test]
 fn a_peer_that_was_asked_and_gives_no_sign_of_life_stalls_until_it_does() {
     let mut pair = Pair::new();
     let mut now = pair.now;

@@ -69,6 +69,9 @@ fn a_gateway_refuses_what_a_connector_must_not_say() {
         (vec![(Kind::Settings, 0, vec![0; 10])], ChannelError::BadPublication),
         (vec![(Kind::Settings, 0, [&[0; 40][..], &[255; 20]].concat())], ChannelError::BadPublication),
         (vec![(Kind::Close, 0, vec![0]), head(1, 200)], ChannelError::AfterClose),
+        (vec![(Kind::Revoked, 0, vec![0; 10])], ChannelError::BadPublication),
+        // Nothing was asked.
+        (vec![(Kind::Renewal, 0, vec![1])], ChannelError::Unexpected(Kind::Renewal)),
     ];
     for (frames, error) in rows {
         let row = format!("{frames:?}");
@@ -91,6 +94,8 @@ fn a_connector_refuses_what_a_gateway_must_not_say() {
     let rows: Vec<(Frames, ChannelError)> = vec![
         (vec![head(1, 200)], ChannelError::Unexpected(Kind::Head)),
         (vec![(Kind::Settings, 0, vec![0; 60])], ChannelError::Unexpected(Kind::Settings)),
+        (vec![(Kind::Revoked, 0, vec![0; 60])], ChannelError::Unexpected(Kind::Revoked)),
+        (vec![(Kind::Renewal, 0, vec![]); 2], ChannelError::Unexpected(Kind::Renewal)),
         (vec![open(0)], ChannelError::StreamOrder(0)),
         (vec![open(1), open(1)], ChannelError::StreamOrder(1)),
         (vec![open(2), open(1)], ChannelError::StreamOrder(1)),

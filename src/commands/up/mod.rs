@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cmg::pki::{Pki, PkiError};
+use cmg::pki::{PUBLIC_MODE, Pki, PkiError, write_file};
 
 use super::{Failure, progress};
 use children::{Children, Outcome, Ready, Signals, Start};
@@ -96,6 +96,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     report::remove(&folder);
 
     let pki = Pki::open(&folder.join("pki"))?;
+    // Apart from its key, which has no place beside a gateway.
+    let ca = fs::read(pki.internal_ca())
+        .map_err(|error| Failure::Broken(format!("{}: {error}", pki.internal_ca().display())))?;
+    write_file(&folder.join("internal-ca.pem"), &ca, PUBLIC_MODE)?;
     let choices = Choices::settle(&folder, &pki, arguments)?;
     if make_certificates(&pki, &choices, arguments.clients, signals.asked())?.is_break() {
         return Ok(());

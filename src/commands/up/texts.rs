@@ -54,7 +54,7 @@ chain = {chain}
 key = {key}
 
 [internal]
-ca = "pki/internal-ca.pem"
+ca = "internal-ca.pem"
 certificate = "pki/internal/gateway-{INSTANCE}.pem"
 key = "pki/internal/gateway-{INSTANCE}.key"
 

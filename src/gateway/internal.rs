@@ -1,0 +1,257 @@
+//! The internal certificate of an instance that has no way into the company: what connection points say of those that
+//! are revoked, and how the next certificate is asked for over their channels.
+//!
+//! The list counts because the internal authority signed it, whoever brings it. What is asked is signed with the
+//! instance's key, so that who carries it can neither change it nor ask in its place.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::gate::{Common, Gate};
+use crate::channel::{Publication, RenewalAnswer as Answer};
+use crate::limits::RENEWAL_ANSWER_WITHIN;
+use crate::logs;
+use crate::pki::{PUBLIC_MODE, write_file};
+use crate::renewal::{Carries, NotCarried};
+use crate::settings::GatewaySettings;
+use crate::transport::{Internal, Link, cut_revoked};
+
+/// A connection point: number of its site, and its name.
+type Point = (usize, Arc<str>);
+
+/// What is asked over a channel, between the thread that waits for it and the shards that have channels.
+#[derive(Default)]
+pub struct Asking {
+    /// Something waits for a shard; looked at by each, four times a second.
+    waits: AtomicBool,
+    state: Mutex<State>,
+    turned: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    message: Option<Arc<[u8]>>,
+    /// Connection points that were asked already.
+    tried: HashSet<Point>,
+    /// Who is asked, by which link of which shard.
+    asked: Option<(Point, usize, u64)>,
+    answer: Option<Vec<u8>>,
+}
+
+impl Asking {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks by one of the channels of this shard, if something waits and a connection point is there that was not
+    /// asked. `links` are those of the shard, and whose they are.
+    fn offer(&self, shard: usize, links: impl Iterator<Item = (Point, Rc<Link>)>) {
+        let mut state = self.state();
+        if !self.waits.load(Ordering::Relaxed) {
+            return;
+        }
+        let Some(message) = state.message.clone() else { return };
+        for (point, link) in links {
+            if link.is_open() && !state.tried.contains(&point) && link.renewal(&message).is_ok() {
+                state.tried.insert(point.clone());
+                state.asked = Some((point, shard, link.id));
+                self.waits.store(false, Ordering::Relaxed);
+                self.turned.notify_all();
+                return;
+            }
+        }
+    }
+
+    /// Something came back.
+    pub fn hear(&self, shard: usize, link: u64, bytes: &[u8]) {
+        let mut state = self.state();
+        if state.asked.as_ref().is_some_and(|(_, of, asked)| (*of, *asked) == (shard, link)) {
+            state.answer = Some(bytes.to_vec());
+            self.turned.notify_all();
+        }
+    }
+
+    /// Waits until there is something.
+    fn wait<T>(&self, within: Duration, mut look: impl FnMut(&mut State) -> Option<T>) -> Option<T> {
+        let end = Instant::now() + within;
+        let mut state = self.state();
+        loop {
+            if let Some(found) = look(&mut state) {
+                return Some(found);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            state = self.turned.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Asks one connection point that was not asked; who, and what came back.
+    fn ask_next(&self, message: &Arc<[u8]>) -> Option<(Point, Option<Vec<u8>>)> {
+        {
+            let mut state = self.state();
+            (state.message, state.asked, state.answer) = (Some(message.clone()), None, None);
+            self.waits.store(true, Ordering::Relaxed);
+        }
+        let point =
+            self.wait(SHARDS_LOOK_WITHIN, |state| state.asked.as_ref().map(|(point, ..)| point.clone()));
+        self.waits.store(false, Ordering::Relaxed);
+        // A shard may have taken it at the last moment.
+        let point = point.or_else(|| self.state().asked.as_ref().map(|(point, ..)| point.clone()))?;
+        let answer = self.wait(RENEWAL_ANSWER_WITHIN, |state| state.answer.take());
+        self.state().asked = None;
+        Some((point, answer))
+    }
+}
+
+/// Carries what the instance asks: one connection point after the other is asked, until what comes back is good.
+pub struct ByChannel(pub Weak<Common>);
+
+impl Carries for ByChannel {
+    fn carry(
+        &self,
+        message: &[u8],
+        take: &mut dyn FnMut(&[u8]) -> Result<(), String>,
+    ) -> Result<(), NotCarried> {
+        let common = self.0.upgrade().ok_or_else(|| NotCarried::Failed("the gateway ends".to_owned()))?;
+        let (asking, message) = (&common.asking, Arc::from(message));
+        asking.state().tried.clear();
+        let mut outcome =
+            NotCarried::Failed("no connection point is attached that could be asked".to_owned());
+        let mut has_failed = false;
+        while let Some((point, answer)) = asking.ask_next(&message) {
+            let text = match answer.as_deref().map(Answer::parse) {
+                Some(Some(Answer::Given(chain))) => match take(chain) {
+                    Ok(()) => return Ok(()),
+                    Err(text) => text,
+                },
+                Some(Some(Answer::Refused(text))) => text.to_owned(),
+                Some(Some(Answer::Nobody)) if has_failed => continue,
+                Some(Some(Answer::Nobody)) => {
+                    outcome = NotCarried::Nobody;
+                    continue;
+                }
+                Some(None) => "it answered what cannot be read".to_owned(),
+                None => format!("no answer within {} s", RENEWAL_ANSWER_WITHIN.as_secs()),
+            };
+            has_failed = true;
+            let (site, point) = (&common.settings.sites[point.0].code, &point.1);
+            let text = logs::bounded(text.escape_debug().to_string());
+            outcome = NotCarried::Failed(format!("connection point {point} of {site}: {text}"));
+        }
+        Err(outcome)
+    }
+}
+
+/// Of what came over a channel: the list counts, if it is the authority's and newer.
+pub fn hear_list(gate: &Gate, point: &str, list: &Publication) {
+    if let Err(error) = gate.common.keeper.take_list(&list.bytes, point)
+        && gate.records.strangers.admits(&gate.shard)
+    {
+        tracing::warn!(point, error, "a list of revoked internal certificates was not taken");
+    }
+}
+
+/// Looks after channels on a shard, for ever: cuts those whose other side is revoked, and asks by them what is to be
+/// asked.
+pub fn look_after(gate: &Rc<Gate>) {
+    let shard = gate.shard.clone();
+    let internal = gate.common.keeper.internal().clone();
+    let links = gate.clone();
+    shard.spawn(
+        "cut revoked",
+        cut_revoked(gate.shard.clone(), internal, move || {
+            let mut all = Vec::new();
+            links.each_link(|_, link| all.push(link.clone()));
+            all
+        }),
+    );
+    let gate = gate.clone();
+    shard.spawn("internal", async move {
+        // What its file or another process had is kept, too.
+        let mut kept = 0;
+        loop {
+            gate.shard.sleep(LOOK_EVERY).await;
+            if gate.common.asking.waits.load(Ordering::Relaxed) {
+                let mut links = Vec::new();
+                gate.each_link(|channel, link| {
+                    links.push(((channel.site, channel.point.clone()), link.clone()));
+                });
+                gate.common.asking.offer(gate.shard.index, links.into_iter());
+            }
+            let generation = gate.common.keeper.internal().generation();
+            if gate.shard.index == 0 && std::mem::replace(&mut kept, generation) != generation {
+                keep(&gate.common);
+            }
+        }
+    });
+}
+
+/// Keeps the list on disk, off the shard: a disk may take its time.
+fn keep(common: &Arc<Common>) {
+    let common = common.clone();
+    let started = thread::Builder::new().name("keep-list".to_owned()).spawn(move || {
+        let file = file(&common.settings, &common.folder);
+        let folder = file.parent().map(std::path::Path::to_owned).unwrap_or_default();
+        let bytes = common.keeper.internal().listed().bytes.clone();
+        let kept = std::fs::create_dir_all(folder)
+            .and_then(|()| write_file(&file, &bytes, PUBLIC_MODE).map_err(std::io::Error::other));
+        if let Err(error) = kept {
+            tracing::error!(file = %file.display(), %error, "the list of revoked internal certificates could not be kept");
+        }
+    });
+    if let Err(error) = started {
+        tracing::error!(%error, "the list of revoked internal certificates could not be kept");
+    }
+}
+
+/// Takes what was kept.
+pub fn load(internal: &Internal, settings: &GatewaySettings, folder: &std::path::Path) {
+    let file = file(settings, folder);
+    let Ok(bytes) = std::fs::read(&file) else { return };
+    if let Err(error) = internal.take_lists(&bytes) {
+        tracing::warn!(file = %file.display(), %error, "the list that was kept cannot be used");
+    }
+}
+
+fn file(settings: &GatewaySettings, folder: &std::path::Path) -> PathBuf {
+    folder.join(&settings.state_dir).join("internal.crl")
+}
+
+/// How often a shard looks whether it is to ask something.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Every shard has looked some times.
+const SHARDS_LOOK_WITHIN: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_back_counts_only_from_whom_was_asked() {
+        let asking = Asking::default();
+        let point: Point = (0, "1".into());
+        asking.state().asked = Some((point, 1, 7));
+        for (shard, link) in [(0, 7), (1, 8)] {
+            asking.hear(shard, link, b"false");
+            assert_eq!(asking.state().answer, None);
+        }
+        asking.hear(1, 7, b"right");
+        assert_eq!(asking.state().answer.as_deref(), Some(&b"right"[..]));
+    }
+
+    #[test]
+    fn nobody_to_ask_is_found_out_in_time() {
+        let asking = Asking::default();
+        let began = Instant::now();
+        assert!(asking.ask_next(&Arc::from(&b"asked"[..])).is_none());
+        assert!(began.elapsed() < SHARDS_LOOK_WITHIN * 4);
+        assert!(!asking.waits.load(Ordering::Relaxed), "it is not asked later");
+    }
+}

@@ -1,0 +1,365 @@
+//! What a role shows on channels and whom it believes there. Both change while it runs: its certificate is renewed,
+//! and the internal authority revokes others'.
+//!
+//! TLS configurations hold it and are made once, so that a change counts from the next handshake on, by whichever way
+//! a channel comes; channels that stand are looked at by [`cut_revoked`]. What files hold is read into one that nobody
+//! uses yet (`review`), and taken up from there. A list is believed only when the internal authority signed it, and never
+//! an older one in the place of a newer.
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use ring::digest;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+
+use super::link::Link;
+use super::tls_config::{self, Credential};
+use crate::auth::{
+    self, AllowRules, InternalName, ListFault, ListStanding, RevocationList, RevocationMode, Trust,
+    internal_identity,
+};
+use crate::channel::RevisionTag;
+use crate::limits;
+use crate::shard::Shard;
+
+/// See the file's head.
+pub struct Internal {
+    own: ArcSwap<CertifiedKey>,
+    authority: ArcSwap<Authority>,
+    /// The authority and its lists.
+    trust: ArcSwap<Trust>,
+    listed: ArcSwap<Listed>,
+    /// Counts up with every list.
+    generation: AtomicU64,
+    taking: Mutex<()>,
+}
+
+/// Whose certificates are believed, before anybody looks at a list.
+struct Authority {
+    ca: Vec<CertificateDer<'static>>,
+    servers: Arc<WebPkiServerVerifier>,
+    clients: Arc<dyn ClientCertVerifier>,
+}
+
+impl Authority {
+    fn new(ca: &[CertificateDer<'static>]) -> Result<Authority, Error> {
+        let roots = Arc::new(tls_config::roots(ca)?);
+        let unfit = |error: VerifierBuilderError| Error::General(error.to_string());
+        let servers = WebPkiServerVerifier::builder_with_provider(roots.clone(), tls_config::provider());
+        let clients = WebPkiClientVerifier::builder_with_provider(roots, tls_config::provider());
+        Ok(Authority {
+            ca: ca.to_vec(),
+            servers: servers.build().map_err(unfit)?,
+            clients: clients.build().map_err(unfit)?,
+        })
+    }
+}
+
+/// The lists in force, as gateways are told them.
+#[derive(Default)]
+pub struct Listed {
+    /// In DER, one behind the other; empty: none.
+    pub bytes: Vec<u8>,
+    /// What each of them says.
+    pub lists: Vec<Arc<RevocationList>>,
+    serial: u64,
+}
+
+impl Listed {
+    /// Which they are.
+    pub fn revision(&self) -> RevisionTag {
+        let sha256 = digest::digest(&digest::SHA256, &self.bytes);
+        let sha256 = sha256.as_ref().try_into().expect("SHA-256 has 32 octets");
+        RevisionTag { serial: self.serial, sha256 }
+    }
+}
+
+impl Internal {
+    /// Believes certificates of `ca` and shows `own`.
+    ///
+    /// # Errors
+    /// When a key does not belong to its certificate or the CA cannot be an anchor.
+    pub fn new(ca: &[CertificateDer<'static>], own: Credential) -> Result<Arc<Internal>, Error> {
+        let own = CertifiedKey::from_der(own.chain, own.key, &rustls::crypto::ring::default_provider())?;
+        let trust = Trust::new(ca, &[]).map_err(|fault| Error::General(fault.to_string()))?;
+        // Whoever no list speaks of is believed.
+        let trust = trust.with_rules(AllowRules::default(), RevocationMode::Soft, 0);
+        Ok(Arc::new(Internal {
+            own: ArcSwap::from_pointee(own),
+            authority: ArcSwap::from_pointee(Authority::new(ca)?),
+            trust: ArcSwap::from_pointee(trust),
+            listed: ArcSwap::default(),
+            generation: AtomicU64::new(0),
+            taking: Mutex::new(()),
+        }))
+    }
+
+    /// What it shows.
+    pub fn own(&self) -> Arc<CertifiedKey> {
+        self.own.load_full()
+    }
+
+    /// Who it is.
+    pub fn name(&self) -> Option<InternalName> {
+        self.own.load().cert.first().and_then(|leaf| internal_identity(leaf).ok())
+    }
+
+    /// Shows this from the next handshake on.
+    pub fn show(&self, own: Arc<CertifiedKey>) {
+        self.own.store(own);
+    }
+
+    /// Shows and believes from the next handshake on what was `read` meanwhile. Lists that were held stay, as far as
+    /// they are of the same authority.
+    pub fn take_up(&self, read: &Internal) {
+        self.show(read.own());
+        if self.authority.load().ca == read.authority.load().ca {
+            return;
+        }
+        let held = self.listed();
+        {
+            let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+            self.authority.store(read.authority.load_full());
+            self.trust.store(read.trust());
+            let Listed { bytes, lists, .. } = &*read.listed();
+            let serial = held.serial + 1;
+            self.listed.store(Arc::new(Listed { bytes: bytes.clone(), lists: lists.clone(), serial }));
+            self.generation.fetch_add(1, Ordering::Release);
+        }
+        // What another authority signed is not taken.
+        let _ = self.take_lists(&held.bytes);
+    }
+
+    /// The authority and its lists.
+    pub fn trust(&self) -> Arc<Trust> {
+        self.trust.load_full()
+    }
+
+    /// The lists in force.
+    pub fn listed(&self) -> Arc<Listed> {
+        self.listed.load_full()
+    }
+
+    /// Counts up with every list that is taken.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Takes lists of the authority: in PEM, or in DER one behind the other. Whether one of them is new.
+    ///
+    /// # Errors
+    /// What is wrong with the first that is not taken; the others are.
+    pub fn take_lists(&self, bytes: &[u8]) -> Result<bool, ListFault> {
+        if bytes.len() > limits::INTERNAL_LIST_SIZE_MAX * 3 / 2 {
+            return Err(ListFault::TooLong(bytes.len()));
+        }
+        let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = UnixTime::now().as_secs();
+        let held = self.listed();
+        let (mut trust, mut is_new, mut fault) = (Trust::clone(&self.trust.load()), false, None);
+        let mut ders: Vec<(Vec<u8>, [u8; 32])> = Vec::new();
+        let sha256 = |der: &[u8]| <[u8; 32]>::try_from(digest::digest(&digest::SHA256, der).as_ref());
+        for der in auth::lists_der(bytes)? {
+            let Ok(hash) = sha256(&der) else { continue };
+            if held.lists.iter().any(|list| list.sha256 == hash) {
+                continue;
+            }
+            let read = RevocationList::read(&der, &trust, now);
+            match read.and_then(|list| trust.take_list(Arc::new(list))) {
+                Ok(ListStanding::New) => {
+                    is_new = true;
+                    ders.push((der, hash));
+                }
+                Ok(ListStanding::Same) => {}
+                Err(wrong) => fault = fault.or(Some(wrong)),
+            }
+        }
+        if is_new {
+            ders.extend(auth::lists_der(&held.bytes).unwrap_or_default().into_iter().filter_map(|der| {
+                let hash = sha256(&der).ok()?;
+                Some((der, hash))
+            }));
+            let lists = trust.revocation().lists().to_vec();
+            ders.retain(|(_, hash)| lists.iter().any(|list| list.sha256 == *hash));
+            let bytes: Vec<u8> = ders.into_iter().flat_map(|(der, _)| der).collect();
+            if bytes.len() > limits::INTERNAL_LIST_SIZE_MAX {
+                return Err(ListFault::TooLong(bytes.len()));
+            }
+            self.listed.store(Arc::new(Listed { bytes, lists, serial: held.serial + 1 }));
+            self.trust.store(Arc::new(trust));
+            self.generation.fetch_add(1, Ordering::Release);
+        }
+        match fault {
+            // Beside a new one, that another is old is no news.
+            Some(fault) if !is_new => Err(fault),
+            _ => Ok(is_new),
+        }
+    }
+
+    /// Whether a certificate of the chain is on a list.
+    pub fn is_revoked(&self, chain: &[CertificateDer<'_>]) -> bool {
+        auth::may_be_shut_out(chain, &self.trust.load())
+    }
+
+    fn judge(&self, leaf: &CertificateDer<'_>, above: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let chain: Vec<&[u8]> = std::iter::once(leaf).chain(above).map(AsRef::as_ref).collect();
+        if auth::may_be_shut_out(&chain, &self.trust.load()) {
+            return Err(CertificateError::Revoked.into());
+        }
+        Ok(())
+    }
+
+    /// Believes servers of the authority that are not revoked.
+    pub(super) fn server_verifier(self: &Arc<Self>) -> Arc<dyn ServerCertVerifier> {
+        Arc::new(Believed(self.clone()))
+    }
+
+    /// The same of clients.
+    pub(super) fn client_verifier(self: &Arc<Self>) -> Arc<dyn ClientCertVerifier> {
+        Arc::new(Believed(self.clone()))
+    }
+}
+
+impl fmt::Debug for Internal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Internal").field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Internal {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.own())
+    }
+}
+
+impl ResolvesClientCert for Internal {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.own())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Judges who is on the other side by the authority and the lists as they are then.
+#[derive(Debug)]
+struct Believed(Arc<Internal>);
+
+impl ClientCertVerifier for Believed {
+    /// The authority's name is not told: a connection point has one certificate, and strangers come to where some of
+    /// the listeners are.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.0.authority.load().clients.verify_client_cert(leaf, above, now)?;
+        self.0.judge(leaf, above).map(|()| verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.authority.load().clients.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.authority.load().clients.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.authority.load().clients.supported_verify_schemes()
+    }
+}
+
+impl ServerCertVerifier for Believed {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.0.authority.load().servers.verify_server_cert(leaf, above, name, ocsp, now)?;
+        self.0.judge(leaf, above).map(|()| verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.authority.load().servers.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.authority.load().servers.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.authority.load().servers.supported_verify_schemes()
+    }
+}
+
+/// Cuts the links of a shard whose other side is revoked, for as long as the shard lives: at once when a list comes,
+/// and once more a moment later, for a link may have been between its handshake and its place among the `links`.
+pub async fn cut_revoked(shard: Rc<Shard>, internal: Arc<Internal>, links: impl Fn() -> Vec<Rc<Link>>) {
+    let (mut seen, mut looks) = (0, 0);
+    loop {
+        let generation = internal.generation();
+        if generation != seen {
+            (seen, looks) = (generation, LOOKS_AT_A_LIST);
+        }
+        if looks > 0 {
+            looks -= 1;
+            for link in links() {
+                if link.with_peer(|chain| internal.is_revoked(chain)) == Some(true) {
+                    let name =
+                        link.with_peer(|chain| chain.first().and_then(|leaf| internal_identity(leaf).ok()));
+                    let peer = name.flatten().map_or_else(String::new, |name| name.to_string());
+                    tracing::warn!(
+                        shard = shard.index,
+                        peer,
+                        "its internal certificate is revoked: the channel is cut"
+                    );
+                    link.cut("the certificate is revoked");
+                }
+            }
+        }
+        shard.sleep(LOOK_EVERY).await;
+    }
+}
+
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(250);
+/// A hello takes no longer.
+const LOOKS_AT_A_LIST: u32 = (limits::HELLO_WITHIN.as_millis() / LOOK_EVERY.as_millis()) as u32 + 2;

@@ -1,0 +1,325 @@
+//! Internal certificates in their life: renewed while requests go on, revoked and cut within seconds, and the
+//! authority's key kept away from gateways.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cmg::pki::{Pki, Terms};
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::harness::{
+    PATIENCE, Process, SERVICE, SampleOrigin, Setup, Stack, ask_admin, cmg, eventually, eventually_within,
+    free_port, local, outcome, run, text,
+};
+use crate::needs;
+
+/// What the issue promises.
+const CUT_WITHIN: Duration = Duration::from_secs(5);
+const LIST: &str = "crl = \"pki/internal-crl.pem\"\n";
+
+/// Adds a line to `[internal]` of a settings file.
+fn add_internal(stack: &Stack, file: &str, line: &str) {
+    let text = fs::read_to_string(stack.path(file)).unwrap();
+    let with = format!("[internal]\n{line}");
+    fs::write(stack.path(file), text.replacen("[internal]\n", &with, 1)).unwrap();
+}
+
+fn pki(stack: &Stack, arguments: &[&str]) -> String {
+    text(&run(cmg().arg("pki").arg("--dir").arg(stack.path("pki")).args(arguments)))
+}
+
+/// Connection points with a channel to the gateway.
+fn attached(stack: &Stack) -> Vec<String> {
+    let status = stack.status();
+    let links = status["links"].as_array().unwrap().iter();
+    let mut points: Vec<_> =
+        links.map(|link| link["connection_point"].as_str().unwrap().to_owned()).collect();
+    points.sort();
+    points.dedup();
+    points
+}
+
+fn get(client: &mut Client, stack: &Stack) -> u16 {
+    let path = stack.url("SMS_MP/x").split_once(&stack.ports.gateway.to_string()).unwrap().1.to_owned();
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: {SERVICE}\r\n\r\n").as_bytes());
+    client.read().unwrap().status
+}
+
+#[test]
+fn a_revoked_connection_point_is_cut_within_five_seconds_and_does_not_come_back() {
+    let origin = SampleOrigin::start();
+    let mut stack = Setup::new(origin.url()).prepare();
+    pki(&stack, &["crl"]);
+    stack.add_connection_point();
+    // The gateway has no file: connection points bring the list.
+    for file in ["connector.toml", "connector2.toml"] {
+        add_internal(&stack, file, LIST);
+    }
+    stack.start_gateway();
+    stack.start_connector();
+    stack.wait_until_ready();
+    let second = stack.start_second_connector();
+    eventually("both are attached", || attached(&stack) == ["1", "2"]);
+    assert_eq!(get(&mut stack.client().unwrap(), &stack), 200);
+
+    let began = Instant::now();
+    let said = pki(&stack, &["revoke", "connector-PS1-1", "--reason", "keyCompromise"]);
+    assert!(said.contains("connector-PS1-1"), "{said}");
+    assert!(eventually_within(CUT_WITHIN, || attached(&stack) == ["2"]), "{:?}", attached(&stack));
+    let took = began.elapsed();
+    assert!(took < CUT_WITHIN, "{took:?}");
+    println!("cut after {took:?}");
+    let log = stack.gateway().log();
+    assert!(
+        log.contains("cmg://site/PS1/connector/1") && log.contains("is revoked: the channel is cut"),
+        "{log}"
+    );
+    // It dials again and again, and is turned away; the other one answers meanwhile.
+    let mut client = stack.client().unwrap();
+    let end = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < end {
+        assert_eq!(attached(&stack), ["2"]);
+        assert_eq!(get(&mut client, &stack), 200);
+        thread::sleep(Duration::from_millis(200));
+    }
+    eventually("it is told why", || stack.connector().log().contains("CertificateRevoked"));
+    eventually("the gateway says so", || stack.gateway().log().contains("invalid peer certificate: Revoked"));
+
+    // A gateway that starts anew knows before anybody tells it.
+    drop(second);
+    drop(stack.gateway.take());
+    assert!(stack.path("state/internal.crl").exists());
+    stack.start_gateway();
+    eventually("the gateway listens", || ask_admin(stack.gateway_admin(), "/healthz").is_some());
+    assert!(!eventually_within(Duration::from_secs(4), || !attached(&stack).is_empty()));
+    // Another certificate of the same name is as good as any.
+    pki(&stack, &["connector", "1", "--site", "PS1"]);
+    eventually("it is attached by its new one", || attached(&stack) == ["1"]);
+}
+
+#[test]
+fn a_revoked_instance_is_cut_by_its_connection_point_within_five_seconds() {
+    let origin = SampleOrigin::start();
+    let mut stack = Setup::new(origin.url()).prepare();
+    pki(&stack, &["crl"]);
+    add_internal(&stack, "connector.toml", LIST);
+    stack.start_gateway();
+    stack.start_connector();
+    stack.wait_until_ready();
+    let began = Instant::now();
+    pki(&stack, &["revoke", "gateway-gw1"]);
+    let has_none = || stack.connector_status()["instances"][0]["channels"] == 0;
+    assert!(eventually_within(CUT_WITHIN, has_none), "{}", stack.connector_status());
+    println!("cut after {:?}", began.elapsed());
+    let log = stack.connector().log();
+    assert!(log.contains("cmg://gateway/gw1") && log.contains("is revoked: the channel is cut"), "{log}");
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        assert!(has_none());
+        thread::sleep(Duration::from_millis(200));
+    }
+    eventually("it says why", || {
+        let trouble = stack.connector_status()["instances"][0]["trouble"].to_string();
+        trouble.contains("Revoked")
+    });
+}
+
+/// An issuer beside a stack.
+struct Issuer {
+    process: Process,
+    address: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Issuer {
+    fn start(stack: &Stack, seconds: u64) -> Issuer {
+        let (address, admin) = (local(free_port()), local(free_port()));
+        let mut command = cmg();
+        command.arg("issuer").arg("--dir").arg(stack.path("pki"));
+        command.args(["--listen", &address.to_string(), "--admin", &admin.to_string()]);
+        command.args(["--seconds", &seconds.to_string()]);
+        let process = Process::start(&mut command, &stack.path("issuer.log"));
+        eventually("the issuer listens", || ask_admin(admin, "/readyz").is_some());
+        Issuer { process, address, admin }
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_str(&ask_admin(self.admin, "/status").unwrap().1).unwrap()
+    }
+}
+
+/// Makes the certificates of both roles anew, good for so long.
+fn make_short(stack: &Stack, seconds: u64) {
+    for name in ["gateway-gw1", "connector-PS1-1"] {
+        fs::remove_file(stack.path(&format!("pki/internal/{name}.pem"))).unwrap();
+    }
+    let terms = Terms { key: None, life: Some(Duration::from_secs(seconds)) };
+    let pki = Pki::open(&stack.path("pki")).unwrap().under(terms);
+    pki.gateway("gw1").unwrap();
+    pki.connector("PS1", "1").unwrap();
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn certificates_renew_themselves_while_requests_go_on() {
+    const LIFE: u64 = 30;
+    let origin = SampleOrigin::start();
+    let mut stack = Setup::new(origin.url()).prepare();
+    let issuer = Issuer::start(&stack, LIFE);
+    add_internal(&stack, "connector.toml", &format!("issuer = \"{}\"\n", issuer.address));
+    make_short(&stack, LIFE);
+    let began = Instant::now();
+    stack.start_gateway();
+    stack.start_connector();
+    stack.wait_until_ready();
+    let renewals = |status: &Value| status["internal"]["renewals"].as_u64().unwrap();
+    let before = (
+        stack.status()["internal"]["serial"].clone(),
+        stack.connector_status()["internal"]["serial"].clone(),
+    );
+    let (mut client, mut count) = (stack.client().unwrap(), 0);
+    // Each of both has had two certificates more, and those of the start have ended.
+    let are_renewed = |stack: &Stack| {
+        renewals(&stack.status()) >= 2
+            && renewals(&stack.connector_status()) >= 2
+            && began.elapsed() > Duration::from_secs(LIFE + 2)
+    };
+    while !are_renewed(&stack) {
+        assert!(
+            began.elapsed() < PATIENCE * 2,
+            "{} {}",
+            stack.status()["internal"],
+            stack.connector_status()["internal"]
+        );
+        for _ in 0..20 {
+            assert_eq!(get(&mut client, &stack), 200);
+            count += 1;
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    println!("{count} requests, none lost, over {:?}", began.elapsed());
+    let after = (
+        stack.status()["internal"]["serial"].clone(),
+        stack.connector_status()["internal"]["serial"].clone(),
+    );
+    assert!(before.0 != after.0 && before.1 != after.1);
+    assert_eq!(stack.status()["internal"]["trouble"], serde_json::json!([]));
+    for name in ["gateway-gw1", "connector-PS1-1"] {
+        assert_eq!(mode(&stack.path(&format!("pki/internal/{name}.key"))), 0o600);
+    }
+    let status = issuer.status();
+    assert!(status["given"].as_u64().unwrap() >= 4 && status["refused"] == 0, "{status}");
+    assert!(
+        issuer.process.log().contains("cmg://gateway/gw1"),
+        "a connection point carries for the instance"
+    );
+    // What was renewed is what a start finds: new channels are made by it.
+    drop(stack.connector.take());
+    drop(stack.gateway.take());
+    stack.start_gateway();
+    stack.start_connector();
+    stack.wait_until_ready();
+    // Who is revoked is revoked with every certificate that the issuer made, is cut though nobody has a file of the
+    // list, and gets no other certificate.
+    let began = Instant::now();
+    let said = pki(&stack, &["revoke", "connector-PS1-1"]);
+    assert!(said.lines().count() >= 3, "{said}");
+    assert!(eventually_within(CUT_WITHIN, || attached(&stack).is_empty()));
+    println!("cut after {:?}", began.elapsed());
+    eventually("it is told", || {
+        let trouble = stack.connector_status()["internal"]["trouble"].to_string();
+        trouble.contains("issuer")
+    });
+    assert!(issuer.status()["strangers"].as_u64().unwrap() >= 1);
+}
+
+#[test]
+fn an_issuer_that_is_away_is_told_of_and_asked_again() {
+    const LIFE: u64 = 30;
+    let origin = SampleOrigin::start();
+    let mut stack = Setup::new(origin.url()).prepare();
+    let issuer = Issuer::start(&stack, LIFE);
+    add_internal(&stack, "connector.toml", &format!("issuer = \"{}\"\n", issuer.address));
+    make_short(&stack, LIFE);
+    let Issuer { process, address, admin } = issuer;
+    drop(process);
+    stack.start_gateway();
+    stack.start_connector();
+    stack.wait_until_ready();
+    let trouble = |status: &Value| status["internal"]["trouble"].to_string();
+    eventually("both tell that nothing comes", || {
+        trouble(&stack.connector_status()).contains("is not renewed")
+            && trouble(&stack.status()).contains("is not renewed")
+    });
+    assert_eq!(stack.connector_status()["state"], "Degraded");
+    let (_, metrics) = ask_admin(stack.connector_admin(), "/metrics").unwrap();
+    assert!(metrics.contains("\ncmg_connector_internal_trouble 1\n"), "{metrics}");
+    let mut command = cmg();
+    command.arg("issuer").arg("--dir").arg(stack.path("pki"));
+    command.args(["--listen", &address.to_string(), "--admin", &admin.to_string(), "--seconds", "3600"]);
+    let _process = Process::start(&mut command, &stack.path("issuer.log"));
+    eventually("both have another", || {
+        trouble(&stack.connector_status()) == "[]"
+            && trouble(&stack.status()) == "[]"
+            && stack.status()["internal"]["renewals"] == 1
+            && stack.connector_status()["internal"]["renewals"] == 1
+    });
+}
+
+#[test]
+fn the_issuer_hears_roles_alone() {
+    needs!("openssl");
+    let origin = SampleOrigin::start();
+    let stack = Setup::new(origin.url()).prepare();
+    let issuer = Issuer::start(&stack, 3_600);
+    let visit = |pair: Option<(&Path, &Path)>| {
+        let shown = pair.map_or(String::new(), |(certificate, key)| {
+            format!("-cert {} -key {}", certificate.display(), key.display())
+        });
+        let line = format!(
+            "(printf 'GET /list HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n'; sleep 2) | openssl s_client \
+             -quiet -verify_return_error -connect {} -CAfile {} {shown}",
+            issuer.address,
+            stack.path("pki/internal-ca.pem").display(),
+        );
+        text(&outcome(std::process::Command::new("sh").args(["-c", &line])).stdout)
+    };
+    let file = |name: &str| stack.path(&format!("pki/internal/connector-PS1-1.{name}"));
+    let heard = visit(Some((&file("pem"), &file("key"))));
+    assert!(heard.starts_with("HTTP/1.1 200"), "{heard}");
+    let (certificate, key) = stack.client_pair();
+    for pair in [None, Some((certificate.as_path(), key.as_path()))] {
+        assert_eq!(visit(pair), "");
+    }
+    assert_eq!(issuer.status()["strangers"], 2);
+    pki(&stack, &["revoke", "connector-PS1-1"]);
+    let is_out = || visit(Some((&file("pem"), &file("key")))).is_empty();
+    assert!(eventually_within(PATIENCE, is_out), "who is revoked is heard no more");
+}
+
+#[test]
+fn a_gateway_with_the_key_of_the_internal_authority_does_not_start() {
+    let stack = Setup::new("http://127.0.0.1:1").prepare();
+    let whole = fs::read_to_string(stack.path("pki/internal-ca.pem")).unwrap()
+        + &fs::read_to_string(stack.path("pki/internal-ca.key")).unwrap();
+    fs::write(stack.path("both.pem"), whole).unwrap();
+    let text_of = fs::read_to_string(stack.path("gateway.toml")).unwrap();
+    fs::write(stack.path("gateway.toml"), text_of.replace("pki/internal-ca.pem", "both.pem")).unwrap();
+    let ended = outcome(&mut stack.role("gateway"));
+    let said = text(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("internal.ca") && said.contains("no key of the internal authority on a gateway"),
+        "{said}"
+    );
+    let checked = outcome(cmg().arg("check").arg(stack.path("gateway.toml")));
+    assert_eq!(checked.status.code(), Some(2));
+}
