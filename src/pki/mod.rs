@@ -389,6 +389,8 @@ impl Pki {
     /// Writes down that a certificate is no longer to be believed, of an internal one that is named with all that had
     /// its name before. Lists say so from the next one on.
     pub fn revoke(&mut self, subject: &Subject, reason: Reason) -> Result<Vec<Revoked>, PkiError> {
+        // An issuer must not make another meanwhile that is on no list.
+        let _turn = files::lock(&self.folder)?;
         let (authority, serial, name) = self.identify(subject)?;
         let mut serials = vec![serial];
         if authority == AuthorityKind::Internal && matches!(subject, Subject::Named(_)) {
@@ -407,7 +409,6 @@ impl Pki {
         name: String,
         reason: Reason,
     ) -> Result<Revoked, PkiError> {
-        let _turn = files::lock(&self.folder)?;
         let mut register = Register::read(&self.folder)?;
         if let Some(before) = register.find(authority, &serial) {
             return Ok(Revoked::Before(before.clone()));

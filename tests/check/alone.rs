@@ -91,7 +91,7 @@ fn mistakes_of_all_files_come_in_one_go() {
 fn what_is_no_mistake_yet_is_a_warning_and_no_reason_to_end() {
     // What is done; key and words of the warning.
     type Row = (fn(&Files), &'static str, &'static str);
-    let rows: [Row; 6] = [
+    let rows: [Row; 8] = [
         (
             |f| f.edit(GATEWAY, "[gateway]\n", "[gateway]\nproxy_protocol_from = [\"0.0.0.0/0\"]\n"),
             "gateway.proxy_protocol_from[1]",
@@ -116,6 +116,19 @@ fn what_is_no_mistake_yet_is_a_warning_and_no_reason_to_end() {
             },
             "server_certificate[1].chain",
             "is not that of the issuer",
+        ),
+        (
+            |f| f.edit(CONNECTOR, "[internal]\n", "[internal]\ncrl = \"none.pem\"\n"),
+            "internal.crl",
+            "no such file",
+        ),
+        (
+            |f| {
+                run(cmg().args(["pki", "--dir"]).arg(f.path("pki")).arg("crl"));
+                f.edit(GATEWAY, "[internal]\n", "[internal]\ncrl = \"pki/crl.pem\"\n");
+            },
+            "internal.crl",
+            "which internal.ca does not name",
         ),
     ];
     for (make, key, words) in rows {

@@ -92,6 +92,15 @@ fn mistakes() -> Vec<Mistake> {
             "which holds it",
             "no key of the internal authority",
         ),
+        row(
+            "connector",
+            "issuer without a port",
+            |f| f.edit(CONNECTOR, "[internal]\n", "[internal]\nissuer = \"issuer.corp\"\n"),
+            (CONNECTOR, "issuer.corp"),
+            "internal.issuer",
+            "\"issuer.corp\"",
+            "port",
+        ),
         // Missing files.
         row(
             "gateway",

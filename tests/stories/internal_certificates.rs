@@ -129,6 +129,89 @@ fn a_revoked_instance_is_cut_by_its_connection_point_within_five_seconds() {
     });
 }
 
+#[test]
+fn who_is_revoked_is_cut_and_refused_by_https_too() {
+    let origin = SampleOrigin::start();
+    let gateway = free_port();
+    // Nobody is where channels come in by TCP-TLS.
+    let ways = format!("https = [\"{}\"]", local(gateway));
+    let setup = Setup { channel: Some(local(free_port())), ways, ..Setup::new(origin.url()) };
+    let mut stack = setup.prepare_with(|ports| ports.gateway = gateway);
+    pki(&stack, &["crl"]);
+    stack.add_connection_point();
+    for file in ["connector.toml", "connector2.toml"] {
+        add_internal(&stack, file, LIST);
+    }
+    stack.start_gateway();
+    stack.start_connector();
+    stack.wait_until_ready();
+    let _second = stack.start_second_connector();
+    eventually("both are attached", || attached(&stack) == ["1", "2"]);
+    let links = stack.status()["links"].clone();
+    assert!(links.as_array().unwrap().iter().all(|link| link["transport"] == "https"), "{links}");
+
+    pki(&stack, &["revoke", "connector-PS1-1"]);
+    assert!(eventually_within(CUT_WITHIN, || attached(&stack) == ["2"]), "{:?}", attached(&stack));
+    eventually("it is told why", || stack.connector().log().contains("CertificateRevoked"));
+    assert_eq!(attached(&stack), ["2"]);
+    assert_eq!(get(&mut stack.client().unwrap(), &stack), 200);
+    // And the other way round: whoever is left has no instance any more.
+    pki(&stack, &["revoke", "gateway-gw1"]);
+    assert!(eventually_within(CUT_WITHIN, || attached(&stack).is_empty()), "{:?}", attached(&stack));
+    let log = || fs::read_to_string(stack.path("connector2.log")).unwrap();
+    eventually("it says why", || log().contains("invalid peer certificate: Revoked"));
+    assert!(attached(&stack).is_empty());
+}
+
+#[test]
+fn what_is_put_there_by_hand_is_taken_up_and_whoever_takes_the_place_goes_on_with_it() {
+    let origin = SampleOrigin::start();
+    let limits = || "drain_secs = 5".to_owned();
+    let setup = Setup { gateway_limits: limits(), connector_limits: limits(), ..Setup::new(origin.url()) };
+    let mut stack = setup.prepare();
+    pki(&stack, &["crl"]);
+    stack.add_connection_point();
+    add_internal(&stack, "connector.toml", LIST);
+    stack.start_gateway();
+    stack.start_connector();
+    stack.wait_until_ready();
+    let all = |stack: &Stack| [stack.status(), stack.connector_status()];
+    let serials = |stack: &Stack| all(stack).map(|status| status["internal"]["serial"].clone());
+    let before = serials(&stack);
+    make_short(&stack, 3_600);
+    eventually("others are shown", || serials(&stack).iter().zip(&before).all(|(now, then)| now != then));
+    let after = serials(&stack);
+    assert_eq!(get(&mut stack.client().unwrap(), &stack), 200);
+    // Of somebody who is not here: the list alone is new.
+    let numbers = |stack: &Stack| all(stack).map(|status| status["internal"]["lists"][0]["number"].clone());
+    eventually("both have the list", || numbers(&stack).iter().all(|number| !number.is_null()));
+    let first = numbers(&stack);
+    pki(&stack, &["revoke", "connector-PS1-2"]);
+    let are_new = || numbers(&stack).iter().zip(&first).all(|(now, then)| now != then);
+    assert!(eventually_within(CUT_WITHIN, are_new), "{:?}", numbers(&stack));
+    let listed = numbers(&stack);
+    // A list that is none is told of, takes nothing back, and is in nobody's way.
+    let list = stack.path("pki/internal-crl.pem");
+    let kept = fs::read(&list).unwrap();
+    fs::write(&list, "none").unwrap();
+    let trouble = || stack.connector_status()["internal"]["trouble"].to_string();
+    eventually("it is told", || trouble().contains("the list of revoked internal certificates"));
+    assert_eq!(numbers(&stack), listed);
+    fs::write(&list, kept).unwrap();
+    eventually("it is well again", || trouble() == "[]");
+
+    for role in ["gateway", "connector"] {
+        let successor = stack.start_successor(role);
+        let place = if role == "gateway" { &mut stack.gateway } else { &mut stack.connector };
+        let mut old = place.replace(successor).unwrap();
+        assert!(old.wait_for_exit(PATIENCE).is_some_and(|status| status.success()), "{}", old.log());
+    }
+    eventually("it flows", || get(&mut stack.client().unwrap(), &stack) == 200);
+    assert_eq!(serials(&stack), after);
+    assert_eq!(numbers(&stack), listed);
+    assert_eq!(stack.count("panics"), 0);
+}
+
 /// An issuer beside a stack.
 struct Issuer {
     process: Process,
