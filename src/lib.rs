@@ -33,9 +33,9 @@ pub mod metrics;
 #[cfg(feature = "shells")]
 pub mod pki;
 #[cfg(feature = "shells")]
-pub mod renewal;
-#[cfg(feature = "shells")]
 pub mod reload;
+#[cfg(feature = "shells")]
+pub mod renewal;
 #[cfg(feature = "shells")]
 pub mod review;
 #[cfg(feature = "shells")]

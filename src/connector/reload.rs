@@ -79,8 +79,9 @@ impl Reloader {
         let review = ConnectorReview::of(document.clone(), UnixTime::now());
         let reads = review.reads();
         self.files = reads.iter().map(|read| read.path.clone()).collect();
-        // Who is revoked is cut, whatever else is wrong.
+        // Who is revoked is cut, and a certificate that was renewed is shown, whatever else is wrong.
         self.board.keeper.take_file(review.list.as_ref());
+        self.board.keeper.take_certificate(review.identity());
         if reads == self.plan.reads {
             if is_asked {
                 self.tell_again();

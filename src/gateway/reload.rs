@@ -12,9 +12,9 @@ use rustls::pki_types::UnixTime;
 use super::gate::Common;
 use super::local::Local;
 use super::{GatewayMessage, certificates};
-use crate::renewal::Place;
 use crate::admin;
 use crate::reload::{Outcome, Subject};
+use crate::renewal::Place;
 use crate::review::{Document, FileRead, GatewayReview, GatewayWorks, INTERNAL_FILES, INTERNAL_LIST};
 use crate::settings::{Change, SettingsErrors};
 use crate::shard::Mesh;
@@ -61,8 +61,9 @@ impl Reloader {
         let review = GatewayReview::of(document.clone(), UnixTime::now());
         let reads = review.reads();
         self.files = named(&reads).collect();
-        // Who is revoked is cut, whatever else is wrong.
+        // Who is revoked is cut, and a certificate that was renewed is shown, whatever else is wrong.
         self.common.keeper.take_file(review.list.as_ref());
+        self.common.keeper.take_certificate(review.identity());
         let (local, shown) = (self.common.local.load_full(), &self.common.certificates);
         let others = |reads: &[FileRead]| -> Vec<FileRead> {
             reads.iter().filter(|read| !read.key.starts_with(certificates::KEY)).cloned().collect()

@@ -100,11 +100,22 @@ impl Keeper {
 
     /// Goes on with what was read and judged anew.
     pub fn go_on_with(&self, read: &Internal, place: Place, list: Option<&ListRead>) {
-        let before = self.internal.own();
-        self.internal.take_up(read);
+        self.take_up(read);
         self.place.store(Arc::new(place));
         // One that only another authority signed counts from now on.
         self.take_file(list);
+    }
+
+    /// Shows another certificate of the same role and authority, where one was read that is good.
+    pub fn take_certificate(&self, read: Option<&Internal>) {
+        if let Some(read) = read.filter(|read| self.internal.is_same_role(read)) {
+            self.take_up(read);
+        }
+    }
+
+    fn take_up(&self, read: &Internal) {
+        let before = self.internal.own();
+        self.internal.take_up(read);
         let own = self.internal.own();
         if own.cert != before.cert {
             let leaf = own.cert.first().map(AsRef::as_ref).unwrap_or_default();
@@ -227,12 +238,7 @@ impl Keeper {
         self.tell(|all| &mut all.renewal, trouble);
     }
 
-    fn renew(
-        &self,
-        own: &CertifiedKey,
-        place: &Place,
-        carries: &dyn Carries,
-    ) -> Result<Renewed, NotCarried> {
+    fn renew(&self, own: &CertifiedKey, place: &Place, carries: &dyn Carries) -> Result<Renewed, NotCarried> {
         let failed = |text: String| NotCarried::Failed(text);
         let Place { certificate: certificate_file, key: key_file, .. } = place;
         let (name, leaf) = self
@@ -355,7 +361,9 @@ pub const INTERNAL: &str = "internal";
 /// What is wrong with a list of the internal authority.
 pub fn list_text(fault: &ListFault) -> String {
     match fault {
-        ListFault::UnknownIssuer(name) => format!("the list is that of {name:?}, which internal.ca does not name"),
+        ListFault::UnknownIssuer(name) => {
+            format!("the list is that of {name:?}, which internal.ca does not name")
+        }
         fault => fault.to_string(),
     }
 }

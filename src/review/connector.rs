@@ -125,6 +125,11 @@ impl ConnectorReview {
         self.settings = Some(settings);
     }
 
+    /// Who it is on channels by its files, if nothing is wrong with those, whatever is with others.
+    pub fn identity(&self) -> Option<&Internal> {
+        self.tls.as_ref().map(|(_, internal)| &**internal).filter(|_| self.findings.is_sound("internal."))
+    }
+
     /// Every listener: those of the admin.
     pub fn listeners(&self) -> Vec<Listener> {
         self.settings.as_ref().map(|settings| Listener::of_admin(&settings.admin)).unwrap_or_default()

@@ -123,6 +123,11 @@ impl GatewayReview {
         self.settings = Some(settings);
     }
 
+    /// Who it is on channels by its files, if nothing is wrong with those, whatever is with others.
+    pub fn identity(&self) -> Option<&Internal> {
+        self.identity.as_deref().filter(|_| self.findings.is_sound("internal."))
+    }
+
     /// Every listener, the admin's included.
     pub fn listeners(&self) -> Vec<Listener> {
         self.settings.as_ref().map(listeners).unwrap_or_default()

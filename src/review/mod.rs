@@ -122,6 +122,11 @@ impl Findings {
         }
     }
 
+    /// Whether there is no mistake in keys that begin so.
+    fn is_sound(&self, key: &str) -> bool {
+        !self.errors.iter().any(|error| error.key.starts_with(key))
+    }
+
     /// The mistakes, if there are any.
     ///
     /// # Errors

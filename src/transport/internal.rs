@@ -113,6 +113,11 @@ impl Internal {
         self.own.load().cert.first().and_then(|leaf| internal_identity(leaf).ok())
     }
 
+    /// Whether both are one role of one authority, perhaps by several certificates.
+    pub fn is_same_role(&self, other: &Internal) -> bool {
+        self.name() == other.name() && self.authority.load().ca == other.authority.load().ca
+    }
+
     /// Shows this from the next handshake on.
     pub fn show(&self, own: Arc<CertifiedKey>) {
         self.own.store(own);
