@@ -199,20 +199,19 @@ impl Service {
             Ok(chain) => return say_octets(StatusCode::OK, "application/octet-stream", chain),
             Err(refused) => refused,
         };
-        let (status, counter) = match &refused {
+        let cause = logs::bounded(refused.to_string());
+        let (status, counter, told) = match &refused {
             Refused::Fault(_) | Refused::Broken(PkiError::IsRevoked(_)) => {
-                (StatusCode::FORBIDDEN, &self.counts.refused)
+                (StatusCode::FORBIDDEN, &self.counts.refused, cause.as_str())
             }
-            Refused::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, &self.counts.excessive),
-            Refused::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, &self.counts.broken),
+            Refused::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, &self.counts.excessive, cause.as_str()),
+            // What is wrong with files of this machine is nobody's business elsewhere.
+            Refused::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, &self.counts.broken, "see its log"),
         };
         counter.add(1);
-        let cause = logs::bounded(refused.to_string());
         if self.may_log() {
             tracing::warn!(peer, cause, "no certificate is made");
         }
-        // What is wrong with files of this machine is nobody's business elsewhere.
-        let told = if counter as *const _ == &raw const self.counts.broken { "see its log" } else { &cause };
         say(status, &json!({ "error": told }))
     }
 

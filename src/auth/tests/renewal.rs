@@ -114,7 +114,8 @@ fn whoever_proves_less_or_asks_for_more_gets_nothing() {
         Err(fault) => fault,
     };
     use RenewalFault as Fault;
-    let rows: Vec<(&str, Vec<u8>, fn(&Fault) -> bool)> = vec![
+    type Row = (&'static str, Vec<u8>, fn(&Fault) -> bool);
+    let rows: Vec<Row> = vec![
         ("long ago", asked(&own, NOW - 301, &request(good())), |f| matches!(f, Fault::Untimely { .. })),
         ("in time to come", asked(&own, NOW + 301, &request(good())), |f| {
             matches!(f, Fault::Untimely { .. })
