@@ -31,6 +31,14 @@ use crate::limits::{
     STS_HEAD_WITHIN,
 };
 
+/// Somebody who is heard.
+pub struct Peer {
+    /// Who it is.
+    pub name: String,
+    /// The certificate that it showed, in DER.
+    pub leaf: Vec<u8>,
+}
+
 /// What is served.
 pub trait Service: Send + Sync + 'static {
     /// Who somebody is that shows this certificate (DER).
@@ -44,7 +52,7 @@ pub trait Service: Send + Sync + 'static {
     fn answer(
         &self,
         request: Request<Incoming>,
-        peer: &str,
+        peer: &Peer,
     ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
@@ -139,7 +147,7 @@ async fn receive(
     from: SocketAddr,
     tls: TlsAcceptor,
     service: &impl Service,
-) -> Option<(TlsStream<TcpStream>, String)> {
+) -> Option<(TlsStream<TcpStream>, Peer)> {
     stream.set_nodelay(true).ok()?;
     let stream = match timeout(STS_HANDSHAKE_WITHIN, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -153,8 +161,9 @@ async fn receive(
         }
     };
     let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    match service.admit(leaf.map(AsRef::as_ref).unwrap_or_default()) {
-        Ok(peer) => Some((stream, peer)),
+    let leaf = leaf.map(|leaf| leaf.to_vec()).unwrap_or_default();
+    match service.admit(&leaf) {
+        Ok(name) => Some((stream, Peer { name, leaf })),
         Err(found) => {
             service.stranger(from, found);
             None
@@ -164,7 +173,7 @@ async fn receive(
 
 async fn converse(
     stream: TlsStream<TcpStream>,
-    peer: &str,
+    peer: &Peer,
     service: &impl Service,
     mut stop: watch::Receiver<u32>,
 ) -> io::Result<()> {

@@ -24,7 +24,7 @@ pub(super) struct Counts {
     pub lists: Counter,
     /// Requests that were none for it.
     pub mistaken: Counter,
-    /// Connections of somebody who is no role, or is revoked.
+    /// Connections of somebody who is no role.
     pub strangers: Counter,
 }
 

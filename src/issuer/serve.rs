@@ -1,4 +1,6 @@
-//! The issuer as a process: roles with an internal certificate ask, over mutual TLS, and nobody else is heard.
+//! The issuer as a process: roles with an internal certificate ask, over mutual TLS, and nobody else is heard. Who is
+//! revoked is told the list, which says so, and nothing more: a connection point that is the only one can have itself
+//! cut by the gateways that it brings the list to.
 //!
 //! Whoever asks, what is asked has to prove by itself for whom it is (`auth/renewal.rs`): a connection point carries
 //! what a gateway asks, and can have nothing made in its name. The authority's key is read for each certificate and
@@ -14,14 +16,15 @@ use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use serde_json::json;
 
 use super::counts::Counts;
 use crate::admin::Doors;
 use crate::auth::{InternalName, Renewal, RenewalFault, internal_identity, write_chain};
-use crate::inside::{self, say, say_octets};
+use crate::inside::{self, Peer, say, say_octets};
 use crate::limits::{INTERNAL_FILES_EVERY, ISSUED_COUNT_MAX, ISSUED_WITHIN, RENEWAL_SIZE_MAX};
 use crate::logs::{self, Quota};
 use crate::pki::{self, Pki, PkiError, Terms};
@@ -166,16 +169,34 @@ impl inside::Service for Service {
     fn stranger(&self, from: SocketAddr, found: String) {
         self.counts.strangers.add(1);
         if self.may_log() {
-            tracing::warn!(%from, found = logs::bounded(found), "somebody was not heard who is no role, or is revoked");
+            tracing::warn!(%from, found = logs::bounded(found), "somebody was not heard who is no role");
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: &str) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Full<Bytes>> {
+        let is_revoked = self.internal.is_revoked(&[CertificateDer::from(peer.leaf.as_slice())]);
+        let mut answer = self.answer_to(request, &peer.name, is_revoked).await;
+        if is_revoked {
+            // Its place is for others.
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
+}
+
+impl Service {
+    async fn answer_to(
+        &self,
+        request: Request<Incoming>,
+        peer: &str,
+        is_revoked: bool,
+    ) -> Response<Full<Bytes>> {
         match (request.method(), request.uri().path()) {
             (&Method::GET, LIST) => {
                 self.counts.lists.add(1);
                 say_octets(StatusCode::OK, "application/pkix-crl", self.internal.listed().bytes.clone())
             }
+            (&Method::POST, RENEWAL) if is_revoked => self.refuse(&RenewalFault::Revoked.into(), peer),
             (&Method::POST, RENEWAL) => {
                 let body = Limited::new(request.into_body(), RENEWAL_SIZE_MAX).collect().await;
                 match body {
@@ -191,16 +212,17 @@ impl inside::Service for Service {
             }
         }
     }
-}
 
-impl Service {
     fn renew(&self, bytes: &[u8], peer: &str) -> Response<Full<Bytes>> {
-        let refused = match self.give(bytes, peer) {
-            Ok(chain) => return say_octets(StatusCode::OK, "application/octet-stream", chain),
-            Err(refused) => refused,
-        };
+        match self.give(bytes, peer) {
+            Ok(chain) => say_octets(StatusCode::OK, "application/octet-stream", chain),
+            Err(refused) => self.refuse(&refused, peer),
+        }
+    }
+
+    fn refuse(&self, refused: &Refused, peer: &str) -> Response<Full<Bytes>> {
         let cause = logs::bounded(refused.to_string());
-        let (status, counter, told) = match &refused {
+        let (status, counter, told) = match refused {
             Refused::Fault(_) | Refused::Broken(PkiError::IsRevoked(_)) => {
                 (StatusCode::FORBIDDEN, &self.counts.refused, cause.as_str())
             }

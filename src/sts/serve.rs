@@ -25,7 +25,7 @@ use super::{Signer, StsError};
 use crate::admin::Doors;
 use crate::auth::token::{TokenFault, TokenKind, TokenKinds, bearer, issuer_of};
 use crate::auth::{InternalRole, NoClientCert, client_cert_of, internal_identity, life_of, thumbprints};
-use crate::inside::{self, say};
+use crate::inside::{self, Peer, say};
 use crate::logs::{self, Quota};
 use crate::review::SiteTokens;
 use crate::token_watch::{Audience, Known, State, Watch};
@@ -169,8 +169,8 @@ impl inside::Service for Service {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: &str) -> Response<Full<Bytes>> {
-        self.answer_to(&request, peer)
+    async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Full<Bytes>> {
+        self.answer_to(&request, &peer.name)
     }
 }
 

@@ -215,22 +215,14 @@ impl Internal {
         auth::may_be_shut_out(chain, &self.trust.load())
     }
 
-    fn judge(&self, leaf: &CertificateDer<'_>, above: &[CertificateDer<'_>]) -> Result<(), Error> {
-        let chain: Vec<&[u8]> = std::iter::once(leaf).chain(above).map(AsRef::as_ref).collect();
-        if auth::may_be_shut_out(&chain, &self.trust.load()) {
-            return Err(CertificateError::Revoked.into());
-        }
-        Ok(())
-    }
-
     /// Believes servers of the authority that are not revoked.
     pub(super) fn server_verifier(self: &Arc<Self>) -> Arc<dyn ServerCertVerifier> {
-        Arc::new(Believed(self.clone()))
+        Arc::new(Believed { internal: self.clone(), with_revoked: false })
     }
 
-    /// The same of clients.
-    pub(super) fn client_verifier(self: &Arc<Self>) -> Arc<dyn ClientCertVerifier> {
-        Arc::new(Believed(self.clone()))
+    /// The same of clients; those that are revoked, too, if whoever asks judges that.
+    pub(super) fn client_verifier(self: &Arc<Self>, with_revoked: bool) -> Arc<dyn ClientCertVerifier> {
+        Arc::new(Believed { internal: self.clone(), with_revoked })
     }
 }
 
@@ -258,7 +250,20 @@ impl ResolvesClientCert for Internal {
 
 /// Judges who is on the other side by the authority and the lists as they are then.
 #[derive(Debug)]
-struct Believed(Arc<Internal>);
+struct Believed {
+    internal: Arc<Internal>,
+    with_revoked: bool,
+}
+
+impl Believed {
+    fn judge(&self, leaf: &CertificateDer<'_>, above: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let chain: Vec<&[u8]> = std::iter::once(leaf).chain(above).map(AsRef::as_ref).collect();
+        if !self.with_revoked && auth::may_be_shut_out(&chain, &self.internal.trust.load()) {
+            return Err(CertificateError::Revoked.into());
+        }
+        Ok(())
+    }
+}
 
 impl ClientCertVerifier for Believed {
     /// The authority's name is not told: a connection point has one certificate, and strangers come to where some of
@@ -273,8 +278,8 @@ impl ClientCertVerifier for Believed {
         above: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.0.authority.load().clients.verify_client_cert(leaf, above, now)?;
-        self.0.judge(leaf, above).map(|()| verified)
+        let verified = self.internal.authority.load().clients.verify_client_cert(leaf, above, now)?;
+        self.judge(leaf, above).map(|()| verified)
     }
 
     fn verify_tls12_signature(
@@ -283,7 +288,7 @@ impl ClientCertVerifier for Believed {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.authority.load().clients.verify_tls12_signature(message, certificate, signed)
+        self.internal.authority.load().clients.verify_tls12_signature(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -292,11 +297,11 @@ impl ClientCertVerifier for Believed {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.authority.load().clients.verify_tls13_signature(message, certificate, signed)
+        self.internal.authority.load().clients.verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.authority.load().clients.supported_verify_schemes()
+        self.internal.authority.load().clients.supported_verify_schemes()
     }
 }
 
@@ -309,8 +314,9 @@ impl ServerCertVerifier for Believed {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified = self.0.authority.load().servers.verify_server_cert(leaf, above, name, ocsp, now)?;
-        self.0.judge(leaf, above).map(|()| verified)
+        let verified =
+            self.internal.authority.load().servers.verify_server_cert(leaf, above, name, ocsp, now)?;
+        self.judge(leaf, above).map(|()| verified)
     }
 
     fn verify_tls12_signature(
@@ -319,7 +325,7 @@ impl ServerCertVerifier for Believed {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.authority.load().servers.verify_tls12_signature(message, certificate, signed)
+        self.internal.authority.load().servers.verify_tls12_signature(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -328,11 +334,11 @@ impl ServerCertVerifier for Believed {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.authority.load().servers.verify_tls13_signature(message, certificate, signed)
+        self.internal.authority.load().servers.verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.authority.load().servers.supported_verify_schemes()
+        self.internal.authority.load().servers.supported_verify_schemes()
     }
 }
 

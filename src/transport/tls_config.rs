@@ -100,15 +100,19 @@ pub fn for_clients(
 /// # Errors
 /// When rustls has no TLS 1.3 with these algorithms.
 pub fn for_channels(internal: &Arc<Internal>) -> Result<Arc<ServerConfig>, Error> {
+    for_internal(internal, false).map(Arc::new)
+}
+
+fn for_internal(internal: &Arc<Internal>, with_revoked: bool) -> Result<ServerConfig, Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(internal.client_verifier())
+        .with_client_cert_verifier(internal.client_verifier(with_revoked))
         .with_cert_resolver(internal.clone());
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.enable_secret_extraction = true;
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// For a connection point that dials an instance.
@@ -151,12 +155,12 @@ pub enum OriginTrust {
     Thumbprint([u8; 32]),
 }
 
-/// For the issuer: roles alone are heard, and each of them is judged anew whenever it comes.
+/// For the issuer: roles alone are heard. Those that are revoked, too: it judges that by each request.
 ///
 /// # Errors
 /// As [`for_channels`].
 pub fn for_issuing(internal: &Arc<Internal>) -> Result<Arc<ServerConfig>, Error> {
-    let mut config = ServerConfig::clone(&*for_channels(internal)?);
+    let mut config = for_internal(internal, true)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.enable_secret_extraction = false;
     Ok(Arc::new(config))

@@ -317,11 +317,12 @@ fn certificates_renew_themselves_while_requests_go_on() {
     assert!(said.lines().count() >= 3, "{said}");
     assert!(eventually_within(CUT_WITHIN, || attached(&stack).is_empty()));
     println!("cut after {:?}", began.elapsed());
-    eventually("it is told", || {
+    eventually("it gets no other", || {
         let trouble = stack.connector_status()["internal"]["trouble"].to_string();
-        trouble.contains("issuer")
+        trouble.contains("is not renewed") && trouble.contains("its certificate is revoked")
     });
-    assert!(issuer.status()["strangers"].as_u64().unwrap() >= 1);
+    assert!(issuer.status()["refused"].as_u64().unwrap() >= 1);
+    assert!(attached(&stack).is_empty());
 }
 
 #[test]
@@ -363,12 +364,12 @@ fn the_issuer_hears_roles_alone() {
     let origin = SampleOrigin::start();
     let stack = Setup::new(origin.url()).prepare();
     let issuer = Issuer::start(&stack, 3_600);
-    let visit = |pair: Option<(&Path, &Path)>| {
+    let visit = |what: &str, pair: Option<(&Path, &Path)>| {
         let shown = pair.map_or(String::new(), |(certificate, key)| {
             format!("-cert {} -key {}", certificate.display(), key.display())
         });
         let line = format!(
-            "(printf 'GET /list HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n'; sleep 2) | openssl s_client \
+            "(printf '{what} HTTP/1.1\\r\\nHost: a\\r\\nContent-Length: 0\\r\\n\\r\\n'; sleep 2) | openssl s_client \
              -quiet -verify_return_error -connect {} -CAfile {} {shown}",
             issuer.address,
             stack.path("pki/internal-ca.pem").display(),
@@ -376,16 +377,24 @@ fn the_issuer_hears_roles_alone() {
         text(&outcome(std::process::Command::new("sh").args(["-c", &line])).stdout)
     };
     let file = |name: &str| stack.path(&format!("pki/internal/connector-PS1-1.{name}"));
-    let heard = visit(Some((&file("pem"), &file("key"))));
-    assert!(heard.starts_with("HTTP/1.1 200"), "{heard}");
+    let (list, renewal) = ("GET /list", "POST /renewal");
+    let role = || (file("pem"), file("key"));
+    let as_role = |what: &str| visit(what, Some((&role().0, &role().1)));
+    let heard = as_role(list);
+    assert!(heard.starts_with("HTTP/1.1 200") && !heard.contains("connection: close"), "{heard}");
+    // Who is one and proves nothing.
+    assert!(as_role(renewal).starts_with("HTTP/1.1 403"));
     let (certificate, key) = stack.client_pair();
     for pair in [None, Some((certificate.as_path(), key.as_path()))] {
-        assert_eq!(visit(pair), "");
+        assert_eq!(visit(list, pair), "");
     }
     assert_eq!(issuer.status()["strangers"], 2);
     pki(&stack, &["revoke", "connector-PS1-1"]);
-    let is_out = || visit(Some((&file("pem"), &file("key")))).is_empty();
-    assert!(eventually_within(PATIENCE, is_out), "who is revoked is heard no more");
+    // Who is revoked is told the list, and nothing else.
+    let is_out = || as_role(renewal).contains("its certificate is revoked");
+    assert!(eventually_within(PATIENCE, is_out));
+    let heard = as_role(list);
+    assert!(heard.starts_with("HTTP/1.1 200") && heard.contains("connection: close"), "{heard}");
 }
 
 #[test]
