@@ -25,7 +25,9 @@ use super::counts::Counts;
 use crate::admin::Doors;
 use crate::auth::{InternalName, Renewal, RenewalFault, internal_identity, write_chain};
 use crate::inside::{self, Peer, say, say_octets};
-use crate::limits::{INTERNAL_FILES_EVERY, ISSUED_COUNT_MAX, ISSUED_WITHIN, RENEWAL_SIZE_MAX};
+use crate::limits::{
+    INTERNAL_FILES_EVERY, ISSUED_COUNT_MAX, ISSUED_WITHIN, ISSUER_ANSWER_WITHIN, RENEWAL_SIZE_MAX,
+};
 use crate::logs::{self, Quota};
 use crate::pki::{self, Pki, PkiError, Terms};
 use crate::transport::tls_config::{Credential, for_issuing};
@@ -198,11 +200,12 @@ impl Service {
             }
             (&Method::POST, RENEWAL) if is_revoked => self.refuse(&RenewalFault::Revoked.into(), peer),
             (&Method::POST, RENEWAL) => {
-                let body = Limited::new(request.into_body(), RENEWAL_SIZE_MAX).collect().await;
-                match body {
-                    Ok(body) => self.renew(&body.to_bytes(), peer),
-                    Err(_) => {
-                        say(StatusCode::BAD_REQUEST, &json!({ "error": "the request is cut or too long" }))
+                let body = Limited::new(request.into_body(), RENEWAL_SIZE_MAX).collect();
+                match tokio::time::timeout(ISSUER_ANSWER_WITHIN, body).await {
+                    Ok(Ok(body)) => self.renew(&body.to_bytes(), peer),
+                    Ok(Err(_)) | Err(_) => {
+                        let text = "the request is cut, too long or too slow";
+                        say(StatusCode::BAD_REQUEST, &json!({ "error": text }))
                     }
                 }
             }
