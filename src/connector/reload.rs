@@ -174,7 +174,6 @@ impl Reloader {
             watch_lists(&plan, &self.mesh)?;
         }
         let tokens = if plan.tokens == self.plan.tokens { None } else { Some(self.watch_tokens(&plan)?) };
-        self.board.keeper.go_on_with(&identity, place, list.as_ref());
         let before = std::mem::replace(&mut self.plan, plan.clone());
         if !Arc::ptr_eq(&plan.lists, &before.lists) {
             before.lists.end();
@@ -183,6 +182,7 @@ impl Reloader {
             admin::set_log_level(plan.settings.log.level);
         }
         self.board.works_by(&plan);
+        self.board.keeper.go_on_with(&identity, place, list.as_ref());
         let is_other_revision = plan.revision != before.revision;
         let next = Next { plan: plan.clone(), tokens, is_other_revision, taken: AtomicUsize::new(0) };
         self.tell(&Arc::new(next));
