@@ -374,3 +374,63 @@ pub async fn cut_revoked(shard: Rc<Shard>, internal: Arc<Internal>, links: impl 
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(250);
 /// A hello takes no longer.
 const LOOKS_AT_A_LIST: u32 = (limits::HELLO_WITHIN.as_millis() / LOOK_EVERY.as_millis()) as u32 + 2;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::pki_types::pem::PemObject as _;
+
+    use super::*;
+    use crate::pki::{Pair, Pki, Reason, Subject};
+
+    fn chain(file: &Path) -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_file_iter(file).unwrap().map(Result::unwrap).collect()
+    }
+
+    fn read(ca: &[CertificateDer<'static>], own: &Pair) -> Arc<Internal> {
+        let key = PrivateKeyDer::from_pem_file(&own.key).unwrap();
+        Internal::new(ca, Credential { chain: chain(&own.certificate), key }).unwrap()
+    }
+
+    #[test]
+    fn lists_stay_with_another_certificate_and_go_with_their_authority() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [mut pki, other] = [&folders[0], &folders[1]].map(|folder| Pki::open(folder.path()).unwrap());
+        let (ca, other_ca) = (chain(&pki.internal_ca()), chain(&other.internal_ca()));
+        let own = pki.gateway("gw1").unwrap();
+        let point = chain(&pki.connector("PS1", "1").unwrap().certificate);
+        let internal = read(&ca, &own);
+        pki.revoke(&Subject::Named("connector-PS1-1".to_owned()), Reason::Unspecified).unwrap();
+        let list = fs::read(pki.sign_internal_list().unwrap()).unwrap();
+        assert!(!internal.is_revoked(&point));
+        assert_eq!(internal.take_lists(&list), Ok(true));
+        assert_eq!(internal.take_lists(&list), Ok(false));
+        assert!(internal.is_revoked(&point) && internal.generation() == 1);
+
+        // Another certificate of the same role.
+        fs::remove_file(&own.certificate).unwrap();
+        let renewed = read(&ca, &pki.gateway("gw1").unwrap());
+        assert!(internal.is_same_role(&renewed) && internal.own().cert != renewed.own().cert);
+        internal.take_up(&renewed);
+        assert_eq!(internal.own().cert, renewed.own().cert);
+        assert!(internal.is_revoked(&point) && internal.generation() == 1);
+        assert!(!internal.is_same_role(&read(&ca, &pki.gateway("gw2").unwrap())));
+
+        // Another authority beside the first, and in its place.
+        let elsewhere = other.gateway("gw1").unwrap();
+        internal.take_up(&read(&[ca, other_ca.clone()].concat(), &elsewhere));
+        assert!(internal.is_revoked(&point) && internal.listed().lists.len() == 1);
+        let alone = read(&other_ca, &elsewhere);
+        assert!(!internal.is_same_role(&alone));
+        let before = (internal.generation(), internal.listed().revision());
+        internal.take_up(&alone);
+        assert!(!internal.is_revoked(&point) && internal.listed().bytes.is_empty());
+        assert!(internal.generation() > before.0 && internal.listed().revision() != before.1);
+        assert!(internal.take_lists(&list).is_err());
+        assert!(internal.is_same_role(&alone));
+    }
+}

@@ -177,9 +177,21 @@ fn what_is_put_there_by_hand_is_taken_up_and_whoever_takes_the_place_goes_on_wit
     stack.wait_until_ready();
     let all = |stack: &Stack| [stack.status(), stack.connector_status()];
     let serials = |stack: &Stack| all(stack).map(|status| status["internal"]["serial"].clone());
-    let before = serials(&stack);
-    make_short(&stack, 3_600);
-    eventually("others are shown", || serials(&stack).iter().zip(&before).all(|(now, then)| now != then));
+    let renew = |stack: &Stack| {
+        let before = serials(stack);
+        make_short(stack, 3_600);
+        eventually("others are shown", || serials(stack).iter().zip(&before).all(|(now, then)| now != then));
+    };
+    renew(&stack);
+    // Also while something else is wrong.
+    let site = fs::read(stack.path("site.toml")).unwrap();
+    fs::write(stack.path("site.toml"), "wrong").unwrap();
+    let error = || stack.connector_status()["reloads"]["error"].clone();
+    eventually("it is told", || !error().is_null());
+    renew(&stack);
+    assert!(!error().is_null());
+    fs::write(stack.path("site.toml"), site).unwrap();
+    eventually("it is right again", || error().is_null());
     let after = serials(&stack);
     assert_eq!(get(&mut stack.client().unwrap(), &stack), 200);
     // Of somebody who is not here: the list alone is new.
