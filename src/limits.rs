@@ -484,6 +484,8 @@ pub const RENEWAL_AGAIN_FIRST: Duration = Duration::from_secs(10);
 pub const RENEWAL_AGAIN_LONGEST: Duration = Duration::from_secs(60 * 60);
 /// Renewals that a connection point carries for gateways at once, each on a thread of its own.
 pub const RENEWALS_CARRIED_MAX: usize = 4;
+/// Between two renewals that are carried for one instance. Honest ones ask again after [`RENEWAL_AGAIN_FIRST`].
+pub const RENEWAL_CARRIED_EVERY: Duration = Duration::from_secs(5);
 /// Certificates that the issuer makes for one identity within [`ISSUED_WITHIN`]: whoever holds its key cannot fill a
 /// disk.
 pub const ISSUED_COUNT_MAX: usize = 20;

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use serde_json::{Value, json};
 
+use super::internal;
 use super::plan::{Instance, Plan};
 use super::sources::Sources;
 use crate::admin::Report;
@@ -23,7 +24,7 @@ use crate::metrics::{
     describe_channels, describe_endpoints, describe_process, describe_tasks, show_certificates,
 };
 use crate::reload::Reloads;
-use crate::renewal::Keeper;
+use crate::renewal::{Keeper, KeptList};
 use crate::shard;
 
 /// See the file's head.
@@ -34,7 +35,12 @@ pub struct Board {
     pub reloads: Arc<Reloads>,
     /// Who we are on channels, and whom we believe there.
     pub keeper: Arc<Keeper>,
-    folder: PathBuf,
+    /// Renewals that are carried for instances.
+    pub carried: AtomicUsize,
+    /// Where the list of revoked internal certificates is kept.
+    pub kept_list: Arc<KeptList>,
+    /// From which the settings' paths start.
+    pub folder: PathBuf,
     start: metrics::Start,
     is_draining: AtomicBool,
     access_log: OnceLock<Arc<AccessLog>>,
@@ -188,6 +194,8 @@ pub struct InstanceBoard {
     trouble: Mutex<String>,
     /// Shards whose channels by other settings do not stand yet, and since when there are any.
     moving: Mutex<(usize, Option<Instant>)>,
+    /// Whether a renewal of its certificate is carried, and when the last one began.
+    renewing: Mutex<(bool, Option<Instant>)>,
 }
 
 impl InstanceBoard {
@@ -211,6 +219,23 @@ impl InstanceBoard {
     fn is_stuck(&self) -> bool {
         let since = self.moving.lock().unwrap_or_else(PoisonError::into_inner).1;
         since.is_some_and(|since| since.elapsed() >= limits::MOVED_WITHIN)
+    }
+
+    /// It asks for its next certificate. `false`: it did a moment ago, and one that may be hostile is not to keep
+    /// threads and the issuer from the others.
+    pub fn begins_to_renew(&self, now: Instant) -> bool {
+        let mut renewing = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_soon = |at: Instant| now.saturating_duration_since(at) < limits::RENEWAL_CARRIED_EVERY;
+        if renewing.0 || renewing.1.is_some_and(is_soon) {
+            return false;
+        }
+        *renewing = (true, Some(now));
+        true
+    }
+
+    /// Something came of that.
+    pub fn has_renewed(&self) {
+        self.renewing.lock().unwrap_or_else(PoisonError::into_inner).0 = false;
     }
 
     /// So many channels are kept to it.
@@ -394,6 +419,8 @@ impl Board {
             plan: ArcSwap::new(plan.clone()),
             reloads: Arc::default(),
             keeper: keeper.clone(),
+            carried: AtomicUsize::new(0),
+            kept_list: KeptList::new(internal::list_file(folder, &plan.settings)),
             folder: folder.to_owned(),
             start: metrics::Start::now(),
             is_draining: AtomicBool::new(false),

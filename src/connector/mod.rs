@@ -47,7 +47,7 @@ use crate::dispatch::{OriginState, Parting, Upload};
 use crate::limits;
 use crate::logs::access::AccessLog;
 use crate::metrics::{self, EndpointCounts, Ledger};
-use crate::renewal::Keeper;
+use crate::renewal::{Keeper, KeptList};
 use crate::review::ConnectorStart;
 use crate::shard::{self, Mesh, Place, Port, Shard, Slots};
 use crate::token_watch::{Known, State, Watch};
@@ -76,6 +76,9 @@ pub fn run(start: ConnectorStart, taking: Option<Taking>) -> Result<(), StartErr
     let ledger = Ledger::new(usize::from(shards), limits::SERIES_COUNT_MAX);
     let place = internal::place(&folder, &works.settings, &works.internal)?;
     let keeper = Keeper::new(&works.internal, place);
+    if works.settings.issuer.is_some() {
+        KeptList::new(internal::list_file(&folder, &works.settings)).load(keeper.internal());
+    }
     keeper.take_file(works.list.as_ref());
     let plan = Arc::new(Plan::new(works, &ledger, shards)?);
     let mut signals =

@@ -328,7 +328,7 @@ impl LinkEvents for Attached {
     }
 
     fn renewal(&self, link: &Rc<Link>, bytes: &[u8]) {
-        internal::carry(&self.reach.here, link, bytes);
+        internal::carry(&self.reach.here, &self.reach.instance.board, link, bytes);
     }
 
     fn identity(&self, _link: &Rc<Link>, number: u32, bytes: &[u8]) {

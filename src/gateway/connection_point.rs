@@ -13,7 +13,6 @@ use std::task::{Poll, Waker};
 use super::GatewayMessage;
 use super::acceptor::Acceptor;
 use super::gate::{self, Gate};
-use super::internal;
 use crate::auth::{InternalName, InternalRole, internal_identity};
 use crate::channel::frame::{self, FrameKind};
 use crate::channel::{
@@ -455,7 +454,7 @@ impl LinkEvents for Events {
     }
 
     fn revoked(&self, _link: &Rc<Link>, list: Publication) {
-        internal::hear_list(&self.gate, &self.point, &list);
+        self.gate.common.heard.hear((self.site, self.point.clone()), list);
     }
 
     fn renewal(&self, link: &Rc<Link>, bytes: &[u8]) {

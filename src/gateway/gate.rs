@@ -19,7 +19,7 @@ use super::connection_point::Attendant;
 use super::control::Written;
 use super::handshake::Handshaking;
 use super::https_door::Questions;
-use super::internal::Asking;
+use super::internal::{Asking, Heard};
 use super::local::Local;
 use super::record::{self, Records};
 use super::request::Request;
@@ -35,7 +35,7 @@ use crate::logs::access::AccessLog;
 use crate::mapping::{Family, PublishedTable};
 use crate::metrics::{self, EndpointCounts, Headroom, Histogram, Ledger, Series};
 use crate::reload::Reloads;
-use crate::renewal::Keeper;
+use crate::renewal::{Keeper, KeptList};
 use crate::request_id::RequestId;
 use crate::review::Document;
 use crate::settings::{GatewayLimits, GatewaySettings, Revision};
@@ -119,6 +119,10 @@ pub struct Common {
     pub keeper: Arc<Keeper>,
     /// What it asks over channels.
     pub asking: Asking,
+    /// Lists of revoked internal certificates that came over channels.
+    pub heard: Heard,
+    /// Where the one in force is kept.
+    pub kept_list: Arc<KeptList>,
     /// The gateway is on its way out.
     pub draining: AtomicBool,
     /// Who may still come by what was armed.

@@ -4,25 +4,23 @@
 //! The list counts because the internal authority signed it, whoever brings it. What is asked is signed with the
 //! instance's key, so that who carries it can neither change it nor ask in its place.
 
-use std::collections::HashSet;
-use std::path::PathBuf;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::gate::{Common, Gate};
 use crate::channel::{Publication, RenewalAnswer as Answer};
 use crate::limits::RENEWAL_ANSWER_WITHIN;
 use crate::logs;
-use crate::pki::{PUBLIC_MODE, write_file};
-use crate::renewal::{Carries, NotCarried};
+use crate::renewal::{Carries, KeptList, NotCarried};
 use crate::settings::GatewaySettings;
-use crate::transport::{Internal, Link, cut_revoked};
+use crate::transport::{Link, cut_revoked};
 
 /// A connection point: number of its site, and its name.
-type Point = (usize, Arc<str>);
+pub type Point = (usize, Arc<str>);
 
 /// What is asked over a channel, between the thread that waits for it and the shards that have channels.
 #[derive(Default)]
@@ -149,12 +147,36 @@ impl Carries for ByChannel {
     }
 }
 
-/// Of what came over a channel: the list counts, if it is the authority's and newer.
-pub fn hear_list(gate: &Gate, point: &str, list: &Publication) {
-    if let Err(error) = gate.common.keeper.take_list(&list.bytes, point)
-        && gate.records.strangers.admits(&gate.shard)
-    {
-        tracing::warn!(point, error, "a list of revoked internal certificates was not taken");
+/// Lists that came over channels and were not judged yet: of each connection point the last, so that one that says
+/// another each time has no more judged than the others.
+#[derive(Default)]
+pub struct Heard(Mutex<HashMap<Point, Publication>>);
+
+impl Heard {
+    fn lists(&self) -> MutexGuard<'_, HashMap<Point, Publication>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One came.
+    pub fn hear(&self, point: Point, list: Publication) {
+        self.lists().insert(point, list);
+    }
+
+    /// A list counts because of who signed it, if it is newer than the one there is.
+    fn judge(&self, gate: &Gate) {
+        let lists = std::mem::take(&mut *self.lists());
+        for ((_, point), list) in lists {
+            let taken = gate.common.keeper.take_list(&list.bytes, &point);
+            if let Err(error) = taken.map_err(logs::bounded)
+                && gate.records.strangers.admits(&gate.shard)
+            {
+                tracing::warn!(
+                    point = &*point,
+                    error,
+                    "a list of revoked internal certificates was not taken"
+                );
+            }
+        }
     }
 }
 
@@ -185,43 +207,22 @@ pub fn look_after(gate: &Rc<Gate>) {
                 });
                 gate.common.asking.offer(gate.shard.index, links.into_iter());
             }
-            let generation = gate.common.keeper.internal().generation();
-            if gate.shard.index == 0 && std::mem::replace(&mut kept, generation) != generation {
-                keep(&gate.common);
+            if gate.shard.index > 0 {
+                continue;
+            }
+            gate.common.heard.judge(&gate);
+            let internal = gate.common.keeper.internal();
+            let generation = internal.generation();
+            if std::mem::replace(&mut kept, generation) != generation {
+                gate.common.kept_list.keep(internal);
             }
         }
     });
 }
 
-/// Keeps the list on disk, off the shard: a disk may take its time.
-fn keep(common: &Arc<Common>) {
-    let common = common.clone();
-    let started = thread::Builder::new().name("keep-list".to_owned()).spawn(move || {
-        let file = file(&common.settings, &common.folder);
-        let folder = file.parent().map(std::path::Path::to_owned).unwrap_or_default();
-        let bytes = common.keeper.internal().listed().bytes.clone();
-        let kept = std::fs::create_dir_all(folder)
-            .and_then(|()| write_file(&file, &bytes, PUBLIC_MODE).map_err(std::io::Error::other));
-        if let Err(error) = kept {
-            tracing::error!(file = %file.display(), %error, "the list of revoked internal certificates could not be kept");
-        }
-    });
-    if let Err(error) = started {
-        tracing::error!(%error, "the list of revoked internal certificates could not be kept");
-    }
-}
-
-/// Takes what was kept.
-pub fn load(internal: &Internal, settings: &GatewaySettings, folder: &std::path::Path) {
-    let file = file(settings, folder);
-    let Ok(bytes) = std::fs::read(&file) else { return };
-    if let Err(error) = internal.take_lists(&bytes) {
-        tracing::warn!(file = %file.display(), %error, "the list that was kept cannot be used");
-    }
-}
-
-fn file(settings: &GatewaySettings, folder: &std::path::Path) -> PathBuf {
-    folder.join(&settings.state_dir).join("internal.crl")
+/// Where the list is kept.
+pub fn kept(settings: &GatewaySettings, folder: &Path) -> Arc<KeptList> {
+    KeptList::new(folder.join(&settings.state_dir).join("internal.crl"))
 }
 
 /// How often a shard looks whether it is to ask something.

@@ -238,7 +238,8 @@ impl Start {
         let (internal_listeners, https_listeners) = (reviewed.internal_listeners, reviewed.https_listeners);
         let settings = works.settings.clone();
         let shown = Arc::new(Shown::new(works.server_keys.clone(), works.ends.clone()));
-        internal::load(&works.internal, &settings, &folder);
+        let kept_list = internal::kept(&settings, &folder);
+        kept_list.load(&works.internal);
         let keeper = Keeper::new(&works.internal, Kept::new(&folder, &settings.internal, None));
         keeper.take_file(works.list.as_ref());
         let local = Local::new(works, &shown, None)?;
@@ -273,6 +274,8 @@ impl Start {
             certificates: shown,
             keeper,
             asking: internal::Asking::default(),
+            heard: internal::Heard::default(),
+            kept_list,
             draining: AtomicBool::new(false),
             accepting: Accepting::default(),
             written: publications.written.clone(),

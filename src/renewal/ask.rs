@@ -21,6 +21,30 @@ use crate::pki::ISSUER_TLS_NAME;
 use crate::settings::DialAddress;
 use crate::transport::{Internal, tls_config};
 
+/// Why the issuer gives nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum AskFault {
+    /// Its own words.
+    #[error("the issuer: {0}")]
+    Refused(String),
+    /// It could not be asked.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl AskFault {
+    /// What somebody outside may know: not what is where inside.
+    pub fn outside(&self) -> &str {
+        match self {
+            AskFault::Refused(text) => text,
+            AskFault::Failed(_) => NOT_ASKED,
+        }
+    }
+}
+
+/// What somebody outside hears where the issuer is not reached.
+pub const NOT_ASKED: &str = "the issuer could not be asked";
+
 /// Where it is, and how it is spoken to.
 #[derive(Clone)]
 pub struct Issuer {
@@ -44,20 +68,22 @@ impl Issuer {
     /// # Errors
     /// Why there is none.
     pub fn list(&self) -> Result<Vec<u8>, String> {
-        self.ask(Method::GET, LIST, Vec::new())
+        self.ask(Method::GET, LIST, Vec::new()).map_err(|fault| fault.to_string())
     }
 
     /// What comes of a renewal: a chain.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn renew(&self, message: &[u8]) -> Result<Vec<u8>, String> {
+    pub fn renew(&self, message: &[u8]) -> Result<Vec<u8>, AskFault> {
         self.ask(Method::POST, RENEWAL, message.to_vec())
     }
 
-    fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Vec<u8>, String> {
+    fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Vec<u8>, AskFault> {
+        let failed =
+            |text: String| AskFault::Failed(format!("the issuer {}:{}: {text}", self.host, self.port));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| error.to_string())?;
+        let runtime = runtime.map_err(|error| failed(error.to_string()))?;
         let silent = || format!("no answer within {} s", ISSUER_ANSWER_WITHIN.as_secs());
         let answer = runtime.block_on(async {
             let talk = self.talk(method, path, body);
@@ -65,10 +91,16 @@ impl Issuer {
         });
         // Looking up a name cannot be given up; it must not hold up whoever asked.
         runtime.shutdown_background();
-        answer.map_err(|text| format!("the issuer {}:{}: {text}", self.host, self.port))
+        answer.map_err(failed)?.map_err(AskFault::Refused)
     }
 
-    async fn talk(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Vec<u8>, String> {
+    /// What it gives, or why it gives nothing.
+    async fn talk(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Result<Vec<u8>, String>, String> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await;
         let stream = stream.map_err(|error| error.to_string())?;
         let name = ServerName::try_from(ISSUER_TLS_NAME).map_err(|error| error.to_string())?;
@@ -83,11 +115,11 @@ impl Issuer {
         let body = Limited::new(body, INTERNAL_LIST_SIZE_MAX).collect().await;
         let body = body.map_err(|error| error.to_string())?.to_bytes();
         if head.status == StatusCode::OK {
-            return Ok(body.to_vec());
+            return Ok(Ok(body.to_vec()));
         }
         let told = serde_json::from_slice::<serde_json::Value>(&body).ok();
         let told = told.and_then(|told| Some(told.get("error")?.as_str()?.to_owned())).unwrap_or_default();
-        Err(logs::bounded(format!("{}: {}", head.status.as_u16(), told.escape_debug())))
+        Ok(Err(logs::bounded(format!("{}: {}", head.status.as_u16(), told.escape_debug()))))
     }
 }
 
@@ -97,7 +129,7 @@ impl Carries for Issuer {
         message: &[u8],
         take: &mut dyn FnMut(&[u8]) -> Result<(), String>,
     ) -> Result<(), NotCarried> {
-        let chain = self.renew(message).map_err(NotCarried::Failed)?;
+        let chain = self.renew(message).map_err(|fault| NotCarried::Failed(fault.to_string()))?;
         take(&chain).map_err(NotCarried::Failed)
     }
 }

@@ -6,6 +6,7 @@
 //! issuer, or over channels.
 
 mod ask;
+mod kept;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +31,8 @@ use crate::pki::{self, NewKey};
 use crate::review::{Document, ListRead};
 use crate::settings::InternalFiles;
 use crate::transport::Internal;
-pub use ask::Issuer;
+pub use ask::{Issuer, NOT_ASKED};
+pub use kept::KeptList;
 
 /// Who brings what is asked to an issuer.
 pub trait Carries: Send {

@@ -6,6 +6,7 @@
 //! uses yet (`review`), and taken up from there. A list is believed only when the internal authority signed it, and never
 //! an older one in the place of a newer.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -130,18 +131,14 @@ impl Internal {
         if self.authority.load().ca == read.authority.load().ca {
             return;
         }
+        let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
         let held = self.listed();
-        {
-            let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
-            self.authority.store(read.authority.load_full());
-            self.trust.store(read.trust());
-            let Listed { bytes, lists, .. } = &*read.listed();
-            let serial = held.serial + 1;
-            self.listed.store(Arc::new(Listed { bytes: bytes.clone(), lists: lists.clone(), serial }));
-            self.generation.fetch_add(1, Ordering::Release);
-        }
-        // What another authority signed is not taken.
-        let _ = self.take_lists(&held.bytes);
+        // What another authority signed is not taken. Nobody believes the revoked in between.
+        let Judged { trust, bytes, lists, .. } = judge(&read.trust(), &read.listed(), &held.bytes);
+        self.authority.store(read.authority.load_full());
+        self.listed.store(Arc::new(Listed { bytes, lists, serial: held.serial + 1 }));
+        self.trust.store(Arc::new(trust));
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// The authority and its lists.
@@ -168,34 +165,9 @@ impl Internal {
             return Err(ListFault::TooLong(bytes.len()));
         }
         let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = UnixTime::now().as_secs();
         let held = self.listed();
-        let (mut trust, mut is_new, mut fault) = (Trust::clone(&self.trust.load()), false, None);
-        let mut ders: Vec<(Vec<u8>, [u8; 32])> = Vec::new();
-        let sha256 = |der: &[u8]| <[u8; 32]>::try_from(digest::digest(&digest::SHA256, der).as_ref());
-        for der in auth::lists_der(bytes)? {
-            let Ok(hash) = sha256(&der) else { continue };
-            if held.lists.iter().any(|list| list.sha256 == hash) {
-                continue;
-            }
-            let read = RevocationList::read(&der, &trust, now);
-            match read.and_then(|list| trust.take_list(Arc::new(list))) {
-                Ok(ListStanding::New) => {
-                    is_new = true;
-                    ders.push((der, hash));
-                }
-                Ok(ListStanding::Same) => {}
-                Err(wrong) => fault = fault.or(Some(wrong)),
-            }
-        }
+        let Judged { trust, bytes, lists, is_new, fault } = judge(&self.trust.load(), &held, bytes);
         if is_new {
-            ders.extend(auth::lists_der(&held.bytes).unwrap_or_default().into_iter().filter_map(|der| {
-                let hash = sha256(&der).ok()?;
-                Some((der, hash))
-            }));
-            let lists = trust.revocation().lists().to_vec();
-            ders.retain(|(_, hash)| lists.iter().any(|list| list.sha256 == *hash));
-            let bytes: Vec<u8> = ders.into_iter().flat_map(|(der, _)| der).collect();
             if bytes.len() > limits::INTERNAL_LIST_SIZE_MAX {
                 return Err(ListFault::TooLong(bytes.len()));
             }
@@ -224,6 +196,51 @@ impl Internal {
     pub(super) fn client_verifier(self: &Arc<Self>, with_revoked: bool) -> Arc<dyn ClientCertVerifier> {
         Arc::new(Believed { internal: self.clone(), with_revoked })
     }
+}
+
+/// Lists beside those that are held.
+struct Judged {
+    trust: Trust,
+    /// All that count then, in DER.
+    bytes: Vec<u8>,
+    lists: Vec<Arc<RevocationList>>,
+    /// One of them was not held.
+    is_new: bool,
+    /// What is wrong with the first that is not taken.
+    fault: Option<ListFault>,
+}
+
+fn judge(trust: &Trust, held: &Listed, bytes: &[u8]) -> Judged {
+    let now = UnixTime::now().as_secs();
+    let (mut trust, mut is_new, mut fault) = (Trust::clone(trust), false, None);
+    let hashed = |der: Vec<u8>| {
+        let sha256 = <[u8; 32]>::try_from(digest::digest(&digest::SHA256, &der).as_ref()).ok()?;
+        Some((der, sha256))
+    };
+    let offered = auth::lists_der(bytes).unwrap_or_else(|wrong| {
+        fault = Some(wrong);
+        Vec::new()
+    });
+    let mut ders = Vec::new();
+    for (der, sha256) in offered.into_iter().filter_map(hashed) {
+        if held.lists.iter().any(|list| list.sha256 == sha256) {
+            continue;
+        }
+        let read = RevocationList::read(&der, &trust, now);
+        match read.and_then(|list| trust.take_list(Arc::new(list))) {
+            Ok(ListStanding::New) => {
+                is_new = true;
+                ders.push((der, sha256));
+            }
+            Ok(ListStanding::Same) => {}
+            Err(wrong) => fault = fault.or(Some(wrong)),
+        }
+    }
+    let lists = trust.revocation().lists().to_vec();
+    ders.extend(auth::lists_der(&held.bytes).unwrap_or_default().into_iter().filter_map(hashed));
+    ders.retain(|(_, sha256)| lists.iter().any(|list| list.sha256 == *sha256));
+    let bytes = ders.into_iter().flat_map(|(der, _)| der).collect();
+    Judged { trust, bytes, lists, is_new, fault }
 }
 
 impl fmt::Debug for Internal {
@@ -342,28 +359,25 @@ impl ServerCertVerifier for Believed {
     }
 }
 
-/// Cuts the links of a shard whose other side is revoked, for as long as the shard lives: at once when a list comes,
-/// and once more a moment later, for a link may have been between its handshake and its place among the `links`.
+/// Cuts the links of a shard whose other side is revoked, for as long as the shard lives: each is judged by every list,
+/// and by the list there is as soon as it stands, for it may come in force between a handshake and its link.
 pub async fn cut_revoked(shard: Rc<Shard>, internal: Arc<Internal>, links: impl Fn() -> Vec<Rc<Link>>) {
-    let (mut seen, mut looks) = (0, 0);
+    // By which list each link was judged.
+    let mut judged: HashMap<u64, u64> = HashMap::new();
     loop {
         let generation = internal.generation();
-        if generation != seen {
-            (seen, looks) = (generation, LOOKS_AT_A_LIST);
-        }
-        if looks > 0 {
-            looks -= 1;
-            for link in links() {
-                if link.with_peer(|chain| internal.is_revoked(chain)) == Some(true) {
-                    let name =
-                        link.with_peer(|chain| chain.first().and_then(|leaf| internal_identity(leaf).ok()));
-                    let peer = name.flatten().map_or_else(String::new, |name| name.to_string());
-                    tracing::warn!(
-                        shard = shard.index,
-                        peer,
-                        "its internal certificate is revoked: the channel is cut"
-                    );
-                    link.cut("the certificate is revoked");
+        if generation > 0 {
+            let links = links();
+            judged.retain(|id, _| links.iter().any(|link| link.id == *id));
+            for link in &links {
+                if judged.get(&link.id) == Some(&generation) {
+                    continue;
+                }
+                // One that is not driven yet is looked at again.
+                let Some(is_revoked) = link.with_peer(|chain| internal.is_revoked(chain)) else { continue };
+                judged.insert(link.id, generation);
+                if is_revoked {
+                    cut(&shard, link);
                 }
             }
         }
@@ -371,9 +385,14 @@ pub async fn cut_revoked(shard: Rc<Shard>, internal: Arc<Internal>, links: impl 
     }
 }
 
+fn cut(shard: &Shard, link: &Link) {
+    let name = link.with_peer(|chain| chain.first().and_then(|leaf| internal_identity(leaf).ok()));
+    let peer = name.flatten().map_or_else(String::new, |name| name.to_string());
+    tracing::warn!(shard = shard.index, peer, "its internal certificate is revoked: the channel is cut");
+    link.cut("the certificate is revoked");
+}
+
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(250);
-/// A hello takes no longer.
-const LOOKS_AT_A_LIST: u32 = (limits::HELLO_WITHIN.as_millis() / LOOK_EVERY.as_millis()) as u32 + 2;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -424,6 +443,11 @@ mod tests {
         let elsewhere = other.gateway("gw1").unwrap();
         internal.take_up(&read(&[ca, other_ca.clone()].concat(), &elsewhere));
         assert!(internal.is_revoked(&point) && internal.listed().lists.len() == 1);
+        assert_eq!(
+            (internal.generation(), internal.listed().bytes.is_empty()),
+            (2, false),
+            "once, with the list"
+        );
         let alone = read(&other_ca, &elsewhere);
         assert!(!internal.is_same_role(&alone));
         let before = (internal.generation(), internal.listed().revision());

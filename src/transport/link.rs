@@ -158,6 +158,11 @@ impl Link {
         !self.lost.get() && !channel.is_draining() && !channel.is_closed()
     }
 
+    /// Whether something can be said on it, though it may take no new streams.
+    pub fn is_up(&self) -> bool {
+        !self.lost.get() && !self.channel.borrow().is_closed()
+    }
+
     /// Gateway: the other side gives no sign of life, but is not given up.
     pub fn is_stalled(&self) -> bool {
         self.stalled.get()
