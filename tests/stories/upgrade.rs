@@ -492,6 +492,43 @@ fn cmg_upgrade_waits_until_the_next_process_has_taken_over_and_says_so() {
     eventually("it ends", || !next.is_alive());
 }
 
+#[test]
+fn two_upgrades_at_once_leave_one_process_and_cost_no_request() {
+    let origin = SampleOrigin::start();
+    let mut stack = Setup { gateway_limits: "drain_secs = 3".into(), ..Setup::new(origin.url()) }.start();
+    let load = Load::start(&stack, 6);
+    load.flows("it flows");
+    let names = ["first", "second"];
+    let read = |name: &str, end: &str| fs::read_to_string(stack.path(&format!("{name}.{end}"))).unwrap();
+    let upgrades = names.map(|name| {
+        let file = |end: &str| fs::File::create(stack.path(&format!("{name}.{end}"))).unwrap();
+        let mut command = cmg();
+        command.arg("upgrade").arg("--config").arg(stack.path("gateway.toml"));
+        command.stdout(file("said")).stderr(file("log")).spawn().unwrap()
+    });
+    let done = upgrades.map(|mut upgrade| upgrade.wait().unwrap().success());
+    let pid = |name: &str| {
+        let said = read(name, "said");
+        said.strip_prefix("gateway ").and_then(|rest| rest.split(' ').next()).expect(&said).parse().unwrap()
+    };
+    // One that is refused, or finds the place taken over, says so and has left nothing.
+    let next: Vec<_> =
+        names.iter().zip(done).filter(|(_, done)| *done).map(|(name, _)| Orphan(pid(name))).collect();
+    let logs = names.map(|name| read(name, "log")).join("\n");
+    assert!(!next.is_empty(), "{logs}");
+    for (name, _) in names.iter().zip(done).filter(|(_, done)| !done) {
+        assert!(read(name, "log").contains("has not taken over"), "{logs}");
+    }
+    load.flows("it flows by the one that has the place");
+    gone(stack.gateway.take().unwrap());
+    eventually("one is left", || next.iter().filter(|one| one.is_alive()).count() == 1);
+    let holder = cmg::upgrade::holder(&stack.path("gateway.upgrade.sock")).unwrap();
+    assert!(next.iter().any(|one| one.0 == holder && one.is_alive()), "{logs}");
+    load.flows("it flows on");
+    let (good, _) = load.stop();
+    assert!(good > 300, "{good}");
+}
+
 /// A gateway that finds these listeners where systemd leaves them.
 fn with_sockets(stack: &Stack, listeners: &[TcpListener; 2]) -> Command {
     let mut command = Command::new("sh");
