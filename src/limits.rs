@@ -120,7 +120,14 @@ pub const FALL_BACK_WITHIN: Duration = Duration::from_secs(10);
 const _: () = assert!(
     PING_AFTER.as_millis()
         + STALLED_AFTER.as_millis()
-        + SILENCE_FIRST.as_millis()
+        + SILENCE_FIRST.as_millis() * 3 / 2
+        + 2 * WAY_HEAD_START.as_millis()
+        < FALL_BACK_WITHIN.as_millis()
+);
+/// Where what the gateway sends still comes, while requests run: it has the channel stall first, and says nothing more.
+const _: () = assert!(
+    2 * (PROBE_AFTER.as_millis() + STALLED_AFTER.as_millis())
+        + SILENCE_FIRST.as_millis() * 3 / 2
         + 2 * WAY_HEAD_START.as_millis()
         < FALL_BACK_WITHIN.as_millis()
 );

@@ -267,6 +267,8 @@ impl Channel {
             entry.sending = Half::Body;
         }
         self.put(FrameKind::Head, stream.wire, message);
+        // Nothing has to come of an answer, but whether the peer is there.
+        self.pulse.ask();
         Ok(())
     }
 

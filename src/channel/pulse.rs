@@ -1,9 +1,9 @@
 //! Whether the peer lives, and how far away it is.
 //!
 //! Each side sees to it that it says something and hears something every few seconds: so a link whose
-//! one direction is busy for long is not mistaken for a dead one. Who asks something and hears nothing at all for a
-//! second asks whether the peer is there; one that does not even say that stalls, long before it is given up. A
-//! connector, which asks nothing but whether the peer is there, has it stall when a ping is not answered.
+//! one direction is busy for long is not mistaken for a dead one. Who asks something, or answers, and hears nothing
+//! at all for a second asks whether the peer is there; one that does not even say that stalls, long before it is given
+//! up. A connector has it stall when any ping is not answered.
 
 use std::time::{Duration, Instant};
 
@@ -130,6 +130,12 @@ impl Pulse {
         }
         let is_probe = self.look_at_asked(now);
         if now < self.check_at && !is_probe {
+            return Ok(None);
+        }
+        // One ping has no answer yet. Were there more, a peer that hears us, and whom we do not hear, would take them for a
+        // sign that all is well.
+        if self.is_stalled() {
+            self.check_at = now + PING_AFTER;
             return Ok(None);
         }
         let is_stale = self.pinged.is_none_or(|pinged| now >= pinged + ROUND_TRIP_EVERY);

@@ -460,6 +460,39 @@ fn a_connector_whose_ping_has_no_answer_sees_that_the_channel_stalls() {
 }
 
 #[test]
+fn a_connector_whose_answers_do_not_arrive_sees_that_the_channel_stalls() {
+    let mut pair = Pair::new();
+    let blocked = pair.now;
+    let (mut open, mut stalled_at_gateway) = (Vec::new(), None);
+    while !pair.connector.is_stalled() {
+        pair.now += Duration::from_millis(100);
+        // As long as it knows nothing, the gateway asks.
+        if !pair.gateway.is_stalled() {
+            pair.gateway.open(&request_message(false), 1).unwrap();
+        } else {
+            stalled_at_gateway.get_or_insert(pair.now);
+        }
+        pair.gateway.handle_timeout(pair.now).unwrap();
+        for heard in pair.reach_connector() {
+            if let Heard::Opened(stream) = heard {
+                open.push(stream);
+            }
+        }
+        pair.connector.handle_timeout(pair.now).unwrap();
+        for stream in open.drain(..) {
+            pair.connector.head(stream, &response_message(200)).unwrap();
+        }
+        // Nothing of it arrives.
+        pair.connector.transmitted(pair.connector.transmit_len());
+    }
+    let by_gateway = stalled_at_gateway.expect("it stalls first") - blocked;
+    let slack = Duration::from_millis(500);
+    assert!(by_gateway <= PROBE_AFTER + STALLED_AFTER + slack, "{by_gateway:?}");
+    let by_connector = pair.now - blocked;
+    assert!(by_connector <= 2 * (PROBE_AFTER + STALLED_AFTER) + slack, "{by_connector:?}");
+}
+
+#[test]
 fn a_silent_peer_is_pinged_and_a_channel_silent_for_long_is_lost() {
     let now = Instant::now();
     let mut channel = Channel::new(Side::Gateway, now);
