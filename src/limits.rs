@@ -498,6 +498,15 @@ pub const RENEWAL_CARRIED_EVERY: Duration = Duration::from_secs(5);
 pub const ISSUED_COUNT_MAX: usize = 20;
 /// See [`ISSUED_COUNT_MAX`].
 pub const ISSUED_WITHIN: Duration = Duration::from_secs(60 * 60);
+/// Certificates of one identity that are good at once, beyond which the issuer makes no other: all of them go on the
+/// list when it is revoked, and whoever holds its key must not make that longer than anybody reads. A role that renews
+/// has two; the rest is for answers that did not arrive.
+pub const ISSUED_GOOD_MAX: usize = 16;
+/// Of 300 identities the issuer's list has room for all, at 50 bytes each.
+const _: () = assert!(300 * ISSUED_GOOD_MAX * 50 <= INTERNAL_LIST_SIZE_MAX);
+/// A serial number leaves the internal list so long after its certificate has ended, for clocks differ.
+pub const LISTED_BEYOND_END: Duration = Duration::from_secs(24 * 60 * 60);
+const _: () = assert!(LISTED_BEYOND_END.as_secs() > CLOCK_SKEW.as_secs());
 /// The internal list that issuer and `cmg pki revoke` sign is good for so long. The issuer signs the next when a third
 /// of it is over.
 pub const INTERNAL_LIST_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);

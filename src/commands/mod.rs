@@ -119,6 +119,8 @@ impl From<PkiError> for Failure {
             PkiError::File { .. }
             | PkiError::HalfAuthority { .. }
             | PkiError::Unusable { .. }
+            | PkiError::TooMany(_)
+            | PkiError::ListTooLong { .. }
             | PkiError::Make(_) => Failure::Broken(error.to_string()),
         }
     }

@@ -129,8 +129,8 @@ Examples:
   cmg pki revoke --serial 3f:08:12 --authority site
 
 Revoked certificates stand in the lists from the next `cmg pki crl` on; the internal list is signed at once. An internal \
-certificate that is named is revoked with all that this role had before, also those that an issuer made. The name can be \
-used again: the command that made the certificate makes a new one.")]
+certificate is revoked with all that its role has, also those that an issuer made, by whichever of them it is named. The \
+name can be used again: the command that made the certificate makes a new one.")]
     Revoke {
         /// A certificate of the folder by the name of its file without .pem, or the path of a PEM file
         #[arg(required_unless_present = "serial", value_name = "NAME|FILE")]
@@ -282,21 +282,27 @@ fn subject(text: &str) -> Subject {
 /// Who is revoked on channels is to be cut in seconds, so the internal list is signed at once.
 fn revoke(pki: &mut Pki, subject: &Subject, reason: Reason) -> Result<(), PkiError> {
     let revoked = pki.revoke(subject, reason)?;
-    let is_internal =
-        |one: &Revoked| matches!(one, Revoked::Now(one) if one.authority == AuthorityKind::Internal);
+    // Also what was revoked before: perhaps that was interrupted, and no list says so.
+    let is_internal = |one: &Revoked| {
+        let (Revoked::Now(one) | Revoked::Before(one)) = one;
+        one.authority == AuthorityKind::Internal
+    };
     let list = revoked.iter().any(is_internal).then(|| pki.sign_internal_list()).transpose()?;
     revoked.iter().for_each(|one| tell(one, list.as_deref()));
     Ok(())
 }
 
 fn tell(revoked: &Revoked, list: Option<&Path>) {
-    let signed = match list {
-        Some(list) => format!("; {} says so", list.display()),
-        None => "; `cmg pki crl` signs the lists that say so".to_owned(),
-    };
+    let says_so = list.map(|list| format!("; {} says so", list.display()));
     let (revocation, rest) = match revoked {
-        Revoked::Now(revocation) => (revocation, signed),
-        Revoked::Before(revocation) => (revocation, " before; nothing was changed".to_owned()),
+        Revoked::Now(revocation) => {
+            let later = || "; `cmg pki crl` signs the lists that say so".to_owned();
+            (revocation, says_so.unwrap_or_else(later))
+        }
+        Revoked::Before(revocation) => {
+            let unchanged = || "; nothing was changed".to_owned();
+            (revocation, format!(" before{}", says_so.unwrap_or_else(unchanged)))
+        }
     };
     let Revocation { authority, serial, name, when, reason } = revocation;
     print(&format!("{serial} {name}\n"));

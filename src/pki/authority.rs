@@ -12,6 +12,7 @@ use rcgen::{
     DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
     PublicKeyData, RevokedCertParams, SanType, SerialNumber,
 };
+use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use time::OffsetDateTime;
@@ -110,6 +111,15 @@ impl Leaf {
         set_life(&mut params, now, life);
         params
     }
+}
+
+/// At random, so that no authority gives one twice (RFC 5280 4.1.2.2), also to one key: 126 bits in 16 octets, of which
+/// the first is above zero and makes no negative number.
+fn serial_number() -> Result<SerialNumber, PkiError> {
+    let mut octets = [0; 16];
+    SystemRandom::new().fill(&mut octets).map_err(|_| rcgen::Error::RingUnspecified)?;
+    octets[0] = octets[0] & 0x3f | 0x40;
+    Ok(SerialNumber::from(octets.to_vec()))
 }
 
 /// Names become file names and parts of URIs and host names, so they must be plain in all of these.
@@ -242,9 +252,11 @@ impl Authority {
         terms: Terms,
         now: SystemTime,
     ) -> Result<rcgen::Certificate, PkiError> {
-        let mut params = leaf.params(terms.life.unwrap_or(leaf.life), now);
-        // Nobody believes it longer than its authority.
-        params.not_after = params.not_after.min(self.not_after());
+        // Nobody believes it longer than its authority. When it begins follows from that, too, for both say when the
+        // next one is due: not at once, however little is left.
+        let left = Duration::try_from(self.not_after() - date(now)).unwrap_or_default();
+        let mut params = leaf.params(terms.life.unwrap_or(leaf.life).min(left), now);
+        params.serial_number = Some(serial_number()?);
         Ok(params.signed_by(key, &self.issuer)?)
     }
 

@@ -29,12 +29,16 @@ pub fn make_folder(path: &Path) -> Result<(), PkiError> {
     fs::create_dir_all(path).map_err(|source| PkiError::File { path: path.to_owned(), source })
 }
 
-/// Removes what writers that were killed half way left in a folder. Nobody may be writing there.
+/// Removes what writers that were killed half way left in a folder. What a process that runs is writing stays: roles
+/// put their next pair into these folders, and hold no lock of ours.
 pub(super) fn sweep(folder: &Path) {
     let is_half = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let digits = name.rsplit('.').next().unwrap_or_default();
-        name.starts_with('.') && !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit())
+        name.starts_with('.')
+            && !digits.is_empty()
+            && digits.bytes().all(|digit| digit.is_ascii_digit())
+            && !Path::new("/proc").join(digits).exists()
     };
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     for half in entries.map(|entry| entry.path()).filter(is_half) {

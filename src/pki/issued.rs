@@ -10,6 +10,7 @@ use x509_parser::prelude::X509Certificate;
 
 use super::PkiError;
 use super::revoked::Serial;
+use crate::limits::LISTED_BEYOND_END;
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,19 +42,35 @@ impl Issued {
         append().map_err(|source| PkiError::File { path: path.clone(), source })
     }
 
-    /// All of one name. What a crash left half written is passed over: it was given to nobody.
+    /// All of one name.
     pub(super) fn read(folder: &Path, name: &str) -> Result<Vec<Issued>, PkiError> {
+        Ok(Issued::read_all(folder)?.into_iter().filter(|one| one.name == name).collect())
+    }
+
+    /// All of them. What a crash left half written is passed over: it was given to nobody.
+    pub(super) fn read_all(folder: &Path) -> Result<Vec<Issued>, PkiError> {
         let path = path(folder);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => return Err(PkiError::File { path, source }),
         };
-        let all = text.lines().filter_map(|line| serde_json::from_str::<Issued>(line).ok());
-        Ok(all.filter(|one| one.name == name).collect())
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
+    /// Whether anybody may believe it at `now`, in seconds since 1970.
+    pub(super) fn is_good(&self, now: i64) -> bool {
+        now <= self.not_after
+    }
+
+    /// Whether it ended so long ago that nobody believes it whose clock is late: no list need say so.
+    pub(super) fn is_long_over(&self, now: i64) -> bool {
+        let beyond = i64::try_from(LISTED_BEYOND_END.as_secs()).unwrap_or(i64::MAX);
+        now > self.not_after.saturating_add(beyond)
     }
 }
 
-fn path(folder: &Path) -> PathBuf {
+/// Where they stand.
+pub(super) fn path(folder: &Path) -> PathBuf {
     folder.join("issued.jsonl")
 }

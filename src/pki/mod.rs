@@ -23,6 +23,7 @@ mod revoked;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -37,8 +38,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
-use crate::auth::{InternalName, Renewable};
-use crate::limits::INTERNAL_LIST_LIFE;
+use crate::auth::{InternalName, Renewable, internal_identity};
+use crate::limits::{INTERNAL_LIST_LIFE, INTERNAL_LIST_SIZE_MAX, ISSUED_GOOD_MAX};
 use authority::{Authority, Leaf};
 pub use files::{KEY_MODE, PUBLIC_MODE, lock, make_folder, write_file};
 pub use inventory::{Entry, EntryKind, Facts, Inventory, State};
@@ -123,6 +124,25 @@ pub enum PkiError {
     /// Whose certificate was revoked gets no other.
     #[error("the certificate {0} is revoked")]
     IsRevoked(Serial),
+    /// Whoever holds its key must not make the list too long that revokes all of them.
+    #[error(
+        "{0} has {ISSUED_GOOD_MAX} certificates that are good, and gets no other: `cmg pki revoke {0}` and make one anew, or wait until one ends"
+    )]
+    TooMany(String),
+    /// Nobody would take the list.
+    #[error(
+        "{path} is not signed: with {entries} serial numbers it would have {size} bytes, and more than \
+         {INTERNAL_LIST_SIZE_MAX} nobody takes. What was revoked is written down, and no list says so until there is \
+         another internal authority, or some of these certificates have ended"
+    )]
+    ListTooLong {
+        /// Where it would be.
+        path: PathBuf,
+        /// Of how many certificates.
+        entries: usize,
+        /// Bytes in DER.
+        size: usize,
+    },
     /// The certificate could not be made.
     #[error("making a certificate: {0}")]
     Make(#[from] rcgen::Error),
@@ -358,14 +378,22 @@ impl Pki {
     pub fn renew(&self, renewable: &Renewable) -> Result<Vec<CertificateDer<'static>>, PkiError> {
         let _turn = files::lock(&self.folder)?;
         let serial = Serial::of(&renewable.serial);
-        if Register::read(&self.folder)?.find(AuthorityKind::Internal, &serial).is_some() {
+        let register = Register::read(&self.folder)?;
+        let is_revoked = |serial: &Serial| register.find(AuthorityKind::Internal, serial).is_some();
+        if is_revoked(&serial) {
             return Err(PkiError::IsRevoked(serial));
+        }
+        let name = file_stem(&renewable.name);
+        let mut good = Issued::read(&self.folder, &name)?;
+        good.retain(|one| one.is_good(self.now_secs()) && !is_revoked(&one.serial));
+        if good.len() >= ISSUED_GOOD_MAX {
+            return Err(PkiError::TooMany(name));
         }
         let key = rcgen::SubjectPublicKeyInfo::from_der(&renewable.key)?;
         let made = self.internal.sign(&Leaf::renewed(renewable)?, &key, self.terms, self.now)?;
         let der = made.der().clone();
         if let Ok((_, certificate)) = X509Certificate::from_der(&der) {
-            Issued::of(&file_stem(&renewable.name), &certificate).write(&self.folder)?;
+            Issued::of(&name, &certificate).write(&self.folder)?;
         }
         Ok(vec![der])
     }
@@ -386,43 +414,29 @@ impl Pki {
 
     // ── revoking ────────────────────────────────────────────────────────────────────────────────
 
-    /// Writes down that a certificate is no longer to be believed, of an internal one that is named with all that had
-    /// its name before. Lists say so from the next one on.
+    /// Writes down that a certificate is no longer to be believed, of an internal one with all of its name that may still
+    /// be in use: whoever holds its key may have had others made. Lists say so from the next one on.
     pub fn revoke(&mut self, subject: &Subject, reason: Reason) -> Result<Vec<Revoked>, PkiError> {
         // An issuer must not make another meanwhile that is on no list.
         let _turn = files::lock(&self.folder)?;
-        let (authority, serial, name) = self.identify(subject)?;
-        let mut serials = vec![serial];
-        if authority == AuthorityKind::Internal && matches!(subject, Subject::Named(_)) {
-            let all = Issued::read(&self.folder, &name)?.into_iter().map(|one| one.serial);
-            serials.extend(all);
-            let mut seen = std::collections::HashSet::new();
-            serials.retain(|serial| seen.insert(serial.clone()));
-        }
-        serials.into_iter().map(|serial| self.revoke_one(authority, serial, name.clone(), reason)).collect()
-    }
-
-    fn revoke_one(
-        &mut self,
-        authority: AuthorityKind,
-        serial: Serial,
-        name: String,
-        reason: Reason,
-    ) -> Result<Revoked, PkiError> {
-        let mut register = Register::read(&self.folder)?;
-        if let Some(before) = register.find(authority, &serial) {
-            return Ok(Revoked::Before(before.clone()));
-        }
+        let (authority, serials, name) = self.identify(subject)?;
         let when = Timestamp::try_from(self.now).unwrap_or_else(|_| Timestamp::now());
         let when = Timestamp::from_second(when.as_second()).unwrap_or(when);
-        let revocation = Revocation { authority, serial: serial.clone(), name, when, reason };
-        register.revoked.push(revocation.clone());
-        register.write(&self.folder)?;
-        match authority {
-            AuthorityKind::Site => self.site.disown(serial),
-            AuthorityKind::Internal => self.internal.disown(serial),
+        let mut register = Register::read(&self.folder)?;
+        let revoke =
+            |serial| register.revoke(Revocation { authority, serial, name: name.clone(), when, reason });
+        let revoked: Vec<Revoked> = serials.into_iter().map(revoke).collect();
+        if revoked.iter().any(|one| matches!(one, Revoked::Now(_))) {
+            register.write(&self.folder)?;
         }
-        Ok(Revoked::Now(revocation))
+        for one in &revoked {
+            let (Revoked::Now(one) | Revoked::Before(one)) = one;
+            match authority {
+                AuthorityKind::Site => self.site.disown(one.serial.clone()),
+                AuthorityKind::Internal => self.internal.disown(one.serial.clone()),
+            }
+        }
+        Ok(revoked)
     }
 
     /// Signs a list for each authority, good for `life`: PEM, and DER beside it when asked for.
@@ -437,9 +451,14 @@ impl Pki {
         self.sign_some(&[AuthorityKind::Internal], INTERNAL_LIST_LIFE, false).map(|mut paths| paths.remove(0))
     }
 
+    /// Where the internal list is.
+    pub fn internal_list(&self) -> PathBuf {
+        self.folder.join(format!("{}.pem", AuthorityKind::Internal.list_stem()))
+    }
+
     /// Signs the internal list anew when there is none, or a third of its life is over.
     pub fn keep_internal_list(&self) -> Result<PathBuf, PkiError> {
-        let path = self.folder.join(format!("{}.pem", AuthorityKind::Internal.list_stem()));
+        let path = self.internal_list();
         if life_over(&path, self.now) < 1.0 / 3.0 { Ok(path) } else { self.sign_internal_list() }
     }
 
@@ -450,18 +469,28 @@ impl Pki {
         with_der: bool,
     ) -> Result<Vec<PathBuf>, PkiError> {
         let mut register = Register::read(&self.folder)?;
+        let now = self.now_secs();
+        let over = Issued::read_all(&self.folder)?.into_iter().filter(|one| one.is_long_over(now));
+        let over: HashSet<Serial> = over.map(|one| one.serial).collect();
         let mut written = Vec::new();
         for kind in kinds.iter().copied() {
-            let authority = match kind {
-                AuthorityKind::Site => &self.site,
-                AuthorityKind::Internal => &self.internal,
+            let none = HashSet::new();
+            let (authority, over) = match kind {
+                AuthorityKind::Site => (&self.site, &none),
+                AuthorityKind::Internal => (&self.internal, &over),
             };
             let path = self.folder.join(format!("{}.pem", kind.list_stem()));
-            let number = register.next_number(kind, number_of(&path));
+            let number = register.next_number(kind, number_of(&path), now.unsigned_abs());
             // First that the number is used up, then the list: interrupted between, a number is missing
             // and none is there twice.
             register.write(&self.folder)?;
-            let list = authority.sign_list(register.entries(kind), number, life, self.now)?;
+            let entries = register.entries(kind, over);
+            let count = entries.len();
+            let list = authority.sign_list(entries, number, life, self.now)?;
+            let size = list.der().len();
+            if kind == AuthorityKind::Internal && size > INTERNAL_LIST_SIZE_MAX {
+                return Err(PkiError::ListTooLong { path, entries: count, size });
+            }
             write_file(&path, list.pem()?.as_bytes(), PUBLIC_MODE)?;
             written.push(path.clone());
             if with_der {
@@ -473,25 +502,50 @@ impl Pki {
         Ok(written)
     }
 
-    fn identify(&self, subject: &Subject) -> Result<(AuthorityKind, Serial, String), PkiError> {
-        match subject {
-            Subject::Numbered(authority, serial) => Ok((*authority, serial.clone(), String::new())),
-            Subject::InFile(path) => self.identify_file(path),
-            Subject::Named(name) => {
-                let place = |folder: &str| self.folder.join(folder).join(format!("{name}.pem"));
-                let mut files: Vec<PathBuf> = ["server", "clients", "internal"].map(place).into();
-                // A name with a slash would lead out of these folders.
-                files.retain(|file| crate::auth::is_name(name) && file.exists());
-                match files.as_slice() {
-                    [] => Err(PkiError::Unknown { name: name.clone(), folder: self.folder.clone() }),
-                    [file] => self.identify_file(file),
-                    _ => Err(PkiError::Several { name: name.clone(), files }),
-                }
+    /// Who signed what is meant, which certificates these are, and their name.
+    fn identify(&self, subject: &Subject) -> Result<(AuthorityKind, Vec<Serial>, String), PkiError> {
+        let (authority, serial, name) = match subject {
+            Subject::Numbered(authority, serial) => (*authority, Some(serial.clone()), None),
+            Subject::InFile(path) => self.identify_file(path)?,
+            Subject::Named(name) => self.identify_name(name)?,
+        };
+        if authority == AuthorityKind::Site {
+            return Ok((authority, serial.into_iter().collect(), name.unwrap_or_default()));
+        }
+        let mut issued = Issued::read_all(&self.folder)?;
+        // Whatever a file is called: it may be a copy.
+        let known =
+            issued.iter().find(|one| serial.as_ref() == Some(&one.serial)).map(|one| one.name.clone());
+        let name = known.or(name).unwrap_or_default();
+        issued.retain(|one| one.name == name && !one.is_long_over(self.now_secs()));
+        let mut seen = HashSet::new();
+        let all = serial.into_iter().chain(issued.into_iter().map(|one| one.serial));
+        let serials = all.filter(|serial| seen.insert(serial.clone())).collect();
+        Ok((authority, serials, name))
+    }
+
+    fn identify_name(&self, name: &str) -> Result<Identified, PkiError> {
+        let place = |folder: &str| self.folder.join(folder).join(format!("{name}.pem"));
+        let mut files: Vec<PathBuf> = ["server", "clients", "internal"].map(place).into();
+        // A name with a slash would lead out of these folders.
+        files.retain(|file| crate::auth::is_name(name) && file.exists());
+        // An internal certificate lives on where its file is gone.
+        let mut issued = Issued::read(&self.folder, name)?;
+        issued.retain(|one| !one.is_long_over(self.now_secs()));
+        if !issued.is_empty() && !files.contains(&place("internal")) {
+            files.push(issued::path(&self.folder));
+        }
+        match files.as_slice() {
+            [] => Err(PkiError::Unknown { name: name.to_owned(), folder: self.folder.clone() }),
+            [file] if *file == issued::path(&self.folder) => {
+                Ok((AuthorityKind::Internal, None, Some(name.to_owned())))
             }
+            [file] => self.identify_file(file),
+            _ => Err(PkiError::Several { name: name.to_owned(), files }),
         }
     }
 
-    fn identify_file(&self, path: &Path) -> Result<(AuthorityKind, Serial, String), PkiError> {
+    fn identify_file(&self, path: &Path) -> Result<Identified, PkiError> {
         let unusable = |reason: String| PkiError::Unusable { path: path.to_owned(), reason };
         let text = fs::read(path).map_err(|source| PkiError::File { path: path.to_owned(), source })?;
         let der = CertificateDer::from_pem_slice(&text)
@@ -505,10 +559,23 @@ impl Pki {
         } else {
             return Err(PkiError::NotOurs(path.to_owned()));
         };
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok((authority, Serial::of(certificate.raw_serial()), name))
+        let role = internal_identity(&der).ok().filter(|_| authority == AuthorityKind::Internal);
+        let name = role.map_or_else(
+            || path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            |role| file_stem(&role),
+        );
+        Ok((authority, Some(Serial::of(certificate.raw_serial())), Some(name)))
+    }
+
+    /// When it was opened, in seconds since 1970.
+    fn now_secs(&self) -> i64 {
+        let since = self.now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     }
 }
+
+/// Who signed a certificate, its serial number where one certificate is meant, and its name where that is known.
+type Identified = (AuthorityKind, Option<Serial>, Option<String>);
 
 /// How much of the life of a list is over; all of one that cannot be read.
 fn life_over(list: &Path, now: SystemTime) -> f64 {

@@ -2,6 +2,7 @@
 //!
 //! Entries stay: whoever looks up an old list, or why a device was shut out, finds them.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use rcgen::{RevocationReason, RevokedCertParams, SerialNumber};
 use serde::{Deserialize, Serialize};
 
 use super::files::{PUBLIC_MODE, write_file};
-use super::{PkiError, authority};
+use super::{PkiError, Revoked, authority};
 
 /// Which of the two authorities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -210,25 +211,39 @@ impl Register {
         self.revoked.iter().find(|one| one.authority == authority && one.serial == *serial)
     }
 
-    /// A number above that of every list signed before, also of one that this register forgot (`found`).
-    pub(super) fn next_number(&mut self, authority: AuthorityKind, found: u64) -> u64 {
+    /// Writes one down, unless it is there; whoever changed it writes the file.
+    pub(super) fn revoke(&mut self, revocation: Revocation) -> Revoked {
+        match self.find(revocation.authority, &revocation.serial) {
+            Some(before) => Revoked::Before(before.clone()),
+            None => {
+                self.revoked.push(revocation.clone());
+                Revoked::Now(revocation)
+            }
+        }
+    }
+
+    /// A number above that of every list signed before, also of one that this register forgot (`found`), and of those
+    /// that the whole folder forgot, since it was put back from a copy: no list is signed each second, so the seconds
+    /// since 1970 (`now`) are above theirs.
+    pub(super) fn next_number(&mut self, authority: AuthorityKind, found: u64, now: u64) -> u64 {
         let number = match authority {
             AuthorityKind::Site => &mut self.list_numbers.site,
             AuthorityKind::Internal => &mut self.list_numbers.internal,
         };
-        *number = found.max(*number).saturating_add(1);
+        *number = found.max(*number).saturating_add(1).max(now);
         *number
     }
 
-    /// What an authority's list says.
-    pub(super) fn entries(&self, authority: AuthorityKind) -> Vec<RevokedCertParams> {
+    /// What an authority's list says, but for those that have long ended.
+    pub(super) fn entries(&self, authority: AuthorityKind, over: &HashSet<Serial>) -> Vec<RevokedCertParams> {
         let entry = |one: &Revocation| RevokedCertParams {
             serial_number: SerialNumber::from(one.serial.0.clone()),
             revocation_time: authority::date(one.when.into()),
             reason_code: Some(one.reason.code()),
             invalidity_date: None,
         };
-        self.revoked.iter().filter(|one| one.authority == authority).map(entry).collect()
+        let all = self.revoked.iter().filter(|one| one.authority == authority);
+        all.filter(|one| !over.contains(&one.serial)).map(entry).collect()
     }
 }
 
@@ -261,8 +276,24 @@ mod tests {
     #[test]
     fn a_number_exceeds_all_before_it() {
         let mut register = Register::default();
-        let numbers = [0, 0, 7, 0, 3].map(|found| register.next_number(AuthorityKind::Site, found));
+        let numbers = [0, 0, 7, 0, 3].map(|found| register.next_number(AuthorityKind::Site, found, 0));
         assert_eq!(numbers, [1, 2, 8, 9, 10]);
-        assert_eq!(register.next_number(AuthorityKind::Internal, 0), 1);
+        assert_eq!(register.next_number(AuthorityKind::Internal, 0, 0), 1);
+        // Two in one second, and a clock that was put back.
+        let numbers = [100, 100, 50].map(|now| register.next_number(AuthorityKind::Site, 0, now));
+        assert_eq!(numbers, [100, 101, 102]);
+    }
+
+    #[test]
+    fn a_list_signed_after_the_folder_was_put_back_exceeds_those_that_it_forgot() {
+        let (mut register, mut now) = (Register::default(), 1_000);
+        let copy = register.clone();
+        let mut last = 0;
+        for _ in 0..100 {
+            now += 1;
+            last = register.next_number(AuthorityKind::Internal, last, now);
+        }
+        let mut restored = copy;
+        assert!(restored.next_number(AuthorityKind::Internal, 0, now + 1) > last);
     }
 }

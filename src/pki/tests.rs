@@ -2,12 +2,12 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rcgen::PublicKeyData as _;
+use rustls::pki_types::{ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::*;
-use crate::auth::internal_identity;
+use crate::auth::InternalRole;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -227,8 +227,10 @@ fn halves_of_a_killed_writer_are_swept_and_nothing_else() {
     let folder = folder();
     Pki::open(folder.path()).unwrap().client("x").unwrap();
     let place = |name: &str| folder.path().join(name);
-    let halves = [".ca.key.17", "clients/.y.key.4711", "clients/.y.pem.4711"];
-    let others = [".lock", "clients/.hidden", "clients/x.pem", "clients/notes.17", "clients/.17a"];
+    // No process has a number beyond 2^22; ours runs, and so may a role that is putting its next pair there.
+    let halves = [".ca.key.9999991", "clients/.y.key.9999992", "clients/.y.pem.9999992"];
+    let ours = format!("clients/.gateway-gw1.key.next.{}", std::process::id());
+    let others = [".lock", "clients/.hidden", "clients/x.pem", "clients/notes.17", "clients/.17a", &ours];
     for name in halves.iter().chain(&others[1..2]).chain(&others[3..]) {
         fs::write(place(name), "").unwrap();
     }
@@ -284,4 +286,184 @@ fn rewriting_a_key_never_widens_it() {
     assert_eq!(bytes(&path), b"two");
     assert_ne!(first, second.ino(), "a rename, not a rewrite in place");
     assert_eq!(second.permissions().mode() & 0o777, 0o600);
+}
+
+// ── internal certificates that are renewed and revoked ──────────────────────────────────────────────
+
+/// What a connection point asks that has proved itself.
+fn renewable(name: &str) -> Renewable {
+    let key = KeyKind::default().make().unwrap();
+    let name = InternalName { role: InternalRole::Connector, site: Some("PS1".into()), name: name.into() };
+    Renewable { name, names: Vec::new(), key: key.subject_public_key_info(), serial: vec![1] }
+}
+
+/// Serial numbers on the internal list that is in the folder.
+fn listed(folder: &Path) -> Vec<Serial> {
+    let list = folder.join("internal-crl.pem");
+    let der = rustls::pki_types::CertificateRevocationListDer::from_pem_file(list).unwrap();
+    let (_, list) = CertificateRevocationList::from_der(&der).unwrap();
+    list.iter_revoked_certificates().map(|one| Serial::of(one.raw_serial())).collect()
+}
+
+fn of(revoked: &[Revoked]) -> Vec<Serial> {
+    let serial = |one: &Revoked| match one {
+        Revoked::Now(one) | Revoked::Before(one) => one.serial.clone(),
+    };
+    revoked.iter().map(serial).collect()
+}
+
+fn named(name: &str) -> Subject {
+    Subject::Named(name.to_owned())
+}
+
+#[test]
+fn an_identity_has_so_many_good_certificates_and_no_more() {
+    let folder = folder();
+    let now = SystemTime::now();
+    let pki = open_at(folder.path(), now).unwrap();
+    for _ in 0..ISSUED_GOOD_MAX {
+        pki.renew(&renewable("1")).unwrap();
+    }
+    assert!(matches!(pki.renew(&renewable("1")), Err(PkiError::TooMany(name)) if name == "connector-PS1-1"));
+    assert!(pki.renew(&renewable("2")).is_ok(), "it is nobody else's fault");
+    // What has ended does not count, and neither does what is revoked.
+    assert!(open_at(folder.path(), now + 91 * DAY).unwrap().renew(&renewable("1")).is_ok());
+    open_at(folder.path(), now).unwrap().revoke(&named("connector-PS1-1"), Reason::KeyCompromise).unwrap();
+    assert!(pki.renew(&renewable("1")).is_ok());
+}
+
+#[test]
+fn what_has_long_ended_is_neither_revoked_nor_listed() {
+    let folder = folder();
+    let now = SystemTime::now();
+    let name = named("connector-PS1-1");
+    let first = {
+        let pki = open_at(folder.path(), now).unwrap();
+        serial_of(&pki.renew(&renewable("1")).unwrap()[0]).unwrap()
+    };
+    // Of clocks that are late somebody may believe it a little longer.
+    for (days, is_there) in [(89, true), (90, true), (92, false)] {
+        let copy = tempfile::tempdir().unwrap();
+        for entry in ["ca.pem", "ca.key", "internal-ca.pem", "internal-ca.key", "issued.jsonl"] {
+            fs::copy(folder.path().join(entry), copy.path().join(entry)).unwrap();
+        }
+        let mut pki = open_at(copy.path(), now + days * DAY).unwrap();
+        pki.renew(&renewable("1")).unwrap();
+        let revoked = of(&pki.revoke(&name, Reason::KeyCompromise).unwrap());
+        assert_eq!(revoked.contains(&first), is_there, "after {days} days");
+        pki.sign_internal_list().unwrap();
+        assert_eq!(listed(copy.path()), revoked);
+    }
+    let revoked = of(&open_at(folder.path(), now).unwrap().revoke(&name, Reason::KeyCompromise).unwrap());
+    for (days, is_there) in [(0, true), (90, true), (92, false)] {
+        open_at(folder.path(), now + days * DAY).unwrap().sign_internal_list().unwrap();
+        assert_eq!(listed(folder.path()).contains(&revoked[0]), is_there, "after {days} days");
+    }
+    assert_eq!(Register::read(folder.path()).unwrap().revoked.len(), 1, "why it was shut out is still known");
+}
+
+#[test]
+fn a_list_that_nobody_would_take_is_not_signed_and_that_is_told() {
+    let folder = folder();
+    let mut pki = Pki::open(folder.path()).unwrap();
+    pki.connector("PS1", "1").unwrap();
+    let list = pki.sign_internal_list().unwrap();
+    let before = bytes(&list);
+    let mut register = Register::read(folder.path()).unwrap();
+    let many = |number: u32| Revocation {
+        authority: AuthorityKind::Internal,
+        serial: Serial::of(&[&[0x40; 16][..], &number.to_be_bytes()].concat()),
+        name: String::new(),
+        when: Timestamp::UNIX_EPOCH,
+        reason: Reason::KeyCompromise,
+    };
+    register.revoked.extend((0..8_000).map(many));
+    register.write(folder.path()).unwrap();
+    pki.revoke(&named("connector-PS1-1"), Reason::KeyCompromise).unwrap();
+    let error = pki.sign_internal_list().expect_err("refused");
+    assert!(matches!(error, PkiError::ListTooLong { entries: 8_001, .. }), "{error}");
+    assert!(error.to_string().contains("internal-crl.pem is not signed"), "{error}");
+    assert_eq!(bytes(&list), before, "the one before counts still");
+}
+
+#[test]
+fn every_internal_certificate_of_a_role_is_revoked_by_whichever_it_is_named() {
+    let subjects: [fn(&Path, &[Serial]) -> Subject; 5] = [
+        |_, _| named("connector-PS1-1"),
+        |_, all| Subject::Numbered(AuthorityKind::Internal, all[0].clone()),
+        |_, all| Subject::Numbered(AuthorityKind::Internal, all[2].clone()),
+        |folder, _| Subject::InFile(folder.join("internal/connector-PS1-1.pem")),
+        |folder, _| {
+            fs::copy(folder.join("internal/connector-PS1-1.pem"), folder.join("copy.pem")).unwrap();
+            Subject::InFile(folder.join("copy.pem"))
+        },
+    ];
+    for (row, subject) in subjects.iter().enumerate() {
+        let folder = folder();
+        let mut pki = Pki::open(folder.path()).unwrap();
+        let pair = pki.connector("PS1", "1").unwrap();
+        let other = pki.connector("PS1", "2").unwrap();
+        let mut all = vec![serial_of(&der(&pair.certificate)).unwrap()];
+        all.extend((0..2).map(|_| serial_of(&pki.renew(&renewable("1")).unwrap()[0]).unwrap()));
+        let subject = subject(folder.path(), &all);
+        let mut revoked = pki.revoke(&subject, Reason::KeyCompromise).unwrap();
+        assert!(revoked.iter().all(|one| matches!(one, Revoked::Now(one) if one.name == "connector-PS1-1")));
+        let sorted = |mut all: Vec<Serial>| {
+            all.sort_by_key(Serial::to_string);
+            all
+        };
+        assert_eq!(sorted(of(&revoked)), sorted(all.clone()), "row {row}");
+        revoked = pki.revoke(&subject, Reason::Superseded).unwrap();
+        assert!(revoked.len() == 3 && revoked.iter().all(|one| matches!(one, Revoked::Before(_))));
+        assert!(!of(&revoked).contains(&serial_of(&der(&other.certificate)).unwrap()));
+    }
+}
+
+#[test]
+fn who_has_no_file_any_more_is_revoked_by_name() {
+    let folder = folder();
+    let mut pki = Pki::open(folder.path()).unwrap();
+    let pair = pki.connector("PS1", "1").unwrap();
+    let serial = serial_of(&der(&pair.certificate)).unwrap();
+    fs::remove_file(&pair.certificate).unwrap();
+    assert!(matches!(
+        pki.revoke(&named("connector-PS1-2"), Reason::Unspecified),
+        Err(PkiError::Unknown { .. })
+    ));
+    // A client of the same name is somebody else.
+    let client = pki.client("connector-PS1-1").unwrap();
+    let either = pki.revoke(&named("connector-PS1-1"), Reason::Unspecified);
+    assert!(matches!(either, Err(PkiError::Several { files, .. }) if files.len() == 2));
+    fs::remove_file(&client.certificate).unwrap();
+    assert_eq!(of(&pki.revoke(&named("connector-PS1-1"), Reason::Unspecified).unwrap()), [serial]);
+}
+
+#[test]
+fn no_serial_number_is_given_twice_not_even_to_one_key() {
+    let folder = folder();
+    let pki = Pki::open(folder.path()).unwrap();
+    let asked = renewable("1");
+    let serials: HashSet<Serial> =
+        (0..8).map(|_| serial_of(&pki.renew(&asked).unwrap()[0]).unwrap()).collect();
+    assert_eq!(serials.len(), 8);
+    assert!(serials.iter().all(|serial| serial.to_string().len() == 32), "{serials:?}");
+}
+
+#[test]
+fn near_the_end_of_the_authority_no_certificate_is_due_at_once() {
+    for left in [100 * DAY, 30 * DAY, DAY, DAY / 24, Duration::from_secs(60)] {
+        let (folder, now) = (folder(), SystemTime::now());
+        let terms = Terms { key: None, life: Some(left) };
+        let pki = Pki::open_at(folder.path(), terms, now).unwrap();
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let pair = pki.connector("PS1", "1").unwrap();
+        for leaf in [&pki.renew(&renewable("1")).unwrap()[0], &der(&pair.certificate)] {
+            let (due, end) = (renewal_due(leaf, u32::MAX).unwrap(), not_after(leaf).unwrap());
+            assert!(end <= now + left.as_secs(), "{left:?}");
+            assert!(due >= now + (end - now) / 2, "{left:?}: due {} s from now", due as i64 - now as i64);
+        }
+        let before = bytes(&pair.certificate);
+        pki.connector("PS1", "1").unwrap();
+        assert_eq!(bytes(&pair.certificate), before, "{left:?}: it is current");
+    }
 }
