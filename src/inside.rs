@@ -1,14 +1,19 @@
-//! HTTPS inside the company, for services beside the data path: connections of roles with an internal certificate,
-//! and of nobody else.
+//! HTTPS inside the company, for services beside the data path: connections of connection points with an internal
+//! certificate, and of nobody else.
 //!
-//! A little tokio runtime on one thread; bounds on handshakes and connections, so that a stranger keeps out nobody
-//! who is known. What is answered is the service's business.
+//! A little tokio runtime on one thread. Handshakes and connections have places apart, so that strangers take none of
+//! the latter; that they take all of the former, each for as long as a handshake may last, is prevented only where
+//! [`Bounds`] say what one address may have, and that somebody who is known takes all connections, where they say what
+//! one name may have. What is answered is the service's business.
 
+use std::collections::HashMap;
 use std::future::Future;
+use std::hash::Hash;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -27,8 +32,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::limits::{
-    DRAIN_WITHIN, STS_CONNECTIONS_MAX, STS_HANDSHAKE_WITHIN, STS_HANDSHAKES_MAX, STS_HEAD_SIZE_MAX,
-    STS_HEAD_WITHIN,
+    DRAIN_WITHIN, INSIDE_CONNECTIONS_MAX, INSIDE_HANDSHAKE_WITHIN, INSIDE_HANDSHAKES_MAX,
+    INSIDE_HEAD_SIZE_MAX, INSIDE_HEAD_WITHIN,
 };
 
 /// Somebody who is heard.
@@ -56,14 +61,68 @@ pub trait Service: Send + Sync + 'static {
     ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
-/// Serves until a signal asks it to stop and what is under way has ended.
+/// What one of many may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections of one name at once.
+    pub connections_each: usize,
+    /// Handshakes under way at once from one address.
+    pub handshakes_each: usize,
+    /// A connection's whole life, which is then for one question; `None`: as many as come, each within its time.
+    pub connection_within: Option<Duration>,
+}
+
+impl Bounds {
+    /// Whoever is heard is trusted not to take all there is.
+    pub const NONE: Bounds = Bounds {
+        connections_each: INSIDE_CONNECTIONS_MAX,
+        handshakes_each: INSIDE_HANDSHAKES_MAX,
+        connection_within: None,
+    };
+}
+
+/// Counts the signals that ask to stop. From when there is one, none of them kills the process: it is made before
+/// anybody hears that the service listens.
+pub struct Stop(watch::Receiver<u32>);
+
+impl Stop {
+    /// At the first signal what is under way may end, at the second it is given up.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn on_signals() -> io::Result<Stop> {
+        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+        let (tell, told) = watch::channel(0);
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            signals.forever().for_each(|_| tell.send_modify(|count| *count += 1));
+        })?;
+        Ok(Stop(told))
+    }
+
+    /// One that is told by hand.
+    #[cfg(test)]
+    pub(crate) fn by_hand() -> (watch::Sender<u32>, Stop) {
+        let (tell, told) = watch::channel(0);
+        (tell, Stop(told))
+    }
+}
+
+/// Serves until it is to stop and what is under way has ended.
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn run(listener: TcpListener, tls: Arc<ServerConfig>, service: Arc<impl Service>) -> io::Result<()> {
-    let stop = stop_signal()?;
+pub fn run(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    service: Arc<impl Service>,
+    bounds: Bounds,
+    stop: Stop,
+) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(accept(listener, TlsAcceptor::from(tls), service, stop))
+    let ended = runtime.block_on(accept(listener, TlsAcceptor::from(tls), service, bounds, stop.0));
+    // What still waits for a file on another thread was given its time.
+    runtime.shutdown_background();
+    ended
 }
 
 /// An answer in JSON.
@@ -81,26 +140,18 @@ pub fn say_octets(status: StatusCode, kind: &'static str, body: impl Into<Bytes>
     answer
 }
 
-/// Counts the signals that ask to stop: at the first what is under way may end, at the second it is given up.
-fn stop_signal() -> io::Result<watch::Receiver<u32>> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
-    let (tell, told) = watch::channel(0);
-    thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        signals.forever().for_each(|_| tell.send_modify(|count| *count += 1));
-    })?;
-    Ok(told)
-}
-
 /// Takes connections up to the bounds; more wait in the kernel's queue.
 async fn accept(
     listener: TcpListener,
     tls: TlsAcceptor,
     service: Arc<impl Service>,
+    bounds: Bounds,
     mut stop: watch::Receiver<u32>,
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let (handshakes, places) = (Semaphore::new(STS_HANDSHAKES_MAX), Semaphore::new(STS_CONNECTIONS_MAX));
-    let (handshakes, places) = (Arc::new(handshakes), Arc::new(places));
+    let handshakes = Arc::new(Semaphore::new(INSIDE_HANDSHAKES_MAX));
+    let places = Arc::new(Semaphore::new(INSIDE_CONNECTIONS_MAX));
+    let (of_address, of_name) = (Shares::new(bounds.handshakes_each), Shares::new(bounds.connections_each));
     let mut connections = JoinSet::new();
     loop {
         let next = async {
@@ -120,14 +171,31 @@ async fn accept(
                 continue;
             }
         };
+        let Some(share) = of_address.take(from.ip()) else {
+            service.stranger(from, "too many handshakes at once from this address".to_owned());
+            continue;
+        };
         let (tls, service, places, stop) = (tls.clone(), service.clone(), places.clone(), stop.clone());
-        connections.spawn(async move {
+        let of_name = of_name.clone();
+        let visit = async move {
             let Some((stream, peer)) = receive(stream, from, tls, &*service).await else { return };
+            let Some(_share) = of_name.take(peer.name.clone()) else {
+                service.stranger(from, format!("{}, which has too many connections at once", peer.name));
+                return;
+            };
             // Who has no place keeps his turn until he has one, or waiting connections would have no bound.
             let Ok(_place) = places.acquire_owned().await else { return };
-            drop(turn);
-            if let Err(error) = converse(stream, &peer, &*service, stop).await {
+            drop((turn, share));
+            let is_for_one = bounds.connection_within.is_some();
+            if let Err(error) = converse(stream, &peer, &*service, is_for_one, stop).await {
                 tracing::debug!(%from, %error, "a connection ended");
+            }
+        };
+        connections.spawn(async move {
+            match bounds.connection_within {
+                None => visit.await,
+                Some(within) if timeout(within, visit).await.is_ok() => {}
+                Some(_) => tracing::debug!(%from, "a connection took too long"),
             }
         });
     }
@@ -149,7 +217,7 @@ async fn receive(
     service: &impl Service,
 ) -> Option<(TlsStream<TcpStream>, Peer)> {
     stream.set_nodelay(true).ok()?;
-    let stream = match timeout(STS_HANDSHAKE_WITHIN, tls.accept(stream)).await {
+    let stream = match timeout(INSIDE_HANDSHAKE_WITHIN, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             service.stranger(from, error.to_string());
@@ -175,6 +243,7 @@ async fn converse(
     stream: TlsStream<TcpStream>,
     peer: &Peer,
     service: &impl Service,
+    is_for_one: bool,
     mut stop: watch::Receiver<u32>,
 ) -> io::Result<()> {
     let answer = service_fn(|request| async move {
@@ -182,8 +251,9 @@ async fn converse(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(STS_HEAD_WITHIN)
-        .max_buf_size(STS_HEAD_SIZE_MAX)
+        .header_read_timeout(INSIDE_HEAD_WITHIN)
+        .max_buf_size(INSIDE_HEAD_SIZE_MAX)
+        .keep_alive(!is_for_one)
         .serve_connection(TokioIo::new(stream), answer);
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -196,5 +266,61 @@ async fn converse(
     ended.map_err(io::Error::other)
 }
 
+/// How much each has of something that nobody may have all of.
+struct Shares<K> {
+    each: usize,
+    had: Mutex<HashMap<K, usize>>,
+}
+
+impl<K: Clone + Eq + Hash> Shares<K> {
+    fn new(each: usize) -> Arc<Shares<K>> {
+        Arc::new(Shares { each, had: Mutex::default() })
+    }
+
+    /// One more for `of`, given back when it is dropped; `None`: that has all it may have.
+    fn take(self: &Arc<Self>, of: K) -> Option<Share<K>> {
+        let mut had = self.had.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = had.get(&of).copied().unwrap_or(0);
+        if count >= self.each {
+            return None;
+        }
+        had.insert(of.clone(), count + 1);
+        Some(Share { of, shares: self.clone() })
+    }
+}
+
+struct Share<K: Eq + Hash> {
+    of: K,
+    shares: Arc<Shares<K>>,
+}
+
+impl<K: Eq + Hash> Drop for Share<K> {
+    fn drop(&mut self) {
+        let mut had = self.shares.had.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = had.get_mut(&self.of) {
+            *count -= 1;
+            if *count == 0 {
+                had.remove(&self.of);
+            }
+        }
+    }
+}
+
 /// When the system gives no descriptor.
-const ACCEPT_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_has_more_than_his_share_and_it_takes_nothing_from_others() {
+        let shares = Shares::new(2);
+        let held = [shares.take("a"), shares.take("a")];
+        assert!(held.iter().all(Option::is_some) && shares.take("a").is_none());
+        assert!(shares.take("b").is_some());
+        drop(held);
+        assert!(shares.had.lock().unwrap().is_empty(), "who has nothing costs nothing");
+        assert!(shares.take("a").is_some());
+    }
+}

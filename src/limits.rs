@@ -228,17 +228,18 @@ pub const TOKEN_KEYS_KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 pub const TOKEN_KEYS_LOOKED_AT_EVERY: Duration = Duration::from_secs(60);
 /// Names of what a token was given for, by which it is blocked too: what one token may have of its own.
 pub const TOKEN_GIVEN_FOR_MAX: usize = 8;
-/// Connections that the token service holds: each shard of a connection point keeps a few, more wait to be accepted.
-pub const STS_CONNECTIONS_MAX: usize = 1_024;
+/// Connections that a service inside (token service, issuer) holds: each shard of a connection point keeps a few, more
+/// wait to be accepted.
+pub const INSIDE_CONNECTIONS_MAX: usize = 1_024;
 /// For a handshake with it; who asks is inside, next door.
-pub const STS_HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+pub const INSIDE_HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// Handshakes under way at once, apart from the connections: who is no connection point keeps none of their places.
 /// A connection that waits for a place counts as one of these.
-pub const STS_HANDSHAKES_MAX: usize = 64;
+pub const INSIDE_HANDSHAKES_MAX: usize = 64;
 /// Between two requests on one of them, and for a head: longer than a connection point keeps one idle.
-pub const STS_HEAD_WITHIN: Duration = Duration::from_secs(150);
+pub const INSIDE_HEAD_WITHIN: Duration = Duration::from_secs(150);
 /// Bytes of a head: a token, a certificate, and what a connection point adds.
-pub const STS_HEAD_SIZE_MAX: usize = 64 * 1024;
+pub const INSIDE_HEAD_SIZE_MAX: usize = 64 * 1024;
 /// Tokens that each shard remembers as accepted, so that only the first request with one costs a signature.
 /// Of two halves one alone is sure, and as many as a gateway's shard may have clients must fit into that.
 /// A few hundred bytes each, and the token.
@@ -493,11 +494,6 @@ pub const RENEWAL_AGAIN_LONGEST: Duration = Duration::from_secs(60 * 60);
 pub const RENEWALS_CARRIED_MAX: usize = 4;
 /// Between two renewals that are carried for one instance. Honest ones ask again after [`RENEWAL_AGAIN_FIRST`].
 pub const RENEWAL_CARRIED_EVERY: Duration = Duration::from_secs(5);
-/// Certificates that the issuer makes for one identity within [`ISSUED_WITHIN`]: whoever holds its key cannot fill a
-/// disk.
-pub const ISSUED_COUNT_MAX: usize = 20;
-/// See [`ISSUED_COUNT_MAX`].
-pub const ISSUED_WITHIN: Duration = Duration::from_secs(60 * 60);
 /// Certificates of one identity that are good at once, beyond which the issuer makes no other: all of them go on the
 /// list when it is revoked, and whoever holds its key must not make that longer than anybody reads. A role that renews
 /// has two; the rest is for answers that did not arrive.
@@ -507,6 +503,19 @@ const _: () = assert!(300 * ISSUED_GOOD_MAX * 50 <= INTERNAL_LIST_SIZE_MAX);
 /// A serial number leaves the internal list so long after its certificate has ended, for clocks differ.
 pub const LISTED_BEYOND_END: Duration = Duration::from_secs(24 * 60 * 60);
 const _: () = assert!(LISTED_BEYOND_END.as_secs() > CLOCK_SKEW.as_secs());
+/// What the issuer made is remembered so long: for as long as the request can be sent again, since it may be from a
+/// clock that is ahead.
+pub const RENEWAL_REMEMBERED_FOR: Duration = Duration::from_secs(2 * RENEWAL_WITHIN.as_secs());
+/// Of so many, the last ones: 2 MB.
+pub const RENEWALS_REMEMBERED_MAX: usize = 1_024;
+/// Connections with the issuer of one identity: its question for the list, its own renewal, and those it carries.
+pub const ISSUER_CONNECTIONS_EACH_MAX: usize = 8;
+const _: () = assert!(ISSUER_CONNECTIONS_EACH_MAX >= RENEWALS_CARRIED_MAX + 2);
+/// Handshakes with the issuer under way from one address: a quarter of all, for several connection points on it.
+pub const ISSUER_HANDSHAKES_EACH_MAX: usize = INSIDE_HANDSHAKES_MAX / 4;
+/// The whole life of a connection with the issuer, which is for one question. Whoever asks waits no longer.
+pub const ISSUER_CONNECTION_WITHIN: Duration = Duration::from_secs(15);
+const _: () = assert!(ISSUER_ANSWER_WITHIN.as_secs() < ISSUER_CONNECTION_WITHIN.as_secs());
 /// The internal list that issuer and `cmg pki revoke` sign is good for so long. The issuer signs the next when a third
 /// of it is over.
 pub const INTERNAL_LIST_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);

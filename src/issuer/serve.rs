@@ -1,35 +1,38 @@
-//! The issuer as a process: roles with an internal certificate ask, over mutual TLS, and nobody else is heard. Who is
-//! revoked is told the list, which says so, and nothing more: a connection point that is the only one can have itself
-//! cut by the gateways that it brings the list to.
+//! The issuer as a process: connection points ask, over mutual TLS with their internal certificate, and nobody else is
+//! heard. Who is revoked is told the list, which says so, and nothing more: a connection point that is the only one can
+//! have itself cut by the gateways that it brings the list to.
 //!
 //! Whoever asks, what is asked has to prove by itself for whom it is (`auth/renewal.rs`): a connection point carries
 //! what a gateway asks, and can have nothing made in its name. The authority's key is read for each certificate and
 //! forgotten with it; what is revoked meanwhile counts at once.
+//!
+//! Whoever is about to be revoked may want the list kept from others: each has few places and each connection little
+//! time ([`BOUNDS`]), and what waits for the folder does so on another thread (`desk.rs`).
 
-use std::collections::{HashMap, VecDeque};
-use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::CertificateDer;
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::counts::Counts;
+use super::desk::{Desk, Refused};
+use super::upkeep::Upkeep;
 use crate::admin::Doors;
-use crate::auth::{InternalName, Renewal, RenewalFault, internal_identity, write_chain};
-use crate::inside::{self, Peer, say, say_octets};
+use crate::auth::{RenewalFault, internal_identity};
+use crate::inside::{self, Bounds, Peer, Stop, say, say_octets};
 use crate::limits::{
-    INTERNAL_FILES_EVERY, ISSUED_COUNT_MAX, ISSUED_WITHIN, ISSUER_ANSWER_WITHIN, RENEWAL_SIZE_MAX,
+    ISSUER_ANSWER_WITHIN, ISSUER_CONNECTION_WITHIN, ISSUER_CONNECTIONS_EACH_MAX, ISSUER_HANDSHAKES_EACH_MAX,
+    RENEWAL_SIZE_MAX,
 };
 use crate::logs::{self, Quota};
-use crate::pki::{self, Pki, PkiError, Terms};
+use crate::pki::{Pki, PkiError};
 use crate::transport::tls_config::{Credential, for_issuing};
 use crate::transport::{Internal, StartError};
 
@@ -52,115 +55,37 @@ pub struct Start {
 pub fn run(start: Start) -> Result<(), StartError> {
     let Start { listener, folder, life, doors } = start;
     let broken = |error: &dyn std::fmt::Display| StartError(error.to_string());
-    let internal = own(&folder).map_err(|error| broken(&error))?;
+    let stop = Stop::on_signals().map_err(|error| broken(&error))?;
+    let pki = Pki::existing(&folder).map_err(|error| broken(&error))?;
+    let internal = own(&pki).map_err(|error| broken(&error))?;
     let tls = for_issuing(&internal).map_err(|error| broken(&error))?;
-    let list = look_after(&internal, &folder).map_err(|error| broken(&error))?;
     let counts = Arc::new(Counts::new(internal.clone()));
-    let service = Arc::new(Service {
-        internal,
-        folder,
-        life,
-        counts,
-        given: Mutex::default(),
-        lines: Mutex::default(),
-    });
+    let upkeep = Upkeep::new(&internal, &pki, folder.clone(), &counts);
+    upkeep.start().map_err(|error| broken(&error))?;
+    let list = pki.internal_list();
+    let desk = Desk::new(&internal, folder, life, &counts);
+    let service = Arc::new(Service::new(internal, desk, counts));
     let _serving = doors.serve(service.counts.clone()).map_err(|error| broken(&error))?;
     let address = listener.local_addr().map_err(|error| broken(&error))?;
     tracing::info!(%address, list = %list.display(), "issuer listens");
-    inside::run(listener, tls, service).map_err(|error| broken(&error))
+    inside::run(listener, tls, service, BOUNDS, stop).map_err(|error| broken(&error))
 }
 
-fn own(folder: &Path) -> Result<Arc<Internal>, PkiError> {
-    let pki = Pki::existing(folder)?;
+pub(super) fn own(pki: &Pki) -> Result<Arc<Internal>, PkiError> {
     let (chain, key) = pki.issuer_identity()?;
     let unusable =
         |error: rustls::Error| PkiError::Unusable { path: pki.internal_ca(), reason: error.to_string() };
     Internal::new(&[pki.internal_authority()], Credential { chain, key }).map_err(unusable)
 }
 
-/// Reads the list whenever it changes, has the next one signed in time, and shows another certificate when the one
-/// shown grows old; for as long as somebody needs them.
-fn look_after(internal: &Arc<Internal>, folder: &Path) -> Result<PathBuf, PkiError> {
-    let list = Pki::existing(folder)?.keep_internal_list()?;
-    read_list(internal, &list)?;
-    let (weak, folder, path) = (Arc::downgrade(internal), folder.to_owned(), list.clone());
-    let look = move || {
-        let mut seen = None;
-        let mut kept = Instant::now();
-        while let Some(internal) = weak.upgrade() {
-            let mark = fs::metadata(&path).and_then(|facts| Ok((facts.modified()?, facts.len()))).ok();
-            if mark != seen {
-                match read_list(&internal, &path) {
-                    Ok(()) => seen = mark,
-                    Err(error) => tracing::error!(%error, "the list cannot be read; the one before stays"),
-                }
-            }
-            if kept.elapsed() >= KEPT_EVERY {
-                kept = Instant::now();
-                if let Err(error) = keep(&internal, &folder) {
-                    tracing::error!(%error, "neither list nor certificate can be kept up");
-                }
-            }
-            drop(internal);
-            thread::sleep(INTERNAL_FILES_EVERY);
-        }
-    };
-    let started = thread::Builder::new().name("internal-list".to_owned()).spawn(look);
-    started.map_err(|source| PkiError::File { path: list.clone(), source })?;
-    Ok(list)
-}
-
-fn keep(internal: &Internal, folder: &Path) -> Result<(), PkiError> {
-    let pki = Pki::existing(folder)?;
-    pki.keep_internal_list()?;
-    let shown = internal.own();
-    let due = shown.cert.first().and_then(|leaf| pki::renewal_due(leaf, 0)).unwrap_or(0);
-    if due <= UnixTime::now().as_secs() {
-        let (chain, key) = pki.issuer_identity()?;
-        let provider = rustls::crypto::ring::default_provider();
-        if let Ok(own) = rustls::sign::CertifiedKey::from_der(chain, key, &provider) {
-            internal.show(Arc::new(own));
-        }
-    }
-    Ok(())
-}
-
-fn read_list(internal: &Internal, path: &Path) -> Result<(), PkiError> {
-    let bytes = fs::read(path).map_err(|source| PkiError::File { path: path.to_owned(), source })?;
-    match internal.take_lists(&bytes) {
-        Ok(is_new) => {
-            if is_new {
-                let entries = internal.listed().lists.iter().map(|list| list.len()).sum::<usize>();
-                tracing::info!(list = %path.display(), entries, "list in force");
-            }
-            Ok(())
-        }
-        Err(fault) => Err(PkiError::Unusable { path: path.to_owned(), reason: fault.to_string() }),
-    }
-}
-
-struct Service {
+pub(super) struct Service {
     internal: Arc<Internal>,
-    folder: PathBuf,
-    life: Option<Duration>,
+    desk: Arc<Desk>,
+    /// One certificate is made at a time.
+    turn: Arc<Semaphore>,
     counts: Arc<Counts>,
-    /// When whom.
-    given: Mutex<HashMap<InternalName, VecDeque<Instant>>>,
     /// Of what is refused.
     lines: Mutex<Quota>,
-}
-
-const _: () = assert!(ISSUED_WITHIN.as_secs() == 60 * 60, "as the refusal says");
-
-/// Why nothing is given.
-#[derive(Debug, thiserror::Error)]
-enum Refused {
-    #[error("{0}")]
-    Fault(#[from] RenewalFault),
-    #[error("{0} had {ISSUED_COUNT_MAX} within the last hour")]
-    TooMany(InternalName),
-    #[error("{0}")]
-    Broken(#[from] PkiError),
 }
 
 impl inside::Service for Service {
@@ -177,16 +102,16 @@ impl inside::Service for Service {
 
     async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Full<Bytes>> {
         let is_revoked = self.internal.is_revoked(&[CertificateDer::from(peer.leaf.as_slice())]);
-        let mut answer = self.answer_to(request, &peer.name, is_revoked).await;
-        if is_revoked {
-            // Its place is for others.
-            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        answer
+        self.answer_to(request, &peer.name, is_revoked).await
     }
 }
 
 impl Service {
+    pub(super) fn new(internal: Arc<Internal>, desk: Desk, counts: Arc<Counts>) -> Service {
+        let (desk, turn) = (Arc::new(desk), Arc::new(Semaphore::new(1)));
+        Service { internal, desk, turn, counts, lines: Mutex::default() }
+    }
+
     async fn answer_to(
         &self,
         request: Request<Incoming>,
@@ -202,7 +127,7 @@ impl Service {
             (&Method::POST, RENEWAL) => {
                 let body = Limited::new(request.into_body(), RENEWAL_SIZE_MAX).collect();
                 match tokio::time::timeout(ISSUER_ANSWER_WITHIN, body).await {
-                    Ok(Ok(body)) => self.renew(&body.to_bytes(), peer),
+                    Ok(Ok(body)) => self.renew(body.to_bytes(), peer).await,
                     Ok(Err(_)) | Err(_) => {
                         let text = "the request is cut, too long or too slow";
                         say(StatusCode::BAD_REQUEST, &json!({ "error": text }))
@@ -216,10 +141,20 @@ impl Service {
         }
     }
 
-    fn renew(&self, bytes: &[u8], peer: &str) -> Response<Full<Bytes>> {
-        match self.give(bytes, peer) {
-            Ok(chain) => say_octets(StatusCode::OK, "application/octet-stream", chain),
-            Err(refused) => self.refuse(&refused, peer),
+    /// On another thread, for it waits for the folder and the disk; by whoever's turn it is, which lasts until that is
+    /// done, whatever became of the connection.
+    async fn renew(&self, bytes: Bytes, peer: &str) -> Response<Full<Bytes>> {
+        let turn = self.turn.clone().acquire_owned().await;
+        let (desk, by) = (self.desk.clone(), peer.to_owned());
+        let given = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            desk.give(&bytes, &by)
+        });
+        match given.await {
+            Ok(Ok(chain)) => say_octets(StatusCode::OK, "application/octet-stream", chain),
+            Ok(Err(refused)) => self.refuse(&refused, peer),
+            // It panicked, which the log tells.
+            Err(_) => say(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": "see its log" })),
         }
     }
 
@@ -229,7 +164,9 @@ impl Service {
             Refused::Fault(_) | Refused::Broken(PkiError::IsRevoked(_)) => {
                 (StatusCode::FORBIDDEN, &self.counts.refused, cause.as_str())
             }
-            Refused::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, &self.counts.excessive, cause.as_str()),
+            Refused::Broken(PkiError::TooMany(_)) => {
+                (StatusCode::TOO_MANY_REQUESTS, &self.counts.excessive, cause.as_str())
+            }
             // What is wrong with files of this machine is nobody's business elsewhere.
             Refused::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, &self.counts.broken, "see its log"),
         };
@@ -238,42 +175,6 @@ impl Service {
             tracing::warn!(peer, cause, "no certificate is made");
         }
         say(status, &json!({ "error": told }))
-    }
-
-    fn give(&self, bytes: &[u8], peer: &str) -> Result<Vec<u8>, Refused> {
-        let renewable = Renewal::parse(bytes)?.judge(&self.internal.trust(), UnixTime::now())?;
-        if !self.may_give(&renewable.name, Instant::now()) {
-            return Err(Refused::TooMany(renewable.name));
-        }
-        let pki = Pki::existing(&self.folder)?.under(Terms { key: None, life: self.life });
-        let chain = pki.renew(&renewable)?;
-        let written = write_chain(&chain).ok_or(RenewalFault::Malformed("its chain would be too long"))?;
-        self.counts.given.add(1);
-        let leaf = chain.first().map(AsRef::as_ref).unwrap_or_default();
-        let serial = pki::serial_of(leaf).map(|serial| serial.to_string()).unwrap_or_default();
-        let until = pki::not_after(leaf).and_then(|end| i64::try_from(end).ok());
-        let until = until.and_then(|end| jiff::Timestamp::from_second(end).ok());
-        let until = until.map(|end| end.to_string()).unwrap_or_default();
-        tracing::info!(name = %renewable.name, serial, until, carried_by = peer, "an internal certificate was made");
-        Ok(written)
-    }
-
-    /// Whether it may have one more; that counts it.
-    fn may_give(&self, name: &InternalName, now: Instant) -> bool {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_past = |at: &Instant| now.duration_since(*at) >= ISSUED_WITHIN;
-        given.retain(|_, times| {
-            while times.front().is_some_and(is_past) {
-                times.pop_front();
-            }
-            !times.is_empty()
-        });
-        let times = given.entry(name.clone()).or_default();
-        let may = times.len() < ISSUED_COUNT_MAX;
-        if may {
-            times.push_back(now);
-        }
-        may
     }
 
     /// Whether one more line may be written of what is refused.
@@ -286,5 +187,9 @@ impl Service {
 pub const RENEWAL: &str = "/renewal";
 /// Where the list is.
 pub const LIST: &str = "/list";
-/// How often list and certificate are looked at for their age.
-const KEPT_EVERY: Duration = Duration::from_secs(60);
+/// Nobody keeps the list from others.
+const BOUNDS: Bounds = Bounds {
+    connections_each: ISSUER_CONNECTIONS_EACH_MAX,
+    handshakes_each: ISSUER_HANDSHAKES_EACH_MAX,
+    connection_within: Some(ISSUER_CONNECTION_WITHIN),
+};

@@ -1,8 +1,9 @@
 //! The token service as a process: connection points of one site ask, over mutual TLS, and nobody else is heard.
 //!
-//! One thread (`inside.rs`): a site of 100,000 devices asks four times a second, and what takes time is signing. A token is judged here once more, after gateway and connection point. A certificate (`Client-Cert`,
-//! RFC 9440) was judged at the gateway alone, and is taken at the word of gateway and connection point, which is why
-//! only connection points are listened to.
+//! One thread (`inside.rs`): a site of 100,000 devices asks four times a second, and what takes time is signing. A token
+//! is judged here once more, after gateway and connection point. A certificate (`Client-Cert`, RFC 9440) was judged at
+//! the gateway alone, and is taken at the word of gateway and connection point, which is why only connection points are
+//! listened to.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -25,7 +26,7 @@ use super::{Signer, StsError};
 use crate::admin::Doors;
 use crate::auth::token::{TokenFault, TokenKind, TokenKinds, bearer, issuer_of};
 use crate::auth::{InternalRole, NoClientCert, client_cert_of, internal_identity, life_of, thumbprints};
-use crate::inside::{self, Peer, say};
+use crate::inside::{self, Bounds, Peer, Stop, say};
 use crate::logs::{self, Quota};
 use crate::review::SiteTokens;
 use crate::token_watch::{Audience, Known, State, Watch};
@@ -89,8 +90,9 @@ pub fn run(start: Start) -> io::Result<()> {
     let own = tokens.issuers.iter().filter(|one| one.issuer == own).map(|one| one.name.clone()).collect();
     let service = Arc::new(Service { site, signer, own, held, counts, lines: Mutex::default() });
     let address = listener.local_addr()?;
+    let stop = Stop::on_signals()?;
     tracing::info!(%address, site = service.site, hierarchy = service.signer.hierarchy(), "token service listens");
-    inside::run(listener, tls, service)
+    inside::run(listener, tls, service, Bounds::NONE, stop)
 }
 
 /// Name of the connection point of this site whose certificate this is; else what it is instead.
