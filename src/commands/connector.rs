@@ -2,7 +2,6 @@
 
 use cmg::handover::Role;
 use cmg::review::{ConnectorReview, Document};
-use cmg::settings::ConnectorSettings;
 use cmg::shard;
 use rustls::pki_types::UnixTime;
 
@@ -10,10 +9,7 @@ use super::{Failure, RoleArguments, log};
 
 pub fn run(arguments: &RoleArguments) -> Result<(), Failure> {
     let document = Document::open(&arguments.config).map_err(super::gateway::mistake)?;
-    if let Ok(settings) = ConnectorSettings::parse(&document.text, &document.name) {
-        cmg::renewal::settle(&document, &settings.internal);
-    }
-    let review = ConnectorReview::of(document, UnixTime::now());
+    let review = ConnectorReview::after(cmg::renewal::settle, document, UnixTime::now());
     let needs = review.settings.as_ref().map(shard::Needs::of_connector).unwrap_or_default();
     let machine = shard::probe(&needs);
     super::check::starting(&review.findings, machine)?;

@@ -2,7 +2,7 @@
 
 use cmg::handover::Role;
 use cmg::review::{Document, GatewayReview};
-use cmg::settings::{GatewaySettings, SettingsErrors};
+use cmg::settings::SettingsErrors;
 use cmg::shard;
 use rustls::pki_types::UnixTime;
 
@@ -10,10 +10,7 @@ use super::{Failure, RoleArguments, log};
 
 pub fn run(arguments: &RoleArguments) -> Result<(), Failure> {
     let document = Document::open(&arguments.config).map_err(mistake)?;
-    if let Ok(settings) = GatewaySettings::parse(&document.text, &document.name) {
-        cmg::renewal::settle(&document, &settings.internal);
-    }
-    let review = GatewayReview::of(document, UnixTime::now());
+    let review = GatewayReview::after(cmg::renewal::settle, document, UnixTime::now());
     // What is wrong with the files and what is wrong with the machine is said in one go.
     let needs = review.settings.as_ref().map(shard::Needs::of_gateway).unwrap_or_default();
     let machine = shard::probe(&needs);

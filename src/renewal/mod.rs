@@ -28,7 +28,7 @@ use crate::limits::{
 };
 use crate::metrics::{self, Health, Page, is_list_ageing, show_list};
 use crate::pki::{self, NewKey};
-use crate::review::{Document, ListRead};
+use crate::review::{ListRead, list_text};
 use crate::settings::InternalFiles;
 use crate::transport::Internal;
 pub use ask::{Issuer, NOT_ASKED};
@@ -351,23 +351,9 @@ impl Keeper {
 }
 
 /// Finishes what a renewal that was interrupted left: before a role's files are read.
-pub fn settle(document: &Document, files: &InternalFiles) {
-    let place = |file: &PathBuf| document.folder().join(file);
+pub fn settle(folder: &Path, files: &InternalFiles) {
     // What is wrong is told when the files are read.
-    let _ = NewKey::settle(&place(&files.identity.chain), &place(&files.identity.key));
-}
-
-/// Use of the internal certificate among those shown.
-pub const INTERNAL: &str = "internal";
-
-/// What is wrong with a list of the internal authority.
-pub fn list_text(fault: &ListFault) -> String {
-    match fault {
-        ListFault::UnknownIssuer(name) => {
-            format!("the list is that of {name:?}, which internal.ca does not name")
-        }
-        fault => fault.to_string(),
-    }
+    let _ = NewKey::settle(&folder.join(&files.identity.chain), &folder.join(&files.identity.key));
 }
 
 /// What became of a renewal.

@@ -13,9 +13,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Desk, FileRead, shown};
-use crate::auth::{self, InternalName, Trust, internal_identity};
+use crate::auth::{self, InternalName, ListFault, Trust, internal_identity};
 use crate::metrics;
-use crate::renewal::{INTERNAL, list_text};
 use crate::settings::{InternalFiles, KeyPair};
 use crate::transport::Internal;
 use crate::transport::tls_config::Credential;
@@ -308,6 +307,19 @@ impl Desk<'_> {
         false
     }
 }
+
+/// What is wrong with a list of the internal authority.
+pub fn list_text(fault: &ListFault) -> String {
+    match fault {
+        ListFault::UnknownIssuer(name) => {
+            format!("the list is that of {name:?}, which internal.ca does not name")
+        }
+        fault => fault.to_string(),
+    }
+}
+
+/// Use of the internal certificate among those shown.
+pub const INTERNAL: &str = "internal";
 
 /// A list's file as it was read, or why it could not be.
 pub type ListRead = Result<Vec<u8>, String>;

@@ -1,7 +1,7 @@
 //! `connector.toml`, its site's file, and what both name.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -15,7 +15,9 @@ use super::{Desk, Document, FileRead, Findings, ListRead, kept, shown};
 use crate::auth::{InternalName, InternalRole};
 use crate::limits;
 use crate::metrics;
-use crate::settings::{ConnectorSettings, Kind, ProxySettings, SettingsError, SettingsErrors, SiteSettings};
+use crate::settings::{
+    ConnectorSettings, InternalFiles, Kind, ProxySettings, SettingsError, SettingsErrors, SiteSettings,
+};
 use crate::transport::{Internal, listen, tls_config};
 use crate::upgrade::{Inheritance, Outside};
 
@@ -74,6 +76,16 @@ pub struct ConnectorStart {
 impl ConnectorReview {
     /// Judges `document` and what it names.
     pub fn of(document: Document, now: UnixTime) -> ConnectorReview {
+        ConnectorReview::after(|_, _| (), document, now)
+    }
+
+    /// As [`of`](Self::of), with something that comes before the files are read, and what that gives is held until they
+    /// are: given what paths start from, and who the role is on channels.
+    pub fn after<T>(
+        first: impl FnOnce(&Path, &InternalFiles) -> T,
+        document: Document,
+        now: UnixTime,
+    ) -> ConnectorReview {
         let mut review = ConnectorReview {
             findings: Findings::default(),
             settings: None,
@@ -89,7 +101,10 @@ impl ConnectorReview {
         };
         let Document { text, name, .. } = &review.document;
         match Kind::Connector.expect(text, name).and_then(|()| ConnectorSettings::parse(text, name)) {
-            Ok(settings) => review.look(settings, now),
+            Ok(settings) => {
+                let _held = first(&review.document.folder(), &settings.internal);
+                review.look(settings, now);
+            }
             Err(SettingsErrors(errors)) => review.findings.errors = errors,
         }
         review.findings.sort();

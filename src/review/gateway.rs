@@ -1,7 +1,7 @@
 //! `gateway.toml` and what it names.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -14,7 +14,7 @@ use super::{Desk, Document, FileRead, Findings, ListRead, kept, shown};
 use crate::auth::{InternalName, InternalRole};
 use crate::handover::SocketKind;
 use crate::metrics;
-use crate::settings::{GatewaySettings, Kind, SettingsError, SettingsErrors};
+use crate::settings::{GatewaySettings, InternalFiles, Kind, SettingsError, SettingsErrors};
 use crate::transport::Internal;
 use crate::upgrade::{Inheritance, Outside};
 
@@ -81,6 +81,16 @@ impl GatewayReview {
     /// Judges `document` and what it names; listeners are looked at by [`ports`](Self::ports) or bound by
     /// [`into_start`](Self::into_start).
     pub fn of(document: Document, now: UnixTime) -> GatewayReview {
+        GatewayReview::after(|_, _| (), document, now)
+    }
+
+    /// As [`of`](Self::of), with something that comes before the files are read, and what that gives is held until they
+    /// are: given what paths start from, and who the role is on channels.
+    pub fn after<T>(
+        first: impl FnOnce(&Path, &InternalFiles) -> T,
+        document: Document,
+        now: UnixTime,
+    ) -> GatewayReview {
         let mut review = GatewayReview {
             findings: Findings::default(),
             settings: None,
@@ -96,7 +106,10 @@ impl GatewayReview {
         };
         let Document { text, name, .. } = &review.document;
         match Kind::Gateway.expect(text, name).and_then(|()| GatewaySettings::parse(text, name)) {
-            Ok(settings) => review.look(settings, now),
+            Ok(settings) => {
+                let _held = first(&review.document.folder(), &settings.internal);
+                review.look(settings, now);
+            }
             Err(SettingsErrors(errors)) => review.findings.errors = errors,
         }
         review.findings.sort();

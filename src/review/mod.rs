@@ -21,7 +21,7 @@ mod tokens;
 mod url;
 
 pub use across::across;
-pub use certificates::{INTERNAL_FILES, INTERNAL_LIST, ListRead, sample_client};
+pub use certificates::{INTERNAL, INTERNAL_FILES, INTERNAL_LIST, ListRead, list_text, sample_client};
 pub use connector::{ConnectorReview, ConnectorStart, ConnectorWorks};
 pub use gateway::{GatewayReview, GatewayStart, GatewayWorks, SERVER, ServerKeys};
 pub use kept::upgrade_socket;
