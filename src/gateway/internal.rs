@@ -114,16 +114,15 @@ pub struct ByChannel(pub Weak<Common>);
 impl Carries for ByChannel {
     fn carry(
         &self,
-        message: &[u8],
+        message: &dyn Fn() -> Result<Vec<u8>, String>,
         take: &mut dyn FnMut(&[u8]) -> Result<(), String>,
     ) -> Result<(), NotCarried> {
         let common = self.0.upgrade().ok_or_else(|| NotCarried::Failed("the gateway ends".to_owned()))?;
-        let (asking, message) = (&common.asking, Arc::from(message));
+        let asking = &common.asking;
         asking.state().tried.clear();
-        let mut outcome =
-            NotCarried::Failed("no connection point is attached that could be asked".to_owned());
+        let mut outcome = NotCarried::NotYet;
         let mut has_failed = false;
-        while let Some((point, answer)) = asking.ask_next(&message) {
+        while let Some((point, answer)) = asking.ask_next(&message().map_err(NotCarried::Failed)?.into()) {
             let text = match answer.as_deref().map(Answer::parse) {
                 Some(Some(Answer::Given(chain))) => match take(chain) {
                     Ok(()) => return Ok(()),

@@ -219,7 +219,8 @@ impl Pki {
         if AuthorityKind::ALL.into_iter().any(has) { Pki::open(folder) } else { Err(nothing(folder)) }
     }
 
-    fn open_at(folder: &Path, terms: Terms, now: SystemTime) -> Result<Pki, PkiError> {
+    /// As [`init`](Self::init), as if it were `now`: what is made is as old.
+    pub fn open_at(folder: &Path, terms: Terms, now: SystemTime) -> Result<Pki, PkiError> {
         files::make_folder(folder)?;
         let _turn = files::lock(folder)?;
         files::sweep(folder);

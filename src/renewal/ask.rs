@@ -126,10 +126,11 @@ impl Issuer {
 impl Carries for Issuer {
     fn carry(
         &self,
-        message: &[u8],
+        message: &dyn Fn() -> Result<Vec<u8>, String>,
         take: &mut dyn FnMut(&[u8]) -> Result<(), String>,
     ) -> Result<(), NotCarried> {
-        let chain = self.renew(message).map_err(|fault| NotCarried::Failed(fault.to_string()))?;
+        let message = message().map_err(NotCarried::Failed)?;
+        let chain = self.renew(&message).map_err(|fault| NotCarried::Failed(fault.to_string()))?;
         take(&chain).map_err(NotCarried::Failed)
     }
 }

@@ -8,7 +8,8 @@
 mod ask;
 mod kept;
 
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
@@ -17,7 +18,6 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::SignatureScheme;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ use crate::limits::{
     INTERNAL_LIST_ASKED_EVERY, RENEWAL_AGAIN_FIRST, RENEWAL_AGAIN_LONGEST, RENEWAL_LOOK_EVERY,
 };
 use crate::metrics::{self, Health, Page, is_list_ageing, show_list};
-use crate::pki::{self, NewKey};
+use crate::pki::{self, NewKey, Pair, PkiError};
 use crate::review::{ListRead, list_text};
 use crate::settings::InternalFiles;
 use crate::transport::Internal;
@@ -36,13 +36,14 @@ pub use kept::KeptList;
 
 /// Who brings what is asked to an issuer.
 pub trait Carries: Send {
-    /// Brings it there; `take` is given the chain that comes back, and says what is wrong with it.
+    /// Brings it there; `take` is given the chain that comes back, and says what is wrong with it. Each time somebody is
+    /// asked a `message` of then is brought: an issuer judges no old one.
     ///
     /// # Errors
     /// Nothing came back that was taken.
     fn carry(
         &self,
-        message: &[u8],
+        message: &dyn Fn() -> Result<Vec<u8>, String>,
         take: &mut dyn FnMut(&[u8]) -> Result<(), String>,
     ) -> Result<(), NotCarried>;
 }
@@ -52,6 +53,8 @@ pub trait Carries: Send {
 pub enum NotCarried {
     /// There is nobody to be asked: whoever makes certificates here does it by hand.
     Nobody,
+    /// There is no way to anybody now.
+    NotYet,
     /// Somebody was asked.
     Failed(String),
 }
@@ -67,17 +70,20 @@ pub struct Keeper {
 
 /// Where what is kept up is, and who is asked.
 pub struct Place {
-    certificate: PathBuf,
-    key: PathBuf,
+    pair: Pair,
     issuer: Option<Issuer>,
 }
 
 impl Place {
     /// As settings say whose paths start from `folder`.
     pub fn new(folder: &Path, files: &InternalFiles, issuer: Option<Issuer>) -> Place {
-        let identity = &files.identity;
-        Place { certificate: folder.join(&identity.chain), key: folder.join(&identity.key), issuer }
+        Place { pair: pair(folder, files), issuer }
     }
+}
+
+fn pair(folder: &Path, files: &InternalFiles) -> Pair {
+    let identity = &files.identity;
+    Pair { certificate: folder.join(&identity.chain), key: folder.join(&identity.key) }
 }
 
 /// What is wrong; nothing where empty.
@@ -175,22 +181,24 @@ impl Keeper {
     /// # Errors
     /// What is wrong with it.
     pub fn take_list(&self, bytes: &[u8], from: &str) -> Result<(), String> {
-        match self.internal.take_lists(bytes) {
-            Ok(true) => {
-                let listed = self.internal.listed();
-                let entries = listed.lists.iter().map(|list| list.len()).sum::<usize>();
-                let numbers: Vec<_> = listed.lists.iter().map(|list| list.number_text()).collect();
-                let number = numbers.join(", ");
-                tracing::info!(from, number, entries, "list of revoked internal certificates in force");
-                Ok(())
-            }
-            Ok(false) => Ok(()),
+        match self.take_newer(bytes, from) {
             Err(older @ ListFault::Older { .. }) => {
                 tracing::debug!(from, "{older}");
                 Ok(())
             }
-            Err(fault) => Err(list_text(&fault)),
+            taken => taken.map_err(|fault| list_text(&fault)),
         }
+    }
+
+    fn take_newer(&self, bytes: &[u8], from: &str) -> Result<(), ListFault> {
+        if self.internal.take_lists(bytes)? {
+            let listed = self.internal.listed();
+            let entries = listed.lists.iter().map(|list| list.len()).sum::<usize>();
+            let numbers: Vec<_> = listed.lists.iter().map(|list| list.number_text()).collect();
+            let number = numbers.join(", ");
+            tracing::info!(from, number, entries, "list of revoked internal certificates in force");
+        }
+        Ok(())
     }
 
     fn ask_for_list(&self) {
@@ -206,59 +214,73 @@ impl Keeper {
 
     fn renew_when_due(&self, due: &mut Due, carries: Option<&dyn Carries>) {
         let place = self.place.load_full();
-        let issuer = place.issuer.as_ref().map(|issuer| issuer as &dyn Carries);
-        // Whoever makes certificates here does it by hand.
-        let Some(carries) = carries.or(issuer) else { return self.tell(|all| &mut all.renewal, None) };
         let own = self.internal.own();
         let Some(leaf) = own.cert.first() else { return };
         if due.of.as_ref() != Some(leaf) {
             *due = Due { of: Some(leaf.clone()), spread: random(), ..Due::default() };
         }
-        let is_time = pki::renewal_due(leaf, due.spread).is_some_and(|at| at <= UnixTime::now().as_secs());
-        if !is_time {
+        let now = UnixTime::now().as_secs();
+        let end = pki::not_after(leaf).unwrap_or(u64::MAX);
+        if end <= now {
+            // Nobody would take what is signed with it.
+            return self.tell(|all| &mut all.renewal, Some(EXPIRED.to_owned()));
+        }
+        let issuer = place.issuer.as_ref().map(|issuer| issuer as &dyn Carries);
+        // Whoever makes certificates here does it by hand.
+        let Some(carries) = carries.or(issuer) else { return self.tell(|all| &mut all.renewal, None) };
+        if pki::renewal_due(leaf, due.spread).is_none_or(|at| at > now) {
             return self.tell(|all| &mut all.renewal, None);
         }
         if due.not_before.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        let trouble = match self.renew(&own, &place, carries) {
+        let trouble = match self.renew(&own, &place.pair, &mut due.key, carries) {
             Ok(Renewed::Put) => {
                 self.renewed.fetch_add(1, Ordering::Relaxed);
-                tracing::info!(file = %place.certificate.display(), "the internal certificate was renewed");
+                tracing::info!(file = %place.pair.certificate.display(), "the internal certificate was renewed");
                 None
             }
             Ok(Renewed::Already) | Err(NotCarried::Nobody) => None,
+            Err(NotCarried::NotYet) => return,
             Err(NotCarried::Failed(text)) => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
                 Some(format!("the internal certificate is not renewed: {text}"))
             }
         };
-        let left = pki::not_after(leaf).unwrap_or(0).saturating_sub(UnixTime::now().as_secs());
-        let wait = again_after(due.attempts, Duration::from_secs(left), random());
+        let wait = again_after(due.attempts, Duration::from_secs(end - now), random());
         due.attempts = due.attempts.saturating_add(1);
         due.not_before = Instant::now().checked_add(wait);
         self.tell(|all| &mut all.renewal, trouble);
     }
 
-    fn renew(&self, own: &CertifiedKey, place: &Place, carries: &dyn Carries) -> Result<Renewed, NotCarried> {
+    /// `key` is that of the next certificate, kept until there is one: files change only when something came back.
+    fn renew(
+        &self,
+        own: &CertifiedKey,
+        pair: &Pair,
+        key: &mut Option<NewKey>,
+        carries: &dyn Carries,
+    ) -> Result<Renewed, NotCarried> {
         let failed = |text: String| NotCarried::Failed(text);
-        let Place { certificate: certificate_file, key: key_file, .. } = place;
+        let broken = |error: PkiError| NotCarried::Failed(error.to_string());
         let (name, leaf) = self
             .internal
             .name()
             .zip(own.cert.first())
             .ok_or_else(|| failed("the one in use names no role".to_owned()))?;
-        // Another process of this role may still run, or begin.
-        let folder = key_file.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let _turn = pki::lock(folder.unwrap_or(Path::new("."))).map_err(|error| failed(error.to_string()))?;
         // What an earlier attempt left half done comes first.
-        NewKey::settle(certificate_file, key_file).map_err(|error| failed(error.to_string()))?;
-        if CertificateDer::from_pem_file(certificate_file).ok().as_ref() != Some(leaf) {
+        if pair.has_next() {
+            let _turn = pair.lock().map_err(broken)?;
+            pair.settle(UnixTime::now().as_secs()).map_err(broken)?;
+        }
+        let is_other = || pair.leaf().as_ref() != Some(leaf);
+        if is_other() {
             return Ok(Renewed::Already);
         }
-        let key = NewKey::like(leaf).map_err(|error| failed(error.to_string()))?;
-        key.put_beside(key_file).map_err(|error| failed(error.to_string()))?;
-        let message = sign(own, key.request()).map_err(failed)?;
+        let key = match key {
+            Some(key) => key,
+            None => key.insert(NewKey::like(leaf).map_err(broken)?),
+        };
         let mut given = None;
         let mut take = |bytes: &[u8]| {
             let chain = read_chain(bytes).ok_or("what came back is no chain")?;
@@ -267,10 +289,14 @@ impl Keeper {
             given = Some(chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect::<Vec<_>>());
             Ok(())
         };
-        carries.carry(&message, &mut take)?;
+        carries.carry(&|| sign(own, key.request()), &mut take)?;
         let chain = given.ok_or_else(|| failed("nothing came back".to_owned()))?;
-        let put = key.put_in_place(&chain, certificate_file, key_file);
-        put.map(|()| Renewed::Put).map_err(|error| failed(error.to_string()))
+        // Another process of this role may have asked, too, and an operator may have put one there.
+        let _turn = pair.lock().map_err(broken)?;
+        if is_other() {
+            return Ok(Renewed::Already);
+        }
+        pair.put(&chain, key).map(|()| Renewed::Put).map_err(broken)
     }
 
     // ── telling ─────────────────────────────────────────────────────────────────────────────────
@@ -350,11 +376,19 @@ impl Keeper {
     }
 }
 
-/// Finishes what a renewal that was interrupted left: before a role's files are read.
-pub fn settle(folder: &Path, files: &InternalFiles) {
+/// Finishes what a renewal that was interrupted left, before a role's files are read. While what it gives is held no
+/// other process of the role changes them.
+pub fn settle(folder: &Path, files: &InternalFiles) -> Option<File> {
+    let pair = pair(folder, files);
+    // A folder that cannot be written is one where nobody renews.
+    let turn = pair.lock().ok()?;
     // What is wrong is told when the files are read.
-    let _ = NewKey::settle(&folder.join(&files.identity.chain), &folder.join(&files.identity.key));
+    let _ = pair.settle(UnixTime::now().as_secs());
+    Some(turn)
 }
+
+/// What operators are told of a certificate that nobody can renew any more.
+const EXPIRED: &str = "the internal certificate has expired and cannot be renewed: make it by hand (cmg pki)";
 
 /// What became of a renewal.
 enum Renewed {
@@ -371,13 +405,14 @@ struct Due {
     spread: u32,
     attempts: u32,
     not_before: Option<Instant>,
+    key: Option<NewKey>,
 }
 
-/// The wait before another attempt: doubled each time, bounded by what is left of the certificate's life, and jittered
-/// by half.
+/// The wait before another attempt: doubled each time, bounded by what is left of the certificate's life, though never
+/// shorter than the first, and jittered by half.
 fn again_after(attempts: u32, left: Duration, random: u32) -> Duration {
     let doubled = RENEWAL_AGAIN_FIRST.saturating_mul(1 << attempts.min(16));
-    let full = doubled.min(RENEWAL_AGAIN_LONGEST).min((left / 10).max(Duration::from_secs(1)));
+    let full = doubled.min(RENEWAL_AGAIN_LONGEST).min((left / 10).max(RENEWAL_AGAIN_FIRST));
     full / 2 + full.mul_f64(f64::from(random) / f64::from(u32::MAX)) / 2
 }
 
@@ -423,24 +458,4 @@ fn every(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_double_and_are_never_a_tenth_of_what_is_left() {
-        let day = Duration::from_secs(24 * 60 * 60);
-        for random in [0, u32::MAX / 3, u32::MAX] {
-            let mut before = Duration::ZERO;
-            for attempts in 0..100 {
-                let wait = again_after(attempts, 30 * day, random);
-                assert!(wait >= before && wait <= RENEWAL_AGAIN_LONGEST);
-                before = wait;
-            }
-            assert!(before >= RENEWAL_AGAIN_LONGEST / 2);
-            let wait = again_after(100, Duration::from_secs(600), random);
-            assert!((Duration::from_secs(30)..=Duration::from_secs(60)).contains(&wait), "{wait:?}");
-            let wait = again_after(100, Duration::ZERO, random);
-            assert!((Duration::from_millis(500)..=Duration::from_secs(1)).contains(&wait), "{wait:?}");
-        }
-    }
-}
+mod tests;
