@@ -203,11 +203,21 @@ impl Keeper {
 
     fn ask_for_list(&self) {
         let Some(issuer) = self.issuer() else { return self.tell(|all| &mut all.issuer, None) };
-        let asked = issuer.list().and_then(|bytes| match bytes.is_empty() {
-            true => Ok(()),
-            false => self.take_list(&bytes, "the issuer"),
-        });
+        let asked = issuer.list().and_then(|bytes| self.take_issuers(&bytes));
         self.tell(|all| &mut all.issuer, asked.err());
+    }
+
+    /// The issuer has the newest list there is, or none.
+    fn take_issuers(&self, bytes: &[u8]) -> Result<(), String> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.take_newer(bytes, "the issuer").map_err(|fault| match fault {
+            ListFault::Older { .. } => format!(
+                "the issuer: {fault}: was its folder put back from a copy? What was revoked since is to be revoked again"
+            ),
+            fault => list_text(&fault),
+        })
     }
 
     // ── the next certificate ────────────────────────────────────────────────────────────────────

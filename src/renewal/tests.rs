@@ -201,6 +201,19 @@ fn a_start_waits_until_another_process_has_put_its_pair() {
 }
 
 #[test]
+fn an_issuer_with_an_older_list_is_told_of_and_others_are_not() {
+    let role = Role::new(DUE);
+    let pki = Pki::existing(role.folder.path()).unwrap();
+    let lists = [0, 1].map(|_| fs::read(pki.sign_internal_list().unwrap()).unwrap());
+    role.keeper.take_issuers(&lists[1]).unwrap();
+    role.keeper.take_issuers(&lists[1]).unwrap();
+    let said = role.keeper.take_issuers(&lists[0]).unwrap_err();
+    assert!(said.contains("older than") && said.contains("put back from a copy"), "{said}");
+    assert_eq!(role.keeper.take_list(&lists[0], "a connection point"), Ok(()));
+    assert_eq!(role.keeper.take_issuers(b""), Ok(()));
+}
+
+#[test]
 fn waits_double_and_are_never_a_tenth_of_what_is_left() {
     let day = Duration::from_secs(24 * 60 * 60);
     for random in [0, u32::MAX / 3, u32::MAX] {
