@@ -517,7 +517,10 @@ impl Board {
         plan.lists.tell_health(&mut health);
         self.reloads.tell_health(&mut health);
         self.keeper.tell_health(&mut health);
-        health.knows_certificates(&plan.certificates, jiff::Timestamp::now().as_second());
+        health.knows_certificates(
+            &self.keeper.ends(plan.certificates.clone()),
+            jiff::Timestamp::now().as_second(),
+        );
         health
     }
 
@@ -659,7 +662,7 @@ impl Report for Board {
             "links": self.channels().iter().map(link).collect::<Vec<_>>(),
             "origins": origins(&plan).into_iter().map(origin).collect::<Vec<_>>(),
             "limits": limits,
-            "certificates": show_certificates(&plan.certificates),
+            "certificates": show_certificates(&self.keeper.ends(plan.certificates.clone())),
             "internal": self.keeper.show_state(),
             "lists": plan.lists.show(),
             "shards": self.shards.iter().map(count).collect::<Vec<_>>(),
@@ -684,7 +687,7 @@ impl Report for Board {
             "1 when all channels to all instances are up and settings in force.",
         )
         .count(&[], self.is_ready().into());
-        describe_certificates(&mut page, &plan.certificates);
+        describe_certificates(&mut page, &self.keeper.ends(plan.certificates.clone()));
         self.keeper.describe(&mut page, "cmg_connector");
         let all = self.ledger.all();
         describe_endpoints(&mut page, "cmg_connector", &all, "origin_response_duration_seconds", TOOK);

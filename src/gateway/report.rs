@@ -17,7 +17,7 @@ use crate::channel::Verdict;
 use crate::headroom::{Limit, Reading};
 use crate::limits;
 use crate::metrics::{
-    Distribution, Health, Page, Seen, ageing_text, describe_certificates, describe_channels,
+    Certificate, Distribution, Health, Page, Seen, ageing_text, describe_certificates, describe_channels,
     describe_endpoints, describe_process, describe_tasks, is_list_ageing, show_certificates, show_list,
 };
 use crate::refusal::Refusal;
@@ -55,6 +55,11 @@ impl Said {
 }
 
 impl Gateway {
+    /// When certificates end that are shown.
+    fn ends(&self) -> Vec<Certificate> {
+        self.common.keeper.ends(self.common.certificates.ends().to_vec())
+    }
+
     /// A report over these counters.
     pub fn new(common: Arc<Common>, in_force: &Arc<InForce>) -> Arc<Gateway> {
         let (in_force, told, said) = (ArcSwap::new(in_force.clone()), Mutex::default(), Mutex::default());
@@ -294,7 +299,7 @@ impl Report for Gateway {
             "excess": excess,
             "clients_uncounted": self.sum(|counters| &counters.clients_uncounted),
             "limits": limits,
-            "certificates": show_certificates(&common.certificates.ends()),
+            "certificates": show_certificates(&self.ends()),
             "internal": common.keeper.show_state(),
             "shards": common.counters.iter().map(shard).collect::<Vec<_>>(),
         })
@@ -308,7 +313,7 @@ impl Report for Gateway {
         page.gauge("cmg_gateway_ready", "1 when a channel is up, so that requests can be answered.")
             .count(&[], ready);
         let certificates = &self.common.certificates;
-        describe_certificates(&mut page, &certificates.ends());
+        describe_certificates(&mut page, &self.ends());
         self.common.keeper.describe(&mut page, "cmg_gateway");
         page.gauge(
             "cmg_gateway_server_certificates_failing",
@@ -364,7 +369,7 @@ impl Gateway {
             health.suffers("so many handshakes wait for their turn that further clients wait in the backlog");
         }
         common.keeper.tell_health(&mut health);
-        health.knows_certificates(&common.certificates.ends(), jiff::Timestamp::now().as_second());
+        health.knows_certificates(&self.ends(), jiff::Timestamp::now().as_second());
         let trouble = common.certificates.trouble();
         if !trouble.is_empty() {
             health.suffers(format!("the server certificates before are shown still: {trouble}"));

@@ -26,9 +26,9 @@ use crate::auth::{ListFault, Renewal, judge_renewed, read_chain};
 use crate::limits::{
     INTERNAL_LIST_ASKED_EVERY, RENEWAL_AGAIN_FIRST, RENEWAL_AGAIN_LONGEST, RENEWAL_LOOK_EVERY,
 };
-use crate::metrics::{self, Health, Page, is_list_ageing, show_list};
+use crate::metrics::{self, Certificate, Health, Page, is_list_ageing, show_list};
 use crate::pki::{self, NewKey, Pair, PkiError};
-use crate::review::{ListRead, list_text};
+use crate::review::{INTERNAL, ListRead, list_text};
 use crate::settings::InternalFiles;
 use crate::transport::Internal;
 pub use ask::{Issuer, NOT_ASKED};
@@ -332,6 +332,16 @@ impl Keeper {
     fn troubles(&self) -> Vec<String> {
         let Trouble { list, issuer, renewal } = &*self.trouble();
         [list, issuer, renewal].into_iter().filter(|text| !text.is_empty()).cloned().collect()
+    }
+
+    /// When certificates that are shown end, of what files said when they were read last: the internal one may be
+    /// another since.
+    pub fn ends(&self, mut read: Vec<Certificate>) -> Vec<Certificate> {
+        let own = metrics::expiry(&self.internal.own().cert);
+        for (_, _, end) in read.iter_mut().filter(|(what, ..)| *what == INTERNAL) {
+            *end = own.unwrap_or(*end);
+        }
+        read
     }
 
     /// What operators should know of.

@@ -214,6 +214,15 @@ fn an_issuer_with_an_older_list_is_told_of_and_others_are_not() {
 }
 
 #[test]
+fn the_end_that_is_told_is_that_of_the_certificate_shown() {
+    let role = Role::new(DUE);
+    let end = metrics::expiry(&role.keeper.internal.own().cert).unwrap();
+    let row = |what, end| (what, "own.pem".to_owned(), end);
+    let read = vec![row(INTERNAL, 7), row("server", 8)];
+    assert_eq!(role.keeper.ends(read), [row(INTERNAL, end), row("server", 8)]);
+}
+
+#[test]
 fn waits_double_and_are_never_a_tenth_of_what_is_left() {
     let day = Duration::from_secs(24 * 60 * 60);
     for random in [0, u32::MAX / 3, u32::MAX] {
