@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use cmg::pki::{Pki, Terms};
 use serde_json::Value;
@@ -20,6 +20,7 @@ use crate::needs;
 
 /// What the issue promises.
 const CUT_WITHIN: Duration = Duration::from_secs(5);
+const HOUR: Duration = Duration::from_secs(3_600);
 const LIST: &str = "crl = \"pki/internal-crl.pem\"\n";
 
 /// Adds a line to `[internal]` of a settings file.
@@ -250,11 +251,21 @@ impl Issuer {
 
 /// Makes the certificates of both roles anew, good for so long.
 fn make_short(stack: &Stack, seconds: u64) {
+    make(stack, Duration::from_secs(seconds), SystemTime::now());
+}
+
+/// The same with so much left of an hour: a quarter of it or less, so that they are to be renewed at once.
+fn make_old(stack: &Stack, left: Duration) {
+    assert!(left <= HOUR / 4);
+    make(stack, HOUR, SystemTime::now() - (HOUR - left));
+}
+
+fn make(stack: &Stack, life: Duration, when: SystemTime) {
     for name in ["gateway-gw1", "connector-PS1-1"] {
         fs::remove_file(stack.path(&format!("pki/internal/{name}.pem"))).unwrap();
     }
-    let terms = Terms { key: None, life: Some(Duration::from_secs(seconds)) };
-    let pki = Pki::open(&stack.path("pki")).unwrap().under(terms);
+    let pki = Pki::open_at(&stack.path("pki"), Terms::default(), when).unwrap();
+    let pki = pki.under(Terms { key: None, life: Some(life) });
     pki.gateway("gw1").unwrap();
     pki.connector("PS1", "1").unwrap();
 }
@@ -265,51 +276,46 @@ fn mode(path: &Path) -> u32 {
 
 #[test]
 fn certificates_renew_themselves_while_requests_go_on() {
-    const LIFE: u64 = 30;
+    const LEFT: Duration = Duration::from_secs(25);
     let origin = SampleOrigin::start();
     let mut stack = Setup::new(origin.url()).prepare();
-    let issuer = Issuer::start(&stack, LIFE);
+    let issuer = Issuer::start(&stack, HOUR.as_secs());
     add_internal(&stack, "connector.toml", &format!("issuer = \"{}\"\n", issuer.address));
-    make_short(&stack, LIFE);
+    make_old(&stack, LEFT);
     let began = Instant::now();
     stack.start_gateway();
     stack.start_connector();
     stack.wait_until_ready();
-    let renewals = |status: &Value| status["internal"]["renewals"].as_u64().unwrap();
-    let before = (
-        stack.status()["internal"]["serial"].clone(),
-        stack.connector_status()["internal"]["serial"].clone(),
-    );
+    let internal =
+        |stack: &Stack| [stack.status(), stack.connector_status()].map(|all| all["internal"].clone());
     let (mut client, mut count) = (stack.client().unwrap(), 0);
-    // Each of both has had two certificates more, and those of the start have ended.
-    let are_renewed = |stack: &Stack| {
-        renewals(&stack.status()) >= 2
-            && renewals(&stack.connector_status()) >= 2
-            && began.elapsed() > Duration::from_secs(LIFE + 2)
-    };
-    while !are_renewed(&stack) {
-        assert!(
-            began.elapsed() < PATIENCE * 2,
-            "{} {}",
-            stack.status()["internal"],
-            stack.connector_status()["internal"]
-        );
-        for _ in 0..20 {
-            assert_eq!(get(&mut client, &stack), 200);
-            count += 1;
-            thread::sleep(Duration::from_millis(20));
+    let mut ask_until = |what: &str, holds: &dyn Fn() -> bool| {
+        let since = Instant::now();
+        while !holds() {
+            assert!(since.elapsed() < PATIENCE, "never: {what}: {:?}", internal(&stack));
+            for _ in 0..10 {
+                assert_eq!(get(&mut client, &stack), 200);
+                count += 1;
+                thread::sleep(Duration::from_millis(20));
+            }
         }
+    };
+    let are_renewed = |times: u64| internal(&stack).iter().all(|role| role["renewals"] == times);
+    ask_until("both have another", &|| are_renewed(1));
+    for role in internal(&stack) {
+        assert_eq!(role["renewals_failed"], 0, "before there is a way nothing fails: {role}");
     }
+    // Those that are put there by hand are renewed, too.
+    make_old(&stack, HOUR / 4);
+    ask_until("both have one more", &|| are_renewed(2));
+    ask_until("those of the start have ended", &|| began.elapsed() > LEFT + Duration::from_secs(2));
     println!("{count} requests, none lost, over {:?}", began.elapsed());
-    let after = (
-        stack.status()["internal"]["serial"].clone(),
-        stack.connector_status()["internal"]["serial"].clone(),
-    );
-    assert!(before.0 != after.0 && before.1 != after.1);
-    assert_eq!(stack.status()["internal"]["trouble"], serde_json::json!([]));
-    for name in ["gateway-gw1", "connector-PS1-1"] {
-        assert_eq!(mode(&stack.path(&format!("pki/internal/{name}.key"))), 0o600);
+    for role in internal(&stack) {
+        assert_eq!(role["trouble"], serde_json::json!([]));
     }
+    let pair = ["pem", "key"].map(|kind| stack.path(&format!("pki/internal/connector-PS1-1.{kind}")));
+    assert_eq!(mode(&pair[1]), 0o600);
+    assert_eq!(mode(&stack.path("pki/internal/gateway-gw1.key")), 0o600);
     let status = issuer.status();
     assert!(status["given"].as_u64().unwrap() >= 4 && status["refused"] == 0, "{status}");
     assert!(
@@ -319,16 +325,31 @@ fn certificates_renew_themselves_while_requests_go_on() {
     // What was renewed is what a start finds: new channels are made by it.
     drop(stack.connector.take());
     drop(stack.gateway.take());
+    let read = || pair.each_ref().map(|file| fs::read(file).unwrap());
+    let put = |[certificate, key]: &[Vec<u8>; 2]| {
+        fs::write(&pair[1], key).unwrap();
+        fs::write(&pair[0], certificate).unwrap();
+    };
+    let (renewed, gateway) = (read(), stack.path("pki/internal/gateway-gw1"));
+    let of_gateway = ["pem", "key"].map(|kind| fs::read(gateway.with_extension(kind)).unwrap());
+    make_old(&stack, HOUR / 4);
+    let old = read();
+    put(&renewed);
+    ["pem", "key"].iter().zip(of_gateway).for_each(|(kind, was)| {
+        fs::write(gateway.with_extension(kind), was).unwrap();
+    });
     stack.start_gateway();
     stack.start_connector();
     stack.wait_until_ready();
-    // Who is revoked is revoked with every certificate that the issuer made, is cut though nobody has a file of the
-    // list, and gets no other certificate.
+    assert!(internal(&stack).iter().all(|role| role["renewals"] == 0));
+    // Who is revoked is revoked with every certificate that he had, is cut though nobody has a file of the list, and
+    // gets no other certificate.
     let began = Instant::now();
     let said = pki(&stack, &["revoke", "connector-PS1-1"]);
     assert!(said.lines().count() >= 3, "{said}");
     assert!(eventually_within(CUT_WITHIN, || attached(&stack).is_empty()));
     println!("cut after {:?}", began.elapsed());
+    put(&old);
     eventually("it gets no other", || {
         let trouble = stack.connector_status()["internal"]["trouble"].to_string();
         trouble.contains("is not renewed") && trouble.contains("its certificate is revoked")
@@ -339,12 +360,11 @@ fn certificates_renew_themselves_while_requests_go_on() {
 
 #[test]
 fn an_issuer_that_is_away_is_told_of_and_asked_again() {
-    const LIFE: u64 = 30;
     let origin = SampleOrigin::start();
     let mut stack = Setup::new(origin.url()).prepare();
-    let issuer = Issuer::start(&stack, LIFE);
+    let issuer = Issuer::start(&stack, HOUR.as_secs());
     add_internal(&stack, "connector.toml", &format!("issuer = \"{}\"\n", issuer.address));
-    make_short(&stack, LIFE);
+    make_old(&stack, HOUR / 4);
     let Issuer { process, address, admin } = issuer;
     drop(process);
     stack.start_gateway();
