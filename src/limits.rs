@@ -485,8 +485,8 @@ pub const RENEWAL_ANSWER_WITHIN: Duration = Duration::from_secs(20);
 const _: () = assert!(ISSUER_ANSWER_WITHIN.as_secs() < RENEWAL_ANSWER_WITHIN.as_secs());
 /// A role looks so often whether its internal certificate is to be renewed.
 pub const RENEWAL_LOOK_EVERY: Duration = Duration::from_secs(1);
-/// After a certificate could not be renewed, the first wait and the longest; a tenth of what it still lives is never
-/// passed.
+/// After a certificate could not be renewed, the first wait and the longest; a tenth of what it still lives is passed by
+/// the first alone.
 pub const RENEWAL_AGAIN_FIRST: Duration = Duration::from_secs(10);
 /// See [`RENEWAL_AGAIN_FIRST`].
 pub const RENEWAL_AGAIN_LONGEST: Duration = Duration::from_secs(60 * 60);

@@ -96,7 +96,12 @@ impl Pair {
         let next = self.next();
         let put = write_file(&next.key, key.as_bytes(), KEY_MODE)
             .and_then(|()| write_file(&next.certificate, chain.as_bytes(), PUBLIC_MODE))
-            .and_then(|()| self.take_next());
+            .and_then(|()| {
+                // A renamed key whose certificate is lost would be none.
+                sync(&next.key);
+                sync(&next.certificate);
+                self.take_next()
+            });
         if put.is_err() && self.certified().is_some() {
             self.forget_next();
         }
