@@ -170,7 +170,7 @@ impl Carries for Slow {
         message: &dyn Fn() -> Result<Vec<u8>, String>,
         _take: &mut dyn FnMut(&[u8]) -> Result<(), String>,
     ) -> Result<(), NotCarried> {
-        let mut made = || self.0.lock().unwrap().push(Renewal::parse(&message().unwrap()).unwrap().made);
+        let made = || self.0.lock().unwrap().push(Renewal::parse(&message().unwrap()).unwrap().made);
         made();
         thread::sleep(Duration::from_millis(1_100));
         made();
