@@ -48,10 +48,19 @@ pub(super) fn sweep(folder: &Path) {
 
 /// Waits until nobody else changes the folder; until the file is dropped nobody else does.
 pub fn lock(folder: &Path) -> Result<File, PkiError> {
+    lock_by(folder, true)
+}
+
+/// The same for whoever only reads: where the folder was never locked nothing is made, and there is nobody to wait for.
+pub(super) fn wait(folder: &Path) -> Result<File, PkiError> {
+    lock_by(folder, false)
+}
+
+fn lock_by(folder: &Path, is_made: bool) -> Result<File, PkiError> {
     let path = folder.join(".lock");
     let mut options = OpenOptions::new();
     // Not what somebody let the name lead to, and nothing of it.
-    options.write(true).create(true).truncate(false).custom_flags(libc::O_NOFOLLOW);
+    options.write(true).create(is_made).truncate(false).custom_flags(libc::O_NOFOLLOW);
     let locked = options.open(&path).and_then(|file| file.lock().map(|()| file));
     locked.map_err(|source| PkiError::File { path, source })
 }

@@ -18,7 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::files::{KEY_MODE, PUBLIC_MODE, lock, write_file};
+use super::files::{KEY_MODE, PUBLIC_MODE, lock, wait, write_file};
 use super::key::KeyKind;
 use super::{Pair, PkiError, Serial};
 
@@ -69,6 +69,14 @@ impl Pair {
     /// What the system says.
     pub fn lock(&self) -> Result<fs::File, PkiError> {
         lock(folder(&self.key))
+    }
+
+    /// The same for a start, which changes nothing where there is nothing to [`settle`](Self::settle).
+    ///
+    /// # Errors
+    /// What the system says; where nobody ever renewed, that there is no lock.
+    pub fn wait(&self) -> Result<fs::File, PkiError> {
+        if self.has_next() { self.lock() } else { wait(folder(&self.key)) }
     }
 
     /// The certificate that is in its place.

@@ -400,8 +400,8 @@ impl Keeper {
 /// other process of the role changes them.
 pub fn settle(folder: &Path, files: &InternalFiles) -> Option<File> {
     let pair = pair(folder, files);
-    // A folder that cannot be written is one where nobody renews.
-    let turn = pair.lock().ok()?;
+    // Where there is no lock, or none can be had, nobody renews.
+    let turn = pair.wait().ok()?;
     // What is wrong is told when the files are read.
     let _ = pair.settle(UnixTime::now().as_secs());
     Some(turn)

@@ -192,6 +192,9 @@ fn a_start_waits_until_another_process_has_put_its_pair() {
     let identity =
         crate::settings::KeyPair { chain: role.pair.certificate.clone(), key: role.pair.key.clone() };
     let files = InternalFiles { ca: role.pair.certificate.clone(), identity, crl: None };
+    let before = role.files();
+    assert!(settle(Path::new("/"), &files).is_none());
+    assert_eq!(role.files(), before, "whoever may not start leaves nothing");
     let turn = role.pair.lock().unwrap();
     let start = thread::spawn(move || settle(Path::new("/"), &files).is_some());
     thread::sleep(Duration::from_millis(200));
