@@ -74,7 +74,7 @@ class Network:
     def block(self, host, port):
         """Packets to the port are dropped, and nobody is told."""
         if program("nft"):
-            rules = f"table inet cmg {{ chain input {{ type filter hook input priority 0; tcp dport {port} drop; }} }}"
+            rules = f"table inet cmg {{ chain input {{ type filter hook input priority 0; tcp dport {port} drop; }}; }}"
             self.do(host, program("nft"), rules)
             return
         if host not in self.ruled:
