@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cmg::admin::Doors;
 use cmg::issuer::{self, Start};
-use cmg::settings::{AdminSettings, LogSettings};
+use cmg::settings::LogSettings;
 use cmg::upgrade::Inheritance;
 
 use super::{Failure, log};
@@ -45,18 +45,8 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    if !arguments.admin.ip().is_loopback() {
-        let text = format!("--admin: found {}, expected a loopback address", arguments.admin);
-        return Err(Failure::Usage(text));
-    }
+    let admin = super::sts::admin_at(arguments.admin)?;
     let listener = super::sts::listen(arguments.listen)?;
-    let admin = AdminSettings {
-        address: arguments.admin,
-        protection: None,
-        health_address: None,
-        socket: None,
-        upgrade_socket: None,
-    };
     let control = arguments.dir.join("issuer.sock");
     let doors = Doors::open(&admin, &arguments.dir, &control, &mut Inheritance::default());
     let doors = doors.map_err(|wrong| Failure::Usage(format!("--admin: {wrong}")))?;

@@ -79,18 +79,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let tls = sts::tls(&internal, chain, key(&arguments.key)?);
     let tls =
         tls.map_err(|error| Failure::Usage(format!("--certificate, --key or --internal-ca: {error}")))?;
-    if !arguments.admin.ip().is_loopback() {
-        let text = format!("--admin: found {}, expected a loopback address", arguments.admin);
-        return Err(Failure::Usage(text));
-    }
+    let admin = admin_at(arguments.admin)?;
     let listener = listen(arguments.listen)?;
-    let admin = AdminSettings {
-        address: arguments.admin,
-        protection: None,
-        health_address: None,
-        socket: None,
-        upgrade_socket: None,
-    };
     let folder = folder_of(&arguments.site);
     let control = arguments.tokens.join("sts.sock");
     let doors = Doors::open(&admin, folder, &control, &mut Inheritance::default());
@@ -98,6 +88,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let _log = log::start("CMG_STS", &LogSettings::default())?;
     let start = Start { listener, tls, site: code, tokens: tokens.clone(), signer, doors };
     sts::run(start).map_err(|error| Failure::Broken(error.to_string()))
+}
+
+/// Where a service inside is asked how it is.
+pub fn admin_at(address: SocketAddr) -> Result<AdminSettings, Failure> {
+    if !address.ip().is_loopback() {
+        return Err(Failure::Usage(format!("--admin: found {address}, expected a loopback address")));
+    }
+    Ok(AdminSettings { address, protection: None, health_address: None, socket: None, upgrade_socket: None })
 }
 
 pub fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 
 use crate::admin::Report;
+use crate::logs;
 use crate::metrics::{
     self, Certificate, Counter, Health, Page, Start, describe_certificates, describe_process, is_list_ageing,
     show_certificates, show_list,
@@ -67,19 +68,7 @@ impl Counts {
 
     /// Says once what is wrong, and once that it is not any more.
     pub(super) fn tell(&self, which: Trouble, trouble: Option<String>) {
-        let told = &mut self.troubles()[which as usize];
-        match trouble {
-            Some(text) if *told != text => {
-                tracing::error!("{text}");
-                *told = text;
-            }
-            Some(_) => {}
-            None if told.is_empty() => {}
-            None => {
-                tracing::info!("no longer: {told}");
-                told.clear();
-            }
-        }
+        logs::tell_once(&mut self.troubles()[which as usize], trouble);
     }
 
     fn troubles(&self) -> MutexGuard<'_, [String; 3]> {

@@ -58,5 +58,21 @@ pub fn bounded(mut text: String) -> String {
     text
 }
 
+/// Says once what is wrong, and once that it is not any more; `told` is what was said last, empty: nothing.
+pub fn tell_once(told: &mut String, trouble: Option<String>) {
+    match trouble {
+        Some(text) if *told != text => {
+            tracing::error!("{text}");
+            *told = text;
+        }
+        Some(_) => {}
+        None if told.is_empty() => {}
+        None => {
+            tracing::info!("no longer: {told}");
+            told.clear();
+        }
+    }
+}
+
 /// How often the number of lines left out is said.
 const SAY_EVERY: Duration = Duration::from_secs(1);

@@ -26,6 +26,7 @@ use crate::auth::{ListFault, Renewal, judge_renewed, read_chain};
 use crate::limits::{
     INTERNAL_LIST_ASKED_EVERY, RENEWAL_AGAIN_FIRST, RENEWAL_AGAIN_LONGEST, RENEWAL_LOOK_EVERY,
 };
+use crate::logs;
 use crate::metrics::{self, Certificate, Health, Page, is_list_ageing, show_list};
 use crate::pki::{self, NewKey, Pair, PkiError};
 use crate::review::{INTERNAL, ListRead, list_text};
@@ -313,20 +314,7 @@ impl Keeper {
 
     /// Says once what is wrong, and once that it is not any more.
     fn tell(&self, which: impl Fn(&mut Trouble) -> &mut String, trouble: Option<String>) {
-        let mut all = self.trouble();
-        let told = which(&mut all);
-        match trouble {
-            Some(text) if *told != text => {
-                tracing::error!("{text}");
-                *told = text;
-            }
-            Some(_) => {}
-            None if told.is_empty() => {}
-            None => {
-                tracing::info!("no longer: {told}");
-                told.clear();
-            }
-        }
+        logs::tell_once(which(&mut self.trouble()), trouble);
     }
 
     fn troubles(&self) -> Vec<String> {
