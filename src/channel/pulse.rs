@@ -3,7 +3,8 @@
 //! Each side sees to it that it says something and hears something every few seconds: so a link whose
 //! one direction is busy for long is not mistaken for a dead one. Who asks something, or answers, and hears nothing
 //! at all for a second asks whether the peer is there; one that does not even say that stalls, long before it is given
-//! up. A connector has it stall when any ping is not answered.
+//! up. A connector has it stall when any ping is not answered. That the peer asks in its turn is no answer: its pings
+//! come as well where only the way to it is cut.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ pub(super) struct Pulse {
     born: Instant,
     now: Instant,
     heard: Instant,
+    /// A frame came that may be an answer: any but a ping.
+    answered: Instant,
     /// When to look again.
     check_at: Instant,
     /// Bytes queued when we last looked.
@@ -31,7 +34,7 @@ pub(super) struct Pulse {
 
 /// Whether the peer has something to say.
 ///
-/// Nothing ── asked ──▶ Word ── looked ──▶ Since ── a ping unanswered ──▶ Sign        (any ── heard ──▶ Nothing)
+/// Nothing ── asked ──▶ Word ── looked ──▶ Since ── a ping unanswered ──▶ Sign     (any ── answered ──▶ Nothing)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expects {
     Nothing,
@@ -49,6 +52,7 @@ impl Pulse {
             born: now,
             now,
             heard: now,
+            answered: now,
             check_at: now,
             queued: 0,
             pinged: None,
@@ -85,9 +89,16 @@ impl Pulse {
         self.pinged.filter(|pinged| self.unanswered > 0 && *pinged > asked)
     }
 
-    pub fn hear(&mut self, now: Instant) {
+    /// The peer asks whether we are there: it lives, and that does not say that it hears us.
+    pub fn hear_ping(&mut self, now: Instant) {
         self.now = now;
         self.heard = now;
+    }
+
+    /// Any other frame came.
+    pub fn hear(&mut self, now: Instant) {
+        self.hear_ping(now);
+        self.answered = now;
         self.expects = Expects::Nothing;
     }
 
@@ -139,17 +150,19 @@ impl Pulse {
             return Ok(None);
         }
         let is_stale = self.pinged.is_none_or(|pinged| now >= pinged + ROUND_TRIP_EVERY);
-        let is_quiet = now >= self.heard + PING_AFTER || queued == self.queued;
+        // Who is to see within seconds that it is not heard asks itself, also one that is asked.
+        let last = if self.is_watchful { self.answered } else { self.heard };
+        let is_quiet = now >= last + PING_AFTER || queued == self.queued;
         self.queued = queued;
         if !is_stale && !is_quiet && !is_probe {
-            self.check_at = self.heard + PING_AFTER;
+            self.check_at = last + PING_AFTER;
             return Ok(None);
         }
         self.check_at = now + PING_AFTER;
         self.pinged = Some(now);
         self.unanswered += 1;
-        if self.is_watchful && self.expects == Expects::Nothing && now > self.heard {
-            self.expects = Expects::Since(self.heard);
+        if self.is_watchful && self.expects == Expects::Nothing && now > self.answered {
+            self.expects = Expects::Since(self.answered);
         }
         let age = now.saturating_duration_since(self.born).as_nanos() as u64;
         Ok(Some(age.to_be_bytes()))

@@ -41,7 +41,10 @@ impl Channel {
         if self.out.len() > CHANNEL_OUT_STALLED_SIZE {
             return Err(ChannelError::NotReading);
         }
-        self.pulse.hear(now);
+        match frame.kind {
+            FrameKind::Ping => self.pulse.hear_ping(now),
+            _ => self.pulse.hear(now),
+        }
         let event = self.hear(frame, now)?;
         Ok(Some((size, event)))
     }

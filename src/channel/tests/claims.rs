@@ -434,11 +434,11 @@ fn a_peer_that_was_asked_and_gives_no_sign_of_life_stalls_until_it_does() {
     now += STALLED_AFTER;
     pair.gateway.handle_timeout(now).unwrap();
     assert!(pair.gateway.is_stalled());
-    // It is given up as late as ever, and any frame ends it.
+    // It is given up as late as ever, and any frame ends it but one that comes as well if the peer does not hear us.
     assert!(pair.gateway.poll_timeout().is_some_and(|due| due <= asked + CHANNEL_LOST_AFTER));
-    let mut pong = Vec::new();
-    frame::put(&mut pong, frame::FrameKind::Ping, 0, b"12345678");
-    pair.gateway.handle_frame(&pong, now).unwrap();
+    pair.gateway.handle_frame(&peers_ping(), now).unwrap();
+    assert!(pair.gateway.is_stalled());
+    pair.gateway.handle_frame(&nothing(), now).unwrap();
     assert!(!pair.gateway.is_stalled());
 }
 
@@ -453,10 +453,51 @@ fn a_connector_whose_ping_has_no_answer_sees_that_the_channel_stalls() {
         channel.transmitted(channel.transmit_len());
     }
     assert_eq!(at - start, PING_AFTER + STALLED_AFTER);
+    channel.handle_frame(&peers_ping(), at).unwrap();
+    assert!(channel.is_stalled());
+    channel.handle_frame(&nothing(), at).unwrap();
+    assert!(!channel.is_stalled());
+}
+
+#[test]
+fn a_connector_at_rest_whose_frames_do_not_arrive_sees_that_the_channel_stalls() {
+    // Whatever moment between two pings it is.
+    for after in (0..=20_000).step_by(250).map(Duration::from_millis) {
+        let mut pair = Pair::new();
+        let begin = pair.now;
+        let mut blocked = None;
+        while !pair.connector.is_stalled() {
+            pair.now = pair.gateway.poll_timeout().unwrap().min(pair.connector.poll_timeout().unwrap());
+            if pair.now >= begin + after && blocked.is_none() {
+                pair.now = begin + after;
+                blocked = Some(pair.now);
+            }
+            pair.gateway.handle_timeout(pair.now).unwrap();
+            pair.reach_connector();
+            pair.connector.handle_timeout(pair.now).unwrap();
+            match blocked {
+                // What the gateway says still comes.
+                Some(_) => pair.connector.transmitted(pair.connector.transmit_len()),
+                None => drop(pair.reach_gateway()),
+            }
+            pair.reach_connector();
+        }
+        let noticed = pair.now - blocked.expect("it does not stall before");
+        assert!(noticed <= PING_AFTER + STALLED_AFTER, "{noticed:?} after {after:?}");
+    }
+}
+
+/// A question of the peer.
+fn peers_ping() -> Vec<u8> {
     let mut ping = Vec::new();
     frame::put(&mut ping, frame::FrameKind::Ping, 0, b"12345678");
-    channel.handle_frame(&ping, at).unwrap();
-    assert!(!channel.is_stalled());
+    ping
+}
+
+/// A frame that does nothing.
+fn nothing() -> Vec<u8> {
+    const UNKNOWN_KIND: u8 = 200;
+    vec![UNKNOWN_KIND, frame::FLAG_MAY_IGNORE, 0, 0, 0, 0, 0, 0]
 }
 
 #[test]
