@@ -232,7 +232,7 @@ impl Keeper {
         }
         let now = UnixTime::now().as_secs();
         let end = pki::not_after(leaf).unwrap_or(u64::MAX);
-        if end <= now {
+        if end <= now && due.chain.is_none() {
             // Nobody would take what is signed with it.
             return self.tell(|all| &mut all.renewal, Some(EXPIRED.to_owned()));
         }
@@ -245,7 +245,7 @@ impl Keeper {
         if due.not_before.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        let trouble = match self.renew(&own, &place.pair, &mut due.key, carries) {
+        let trouble = match self.renew(&own, &place, due, carries) {
             Ok(Renewed::Put) => {
                 self.renewed.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(file = %place.pair.certificate.display(), "the internal certificate was renewed");
@@ -258,29 +258,32 @@ impl Keeper {
                 Some(format!("the internal certificate is not renewed: {text}"))
             }
         };
-        let wait = again_after(due.attempts, Duration::from_secs(end - now), random());
+        let wait = again_after(due.attempts, Duration::from_secs(end.saturating_sub(now)), random());
         due.attempts = due.attempts.saturating_add(1);
         due.not_before = Instant::now().checked_add(wait);
         self.tell(|all| &mut all.renewal, trouble);
     }
 
-    /// `key` is that of the next certificate, kept until there is one: files change only when something came back.
+    /// The next key, and then its chain, stay in `due` until both are in their places: files change only when something
+    /// came, and nobody is asked again for what could not be put there.
     fn renew(
         &self,
         own: &CertifiedKey,
-        pair: &Pair,
-        key: &mut Option<NewKey>,
+        place: &Place,
+        due: &mut Due,
         carries: &dyn Carries,
     ) -> Result<Renewed, NotCarried> {
         let failed = |text: String| NotCarried::Failed(text);
         let broken = |error: PkiError| NotCarried::Failed(error.to_string());
+        let pair = &place.pair;
         let (name, leaf) = self
             .internal
             .name()
             .zip(own.cert.first())
             .ok_or_else(|| failed("the one in use names no role".to_owned()))?;
-        // What an earlier attempt left half done comes first.
-        if pair.has_next() {
+        // What an earlier attempt left half done comes first. Where there is somebody to ask and nothing can be put, he
+        // need not be asked. While he is, nothing is held.
+        if pair.has_next() || place.issuer.is_some() {
             let _turn = pair.lock().map_err(broken)?;
             pair.settle(UnixTime::now().as_secs()).map_err(broken)?;
         }
@@ -288,26 +291,26 @@ impl Keeper {
         if is_other() {
             return Ok(Renewed::Already);
         }
+        let Due { key, chain, .. } = due;
         let key = match key {
             Some(key) => key,
             None => key.insert(NewKey::like(leaf).map_err(broken)?),
         };
-        let mut given = None;
-        let mut take = |bytes: &[u8]| {
-            let chain = read_chain(bytes).ok_or("what came back is no chain")?;
-            judge_renewed(&chain, &name, &key.public(), &self.internal.trust(), UnixTime::now())
-                .map_err(|fault| fault.to_string())?;
-            given = Some(chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect::<Vec<_>>());
-            Ok(())
+        let judge = |chain: &[CertificateDer<'_>]| {
+            judge_renewed(chain, &name, &key.public(), &self.internal.trust(), UnixTime::now())
+                .map_err(|fault| fault.to_string())
         };
-        carries.carry(&|| sign(own, key.request()), &mut take)?;
-        let chain = given.ok_or_else(|| failed("nothing came back".to_owned()))?;
+        // What came a while ago may have ended since, or be revoked.
+        let chain = match chain.take().filter(|chain| judge(chain).is_ok()) {
+            Some(came) => chain.insert(came),
+            None => chain.insert(ask_by(carries, &|| sign(own, key.request()), judge)?),
+        };
         // Another process of this role may have asked, too, and an operator may have put one there.
         let _turn = pair.lock().map_err(broken)?;
         if is_other() {
             return Ok(Renewed::Already);
         }
-        pair.put(&chain, key).map(|()| Renewed::Put).map_err(broken)
+        pair.put(chain, key).map(|()| Renewed::Put).map_err(broken)
     }
 
     // ── telling ─────────────────────────────────────────────────────────────────────────────────
@@ -398,6 +401,24 @@ pub fn settle(folder: &Path, files: &InternalFiles) -> Option<File> {
 /// What operators are told of a certificate that nobody can renew any more.
 const EXPIRED: &str = "the internal certificate has expired and cannot be renewed: make it by hand (cmg pki)";
 
+/// The chain that comes of a `message`, if that is what it is to be.
+fn ask_by(
+    carries: &dyn Carries,
+    message: &dyn Fn() -> Result<Vec<u8>, String>,
+    judge: impl Fn(&[CertificateDer<'_>]) -> Result<(), String>,
+) -> Result<Vec<CertificateDer<'static>>, NotCarried> {
+    let mut given = None;
+    let mut take = |bytes: &[u8]| {
+        let chain = read_chain(bytes).ok_or("what came back is no chain")?;
+        let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        judge(&chain)?;
+        given = Some(chain);
+        Ok(())
+    };
+    carries.carry(message, &mut take)?;
+    given.ok_or_else(|| NotCarried::Failed("nothing came back".to_owned()))
+}
+
 /// What became of a renewal.
 enum Renewed {
     /// Another certificate is in the files.
@@ -406,14 +427,17 @@ enum Renewed {
     Already,
 }
 
-/// When the next certificate is asked for.
+/// When the next certificate is asked for, and what there is of it already.
 #[derive(Default)]
 struct Due {
     of: Option<CertificateDer<'static>>,
     spread: u32,
     attempts: u32,
     not_before: Option<Instant>,
+    /// The key that it is for.
     key: Option<NewKey>,
+    /// What came for that key, and is not in its place yet.
+    chain: Option<Vec<CertificateDer<'static>>>,
 }
 
 /// The wait before another attempt: doubled each time, bounded by what is left of the certificate's life, though never

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use rustls::pki_types::PrivateKeyDer;
@@ -9,7 +10,8 @@ use rustls::pki_types::pem::PemObject as _;
 
 use super::*;
 use crate::auth::write_chain;
-use crate::pki::{Pki, Terms};
+use crate::pki::{Pki, Reason, Subject, Terms};
+use crate::settings::DialAddress;
 use crate::transport::tls_config::Credential;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -147,6 +149,81 @@ fn what_somebody_put_there_meanwhile_stays() {
     role.keeper.renew_when_due(&mut Due::default(), Some(&answers(|_| Err(NotCarried::Nobody))));
     assert_eq!(role.files(), made);
     assert_eq!(role.keeper.renewed.load(Ordering::Relaxed), 0);
+}
+
+impl Role {
+    /// Lets no certificate be put there any more, as a disk that is full or a folder that nobody may change does.
+    fn block(&self) -> PathBuf {
+        let next = format!("{}.next", self.pair.certificate.display()).into();
+        fs::create_dir(&next).unwrap();
+        next
+    }
+
+    /// Looks now, whenever the next attempt was to be.
+    fn looks_at_once(&self, due: &mut Due, carries: &dyn Carries) {
+        due.not_before = None;
+        self.keeper.renew_when_due(due, Some(carries));
+    }
+}
+
+#[test]
+fn what_came_is_kept_until_it_can_be_put_and_nobody_is_asked_again() {
+    let role = Role::new(DUE);
+    let given = Mutex::default();
+    let asked = answers(|message| {
+        let chain = role.given(message);
+        *given.lock().unwrap() = read_chain(&chain).unwrap()[0].to_vec();
+        Ok(chain)
+    });
+    let (before, in_the_way, mut due) = (role.pair.leaf(), role.block(), Due::default());
+    for failures in 1..=20 {
+        role.looks_at_once(&mut due, &asked);
+        assert!(role.keeper.troubles()[0].contains("is not renewed: "), "{:?}", role.keeper.troubles());
+        assert_eq!((role.failures(), asked.1.load(Ordering::Relaxed)), (failures, 1));
+        assert_eq!(role.pair.leaf(), before);
+    }
+    fs::remove_dir(in_the_way).unwrap();
+    role.looks_at_once(&mut due, &asked);
+    assert!(role.keeper.troubles().is_empty(), "{:?}", role.keeper.troubles());
+    assert_eq!(asked.1.load(Ordering::Relaxed), 1);
+    assert_eq!(role.pair.leaf().unwrap().as_ref(), given.into_inner().unwrap());
+    let own = Credential {
+        chain: chain(&role.pair.certificate),
+        key: PrivateKeyDer::from_pem_file(&role.pair.key).unwrap(),
+    };
+    Internal::new(&[Pki::existing(role.folder.path()).unwrap().internal_authority()], own).unwrap();
+}
+
+#[test]
+fn what_came_and_was_revoked_since_is_not_put() {
+    let role = Role::new(DUE);
+    let asked = answers(|message| Ok(role.given(message)));
+    let (before, in_the_way, mut due) = (role.pair.leaf(), role.block(), Due::default());
+    role.looks_at_once(&mut due, &asked);
+    let mut pki = Pki::existing(role.folder.path()).unwrap();
+    pki.revoke(&Subject::Named("gateway-gw1".to_owned()), Reason::KeyCompromise).unwrap();
+    let list = fs::read(pki.sign_internal_list().unwrap()).unwrap();
+    role.keeper.take_list(&list, "somebody").unwrap();
+    fs::remove_dir(in_the_way).unwrap();
+    let refuses = answers(|_| Err(NotCarried::Failed("revoked".to_owned())));
+    role.looks_at_once(&mut due, &refuses);
+    assert_eq!((refuses.1.into_inner(), role.pair.leaf()), (1, before));
+}
+
+#[test]
+fn an_issuer_is_not_asked_for_what_cannot_be_put_anyway() {
+    let role = Role::new(DUE);
+    let nobody = DialAddress { host: "127.0.0.1".to_owned(), port: 1 };
+    let issuer = Issuer::new(&nobody, &role.keeper.internal).unwrap();
+    role.keeper.place.store(Arc::new(Place { pair: role.pair.clone(), issuer: Some(issuer) }));
+    // Nobody can lock what is no file.
+    let lock = role.pair.key.with_file_name(".lock");
+    fs::create_dir(&lock).unwrap();
+    role.keeper.renew_when_due(&mut Due::default(), None);
+    assert!(role.keeper.troubles()[0].contains(".lock"), "{:?}", role.keeper.troubles());
+    fs::remove_dir(&lock).unwrap();
+    role.keeper.renew_when_due(&mut Due::default(), None);
+    assert!(role.keeper.troubles()[0].contains("127.0.0.1:1"), "{:?}", role.keeper.troubles());
 }
 
 #[test]
