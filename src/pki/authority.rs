@@ -32,8 +32,8 @@ const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * DAY.as_secs());
 const PUBLIC_LIFE: Duration = Duration::from_secs(397 * DAY.as_secs());
 /// Internal identities, which are renewed without anybody outside noticing.
 const INTERNAL_LIFE: Duration = Duration::from_secs(90 * DAY.as_secs());
-/// Clocks on the internet are late; a certificate is good from this long before it was made, but for an eighth of its
-/// life at most: two thirds of it must not be over when it begins.
+/// Clocks on the internet are late; a certificate or an internal list is good from this long before it was made, but for
+/// an eighth of its life at most: two thirds of it must not be over when it begins.
 const EARLIER: Duration = DAY;
 const EARLIER_PART: u32 = 8;
 
@@ -142,8 +142,13 @@ fn named(name: &str) -> DistinguishedName {
 }
 
 fn set_life(params: &mut CertificateParams, now: SystemTime, life: Duration) {
-    params.not_before = date(now) - Duration::from_secs(EARLIER.min(life / EARLIER_PART).as_secs());
+    params.not_before = begin(now, life);
     params.not_after = date(now) + life;
+}
+
+/// When what is made `now` for that `life` begins, so that a clock that is late takes it.
+pub(super) fn begin(now: SystemTime, life: Duration) -> OffsetDateTime {
+    date(now) - Duration::from_secs(EARLIER.min(life / EARLIER_PART).as_secs())
 }
 
 /// The same moment as certificates and lists write it.
@@ -293,17 +298,16 @@ impl Authority {
         self.revoked.insert(serial);
     }
 
-    /// Signs a revocation list.
+    /// Signs a revocation list, with its begin and its end.
     pub(super) fn sign_list(
         &self,
         entries: Vec<RevokedCertParams>,
         number: u64,
-        life: Duration,
-        now: SystemTime,
+        [begin, end]: [OffsetDateTime; 2],
     ) -> Result<CertificateRevocationList, PkiError> {
         let params = CertificateRevocationListParams {
-            this_update: date(now),
-            next_update: date(now) + life,
+            this_update: begin,
+            next_update: end,
             crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
             revoked_certs: entries,

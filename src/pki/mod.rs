@@ -457,7 +457,8 @@ impl Pki {
         self.folder.join(format!("{}.pem", AuthorityKind::Internal.list_stem()))
     }
 
-    /// Signs the internal list anew when there is none, or a third of its life is over.
+    /// Signs the internal list anew when there is none, a third of its life is over, or it has not begun: whoever's clock
+    /// is right does not take that.
     pub fn keep_internal_list(&self) -> Result<PathBuf, PkiError> {
         let path = self.internal_list();
         if life_over(&path, self.now) < 1.0 / 3.0 { Ok(path) } else { self.sign_internal_list() }
@@ -476,9 +477,11 @@ impl Pki {
         let mut written = Vec::new();
         for kind in kinds.iter().copied() {
             let none = HashSet::new();
-            let (authority, over) = match kind {
-                AuthorityKind::Site => (&self.site, &none),
-                AuthorityKind::Internal => (&self.internal, &over),
+            // A role whose clock is late must not go on with whom the internal list revokes: it takes none that begins in
+            // the future. The site's is for others, too.
+            let (authority, over, begin) = match kind {
+                AuthorityKind::Site => (&self.site, &none, authority::date(self.now)),
+                AuthorityKind::Internal => (&self.internal, &over, authority::begin(self.now, life)),
             };
             let path = self.folder.join(format!("{}.pem", kind.list_stem()));
             let number = register.next_number(kind, number_of(&path), now.unsigned_abs());
@@ -487,7 +490,7 @@ impl Pki {
             register.write(&self.folder)?;
             let entries = register.entries(kind, over);
             let count = entries.len();
-            let list = authority.sign_list(entries, number, life, self.now)?;
+            let list = authority.sign_list(entries, number, [begin, authority::date(self.now) + life])?;
             let size = list.der().len();
             if kind == AuthorityKind::Internal && size > INTERNAL_LIST_SIZE_MAX {
                 return Err(PkiError::ListTooLong { path, entries: count, size });
@@ -578,7 +581,7 @@ impl Pki {
 /// Who signed a certificate, its serial number where one certificate is meant, and its name where that is known.
 type Identified = (AuthorityKind, Option<Serial>, Option<String>);
 
-/// How much of the life of a list is over; all of one that cannot be read.
+/// How much of the life of a list is over; all of one that cannot be read, or was signed by a clock that was ahead.
 fn life_over(list: &Path, now: SystemTime) -> f64 {
     let der = rustls::pki_types::CertificateRevocationListDer::from_pem_file(list).ok();
     let read = der.as_ref().and_then(|der| CertificateRevocationList::from_der(der).ok());
@@ -587,7 +590,7 @@ fn life_over(list: &Path, now: SystemTime) -> f64 {
     });
     let Some((begin, end)) = times else { return 1.0 };
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    (now - begin) / (end - begin).max(1.0)
+    if begin > now { 1.0 } else { (now - begin) / (end - begin).max(1.0) }
 }
 
 /// Name of the files of an internal certificate, without what stands behind the dot.

@@ -7,7 +7,7 @@ use rustls::pki_types::{ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::*;
-use crate::auth::InternalRole;
+use crate::auth::{InternalRole, RevocationList, Trust};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -384,6 +384,33 @@ fn a_list_that_nobody_would_take_is_not_signed_and_that_is_told() {
     assert!(matches!(error, PkiError::ListTooLong { entries: 8_001, .. }), "{error}");
     assert!(error.to_string().contains("internal-crl.pem is not signed"), "{error}");
     assert_eq!(bytes(&list), before, "the one before counts still");
+}
+
+/// Whether somebody takes the internal list whose clock says `at`.
+fn is_taken(pki: &Pki, at: SystemTime) -> bool {
+    let list = rustls::pki_types::CertificateRevocationListDer::from_pem_file(pki.internal_list()).unwrap();
+    let trust = Trust::new(&[pki.internal_authority()], &[]).unwrap();
+    let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    RevocationList::read(&list, &trust, at).is_ok()
+}
+
+#[test]
+fn a_list_is_taken_by_a_clock_that_is_late_and_none_of_a_clock_that_was_ahead_stays() {
+    let (folder, now) = (folder(), SystemTime::now());
+    let ahead = open_at(folder.path(), now + 3 * DAY).unwrap();
+    ahead.sign_internal_list().unwrap();
+    let number = number_of(&ahead.internal_list());
+    assert!(!is_taken(&ahead, now));
+
+    let pki = open_at(folder.path(), now).unwrap();
+    pki.keep_internal_list().unwrap();
+    assert!(number_of(&pki.internal_list()) > number, "whoever has the other one takes it, too");
+    assert!(is_taken(&pki, now) && is_taken(&pki, now - DAY) && !is_taken(&pki, now - 2 * DAY));
+    let kept = bytes(&pki.internal_list());
+    open_at(folder.path(), now + 9 * DAY).unwrap().keep_internal_list().unwrap();
+    assert_eq!(bytes(&pki.internal_list()), kept);
+    open_at(folder.path(), now + 10 * DAY).unwrap().keep_internal_list().unwrap();
+    assert_ne!(bytes(&pki.internal_list()), kept);
 }
 
 #[test]
