@@ -478,6 +478,9 @@ pub const CERTIFICATE_FILES_EVERY: Duration = Duration::from_secs(1);
 pub const INTERNAL_FILES_EVERY: Duration = Duration::from_secs(1);
 /// The issuer is asked for the list so often, where one is named.
 pub const INTERNAL_LIST_ASKED_EVERY: Duration = Duration::from_secs(2);
+/// A list that came over a channel and begins in the future by the gateway's clock is judged again so often, for that
+/// may be put right at any time: one signature for each connection point.
+pub const INTERNAL_LIST_JUDGED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// For an answer of the issuer, from the name to the last byte.
 pub const ISSUER_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Until a gateway takes it that nothing comes of what it asked for over a channel: the issuer's time and more.

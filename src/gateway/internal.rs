@@ -12,10 +12,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::gate::{Common, Gate};
+use crate::auth::ListFault;
 use crate::channel::{Publication, RenewalAnswer as Answer};
-use crate::limits::RENEWAL_ANSWER_WITHIN;
+use crate::limits::{INTERNAL_LIST_JUDGED_AGAIN_AFTER, RENEWAL_ANSWER_WITHIN};
 use crate::logs;
 use crate::renewal::{Carries, KeptList, NotCarried};
+use crate::review::list_text;
 use crate::settings::GatewaySettings;
 use crate::transport::{Link, cut_revoked};
 
@@ -146,37 +148,95 @@ impl Carries for ByChannel {
     }
 }
 
-/// Lists that came over channels and were not judged yet: of each connection point the last, so that one that says
-/// another each time has no more judged than the others.
+/// Lists that came over channels and are still to be judged.
 #[derive(Default)]
-pub struct Heard(Mutex<HashMap<Point, Publication>>);
+pub struct Heard(Mutex<Lists>);
+
+#[derive(Default)]
+struct Lists {
+    /// Of each channel, by its shard and link, the last: one that says another each time has no more judged than the
+    /// others, and what a connection point says by one takes nothing away from what it says by another.
+    new: HashMap<(usize, u64), (Point, Publication)>,
+    /// Of each connection point the last to begin of those that this clock says begin in the future.
+    early: HashMap<Point, Early>,
+    /// When these were judged.
+    judged: Option<Instant>,
+}
+
+/// A list that the internal authority signed and that begins in the future.
+struct Early {
+    begins: u64,
+    text: String,
+    list: Publication,
+}
 
 impl Heard {
-    fn lists(&self) -> MutexGuard<'_, HashMap<Point, Publication>> {
+    fn lists(&self) -> MutexGuard<'_, Lists> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One came.
-    pub fn hear(&self, point: Point, list: Publication) {
-        self.lists().insert(point, list);
+    /// One came from a connection point, by this link of that shard.
+    pub fn hear(&self, point: Point, shard: usize, link: u64, list: Publication) {
+        self.lists().new.insert((shard, link), (point, list));
     }
 
-    /// A list counts because of who signed it, if it is newer than the one there is.
-    fn judge(&self, gate: &Gate) {
-        let lists = std::mem::take(&mut *self.lists());
-        for ((_, point), list) in lists {
-            let taken = gate.common.keeper.take_list(&list.bytes, &point);
-            if let Err(error) = taken.map_err(logs::bounded)
-                && gate.records.strangers.admits(&gate.shard)
-            {
+    /// Offers each that is due to `take`. One that begins in the future stays, for it is the clock here that may be
+    /// wrong: its connection point says it once, and is offered again after a while. What is wrong with those that stay.
+    fn judge(
+        &self,
+        now: Instant,
+        mut take: impl FnMut(&Point, &Publication) -> Result<(), ListFault>,
+    ) -> Option<String> {
+        let mut due = Vec::new();
+        {
+            let mut lists = self.lists();
+            due.extend(std::mem::take(&mut lists.new).into_values());
+            if lists.judged.is_none_or(|at| now.duration_since(at) >= INTERNAL_LIST_JUDGED_AGAIN_AFTER) {
+                lists.judged = Some(now);
+                let early = std::mem::take(&mut lists.early);
+                due.extend(early.into_iter().map(|(point, early)| (point, early.list)));
+            }
+        }
+        let mut early = Vec::new();
+        for (point, list) in due {
+            if let Err(fault @ ListFault::Future { at, .. }) = take(&point, &list) {
+                early.push((point, Early { begins: at, text: early_text(&fault), list }));
+            }
+        }
+        let mut lists = self.lists();
+        for (point, one) in early {
+            if lists.early.get(&point).is_none_or(|held| held.begins <= one.begins) {
+                lists.early.insert(point, one);
+            }
+        }
+        lists.early.values().max_by_key(|one| one.begins).map(|one| one.text.clone())
+    }
+}
+
+fn early_text(fault: &ListFault) -> String {
+    format!("a list of revoked internal certificates is not in force yet: {fault}; is the clock right?")
+}
+
+/// A list counts because of who signed it, if it is newer than the one there is.
+fn judge_heard(gate: &Gate) {
+    let keeper = &gate.common.keeper;
+    let trouble = gate.common.heard.judge(Instant::now(), |(_, point), list| {
+        let taken = keeper.take_list(&list.bytes, point);
+        match &taken {
+            Ok(()) | Err(ListFault::Future { .. }) => {}
+            Err(fault) if gate.records.strangers.admits(&gate.shard) => {
+                let error = logs::bounded(list_text(fault));
                 tracing::warn!(
-                    point = &*point,
+                    point = &**point,
                     error,
                     "a list of revoked internal certificates was not taken"
                 );
             }
+            Err(_) => {}
         }
-    }
+        taken
+    });
+    keeper.tell_heard(trouble.map(logs::bounded));
 }
 
 /// Looks after channels on a shard, for ever: cuts those whose other side is revoked, and asks by them what is to be
@@ -209,7 +269,7 @@ pub fn look_after(gate: &Rc<Gate>) {
             if gate.shard.index > 0 {
                 continue;
             }
-            gate.common.heard.judge(&gate);
+            judge_heard(&gate);
             let internal = gate.common.keeper.internal();
             let generation = internal.generation();
             if std::mem::replace(&mut kept, generation) != generation {
@@ -232,6 +292,7 @@ const SHARDS_LOOK_WITHIN: Duration = Duration::from_secs(2);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::RevisionTag;
 
     #[test]
     fn what_comes_back_counts_only_from_whom_was_asked() {
@@ -244,6 +305,57 @@ mod tests {
         }
         asking.hear(1, 7, b"right");
         assert_eq!(asking.state().answer.as_deref(), Some(&b"right"[..]));
+    }
+
+    fn list(serial: u64) -> Publication {
+        Publication { revision: RevisionTag { serial, sha256: [0; 32] }, bytes: Vec::new() }
+    }
+
+    /// A clock by which lists begin in the future whose serial is above `now`.
+    fn clock(now: u64, list: &Publication) -> Result<(), ListFault> {
+        let at = list.revision.serial;
+        if at > now { Err(ListFault::Future { issuer: "CA".to_owned(), at }) } else { Ok(()) }
+    }
+
+    #[test]
+    fn what_one_channel_says_takes_nothing_from_another_of_the_same_connection_point() {
+        let (heard, point): (_, Point) = (Heard::default(), (0, "1".into()));
+        for (shard, link, serial) in [(0, 7, 1), (0, 7, 3), (0, 8, 2), (1, 7, 1)] {
+            heard.hear(point.clone(), shard, link, list(serial));
+        }
+        let mut judged = Vec::new();
+        let said = heard.judge(Instant::now(), |_, list| {
+            judged.push(list.revision.serial);
+            Ok(())
+        });
+        judged.sort_unstable();
+        assert_eq!((judged, said), (vec![1, 2, 3], None));
+        assert_eq!(heard.judge(Instant::now(), |_, _| panic!("nothing came since")), None);
+    }
+
+    #[test]
+    fn a_list_from_the_future_is_told_of_and_judged_again_until_it_is_taken() {
+        let (heard, now) = (Heard::default(), Instant::now());
+        let (point, other): (Point, Point) = ((0, "1".into()), (0, "2".into()));
+        heard.hear(other.clone(), 0, 1, list(4));
+        heard.hear(point.clone(), 0, 2, list(10));
+        heard.hear(point.clone(), 0, 3, list(9));
+        let said = heard.judge(now, |_, list| clock(5, list)).unwrap();
+        assert!(said.contains("begins only at 1970-01-01T00:00:10Z; is the clock right?"), "{said}");
+        // The one that begins last is kept of each, and what it is about is still told.
+        let soon = now + INTERNAL_LIST_JUDGED_AGAIN_AFTER / 2;
+        assert_eq!(heard.judge(soon, |_, _| panic!("not so soon")).as_ref(), Some(&said));
+        heard.hear(other, 0, 1, list(6));
+        assert_eq!(heard.judge(soon, |_, list| clock(5, list)).as_ref(), Some(&said));
+        let mut judged = Vec::new();
+        let said = heard.judge(now + INTERNAL_LIST_JUDGED_AGAIN_AFTER, |(_, point), list| {
+            judged.push((point.to_string(), list.revision.serial));
+            clock(10, list)
+        });
+        judged.sort();
+        assert_eq!((judged, said), (vec![("1".to_owned(), 10), ("2".to_owned(), 6)], None));
+        let later = now + 9 * INTERNAL_LIST_JUDGED_AGAIN_AFTER;
+        assert_eq!(heard.judge(later, |_, _| panic!("they are in force")), None);
     }
 
     #[test]

@@ -91,6 +91,7 @@ fn pair(folder: &Path, files: &InternalFiles) -> Pair {
 #[derive(Default)]
 struct Trouble {
     list: String,
+    heard: String,
     issuer: String,
     renewal: String,
 }
@@ -169,7 +170,7 @@ impl Keeper {
     /// Takes what the list's file holds, where there is one.
     pub fn take_file(&self, list: Option<&ListRead>) {
         let taken = match list {
-            Some(Ok(bytes)) => self.take_list(bytes, "its file"),
+            Some(Ok(bytes)) => self.take_list(bytes, "its file").map_err(|fault| list_text(&fault)),
             Some(Err(text)) => Err(text.clone()),
             None => Ok(()),
         };
@@ -181,14 +182,19 @@ impl Keeper {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn take_list(&self, bytes: &[u8], from: &str) -> Result<(), String> {
+    pub fn take_list(&self, bytes: &[u8], from: &str) -> Result<(), ListFault> {
         match self.take_newer(bytes, from) {
             Err(older @ ListFault::Older { .. }) => {
                 tracing::debug!(from, "{older}");
                 Ok(())
             }
-            taken => taken.map_err(|fault| list_text(&fault)),
+            taken => taken,
         }
+    }
+
+    /// What is wrong with a list that came over a channel and will be judged again; nothing, if there is none.
+    pub fn tell_heard(&self, trouble: Option<String>) {
+        self.tell(|all| &mut all.heard, trouble);
     }
 
     fn take_newer(&self, bytes: &[u8], from: &str) -> Result<(), ListFault> {
@@ -321,8 +327,8 @@ impl Keeper {
     }
 
     fn troubles(&self) -> Vec<String> {
-        let Trouble { list, issuer, renewal } = &*self.trouble();
-        [list, issuer, renewal].into_iter().filter(|text| !text.is_empty()).cloned().collect()
+        let Trouble { list, heard, issuer, renewal } = &*self.trouble();
+        [list, heard, issuer, renewal].into_iter().filter(|text| !text.is_empty()).cloned().collect()
     }
 
     /// When certificates that are shown end, of what files said when they were read last: the internal one may be
