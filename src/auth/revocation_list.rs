@@ -61,9 +61,14 @@ pub(super) struct Scope {
 /// Why a list is not taken. Times are seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListFault {
-    /// Longer than [`CRL_SIZE_MAX`].
-    #[error("the list has {0} octets, more than {CRL_SIZE_MAX}")]
-    TooLong(usize),
+    /// Longer than a list of its kind may be.
+    #[error("the list has {size} octets, more than {size_max}")]
+    TooLong {
+        /// Its octets.
+        size: usize,
+        /// The most that it may have.
+        size_max: usize,
+    },
     /// Not a list in DER.
     #[error("the list cannot be read: {0}")]
     Malformed(&'static str),
@@ -136,7 +141,7 @@ impl RevocationList {
     /// Why it is not believed.
     pub fn read(der: &[u8], trust: &Trust, now: u64) -> Result<RevocationList, ListFault> {
         if der.len() > CRL_SIZE_MAX {
-            return Err(ListFault::TooLong(der.len()));
+            return Err(ListFault::TooLong { size: der.len(), size_max: CRL_SIZE_MAX });
         }
         let list = parse(der)?;
         let issuer = name_text(list.issuer());

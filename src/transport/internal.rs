@@ -161,15 +161,17 @@ impl Internal {
     /// # Errors
     /// What is wrong with the first that is not taken; the others are.
     pub fn take_lists(&self, bytes: &[u8]) -> Result<bool, ListFault> {
+        let too_long = |size| Err(ListFault::TooLong { size, size_max: limits::INTERNAL_LIST_SIZE_MAX });
+        // PEM is longer by a third.
         if bytes.len() > limits::INTERNAL_LIST_SIZE_MAX * 3 / 2 {
-            return Err(ListFault::TooLong(bytes.len()));
+            return too_long(bytes.len());
         }
         let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
         let held = self.listed();
         let Judged { trust, bytes, lists, is_new, fault } = judge(&self.trust.load(), &held, bytes);
         if is_new {
             if bytes.len() > limits::INTERNAL_LIST_SIZE_MAX {
-                return Err(ListFault::TooLong(bytes.len()));
+                return too_long(bytes.len());
             }
             self.listed.store(Arc::new(Listed { bytes, lists, serial: held.serial + 1 }));
             self.trust.store(Arc::new(trust));
@@ -413,6 +415,15 @@ mod tests {
     fn read(ca: &[CertificateDer<'static>], own: &Pair) -> Arc<Internal> {
         let key = PrivateKeyDer::from_pem_file(&own.key).unwrap();
         Internal::new(ca, Credential { chain: chain(&own.certificate), key }).unwrap()
+    }
+
+    #[test]
+    fn a_list_that_is_too_long_is_told_by_the_bound_of_internal_lists() {
+        let folder = tempfile::tempdir().unwrap();
+        let pki = Pki::open(folder.path()).unwrap();
+        let internal = read(&chain(&pki.internal_ca()), &pki.gateway("gw1").unwrap());
+        let said = internal.take_lists(&[0; 400_000]).unwrap_err().to_string();
+        assert_eq!(said, "the list has 400000 octets, more than 262144");
     }
 
     #[test]
