@@ -31,6 +31,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::dispatch::Neighbourhood;
 use crate::limits::{
     DRAIN_WITHIN, INSIDE_CONNECTIONS_MAX, INSIDE_HANDSHAKE_WITHIN, INSIDE_HANDSHAKES_MAX,
     INSIDE_HEAD_SIZE_MAX, INSIDE_HEAD_WITHIN,
@@ -66,7 +67,7 @@ pub trait Service: Send + Sync + 'static {
 pub struct Bounds {
     /// Connections of one name at once.
     pub connections_each: usize,
-    /// Handshakes under way at once from one address.
+    /// Handshakes under way at once from one address, of IPv6 from one network of /64.
     pub handshakes_each: usize,
     /// A connection's whole life, which is then for one question; `None`: as many as come, each within its time.
     pub connection_within: Option<Duration>,
@@ -171,7 +172,7 @@ async fn accept(
                 continue;
             }
         };
-        let Some(share) = of_address.take(from.ip()) else {
+        let Some(share) = of_address.take(whence(from)) else {
             service.stranger(from, "too many handshakes at once from this address".to_owned());
             continue;
         };
@@ -266,6 +267,11 @@ async fn converse(
     ended.map_err(io::Error::other)
 }
 
+/// Who has a share of the handshakes: whoever has one address of IPv6 can choose any of its network.
+fn whence(from: SocketAddr) -> Neighbourhood {
+    from.ip().into()
+}
+
 /// How much each has of something that nobody may have all of.
 struct Shares<K> {
     each: usize,
@@ -322,5 +328,17 @@ mod tests {
         drop(held);
         assert!(shares.had.lock().unwrap().is_empty(), "who has nothing costs nothing");
         assert!(shares.take("a").is_some());
+    }
+
+    #[test]
+    fn whoever_has_a_network_has_one_share() {
+        let shares = Shares::new(1);
+        let from = |text: &str| whence(SocketAddr::new(text.parse().unwrap(), 9444));
+        let _held = shares.take(from("2001:db8::1")).unwrap();
+        assert!(shares.take(from("2001:db8::ffff:0:0:2")).is_none(), "any of a /64 is his to choose");
+        assert!(shares.take(from("2001:db8:0:1::1")).is_some());
+        let _held = shares.take(from("192.0.2.7")).unwrap();
+        assert!(shares.take(from("::ffff:192.0.2.7")).is_none(), "it is the same however it is written");
+        assert!(shares.take(from("192.0.2.8")).is_some());
     }
 }

@@ -514,7 +514,8 @@ pub const RENEWALS_REMEMBERED_MAX: usize = 1_024;
 /// Connections with the issuer of one identity: its question for the list, its own renewal, and those it carries.
 pub const ISSUER_CONNECTIONS_EACH_MAX: usize = 8;
 const _: () = assert!(ISSUER_CONNECTIONS_EACH_MAX >= RENEWALS_CARRIED_MAX + 2);
-/// Handshakes with the issuer under way from one address: a quarter of all, for several connection points on it.
+/// Handshakes with the issuer under way from one address, or one network of /64: a quarter of all, for several connection
+/// points on it.
 pub const ISSUER_HANDSHAKES_EACH_MAX: usize = INSIDE_HANDSHAKES_MAX / 4;
 /// The whole life of a connection with the issuer, which is for one question. Whoever asks waits no longer.
 pub const ISSUER_CONNECTION_WITHIN: Duration = Duration::from_secs(15);
