@@ -228,8 +228,9 @@ pub const TOKEN_KEYS_KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 pub const TOKEN_KEYS_LOOKED_AT_EVERY: Duration = Duration::from_secs(60);
 /// Names of what a token was given for, by which it is blocked too: what one token may have of its own.
 pub const TOKEN_GIVEN_FOR_MAX: usize = 8;
-/// Connections that a service inside (token service, issuer) holds: each shard of a connection point keeps a few, more
-/// wait to be accepted.
+/// Connections that a service inside (token service, issuer) answers on at once, which are those whose handshake is done:
+/// each shard of a connection point keeps a few with the token service. One more waits with its place among
+/// [`INSIDE_HANDSHAKES_MAX`]; when all of these are taken, further ones wait in the kernel to be accepted.
 pub const INSIDE_CONNECTIONS_MAX: usize = 1_024;
 /// For a handshake with it; who asks is inside, next door.
 pub const INSIDE_HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
