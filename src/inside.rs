@@ -11,6 +11,8 @@ use std::future::Future;
 use std::hash::Hash;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -84,27 +86,38 @@ impl Bounds {
 
 /// Counts the signals that ask to stop. From when there is one, none of them kills the process: it is made before
 /// anybody hears that the service listens.
-pub struct Stop(watch::Receiver<u32>);
+pub struct Stop {
+    told: watch::Receiver<u32>,
+    /// Nobody is served before.
+    serves: Arc<AtomicBool>,
+}
 
 impl Stop {
-    /// At the first signal what is under way may end, at the second it is given up.
+    /// At the first signal what is under way may end, at the second it is given up. While the service starts the first
+    /// ends the process, for a start may wait long for a folder that somebody holds, and leaves nothing by halves.
     ///
     /// # Errors
     /// The system gives no thread.
     pub fn on_signals() -> io::Result<Stop> {
         let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
-        let (tell, told) = watch::channel(0);
+        let ((tell, told), serves) = (watch::channel(0), Arc::new(AtomicBool::new(false)));
+        let stop = Stop { told, serves: serves.clone() };
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            signals.forever().for_each(|_| tell.send_modify(|count| *count += 1));
+            for _ in signals.forever() {
+                if !serves.load(Ordering::Acquire) {
+                    process::exit(0);
+                }
+                tell.send_modify(|count| *count += 1);
+            }
         })?;
-        Ok(Stop(told))
+        Ok(stop)
     }
 
     /// One that is told by hand.
     #[cfg(test)]
     pub(crate) fn by_hand() -> (watch::Sender<u32>, Stop) {
         let (tell, told) = watch::channel(0);
-        (tell, Stop(told))
+        (tell, Stop { told, serves: Arc::default() })
     }
 }
 
@@ -120,7 +133,8 @@ pub fn run(
     stop: Stop,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(accept(listener, TlsAcceptor::from(tls), service, bounds, stop.0));
+    stop.serves.store(true, Ordering::Release);
+    let ended = runtime.block_on(accept(listener, TlsAcceptor::from(tls), service, bounds, stop.told));
     // What still waits for a file on another thread was given its time.
     runtime.shutdown_background();
     ended

@@ -393,6 +393,33 @@ fn an_issuer_that_is_away_is_told_of_and_asked_again() {
 }
 
 #[test]
+fn an_issuer_that_is_to_end_while_it_starts_waits_for_nobody() {
+    let stack = Setup::new("http://127.0.0.1:1").prepare();
+    // Somebody changes the folder, and takes his time.
+    let held = cmg::pki::lock(&stack.path("pki")).unwrap();
+    let mut command = cmg();
+    command.arg("issuer").arg("--dir").arg(stack.path("pki"));
+    command.args(["--listen", &local(free_port()).to_string(), "--admin", &local(free_port()).to_string()]);
+    let mut process = Process::start(&mut command, &stack.path("issuer.log"));
+    let status = format!("/proc/{}/status", process.pid());
+    let takes_signals = || {
+        let status = fs::read_to_string(&status).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+        u64::from_str_radix(caught, 16).unwrap() & 1 << (libc::SIGTERM - 1) != 0
+    };
+    eventually("it takes signals", takes_signals);
+    process.signal(libc::SIGTERM);
+    let ended = process.wait_for_exit(PATIENCE);
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?} {}", process.log());
+    drop(held);
+    // What it left is in nobody's way, and once it serves it drains.
+    let mut issuer = Issuer::start(&stack, 3_600);
+    issuer.process.signal(libc::SIGTERM);
+    let ended = issuer.process.wait_for_exit(PATIENCE);
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?} {}", issuer.process.log());
+}
+
+#[test]
 fn the_issuer_hears_roles_alone() {
     needs!("openssl");
     let origin = SampleOrigin::start();
