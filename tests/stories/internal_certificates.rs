@@ -393,6 +393,40 @@ fn an_issuer_that_is_away_is_told_of_and_asked_again() {
 }
 
 #[test]
+fn a_connection_point_that_starts_while_the_issuer_is_away_knows_who_is_revoked() {
+    let origin = SampleOrigin::start();
+    let mut stack = Setup::new(origin.url()).prepare();
+    let issuer = Issuer::start(&stack, HOUR.as_secs());
+    add_internal(&stack, "connector.toml", &format!("issuer = \"{}\"\n", issuer.address));
+    stack.start_gateway();
+    stack.start_connector();
+    stack.wait_until_ready();
+    let kept = || fs::read(stack.path("pki/internal/connector-PS1-1.revoked.der")).unwrap_or_default();
+    eventually("a list of nobody is kept", || !kept().is_empty());
+    let of_nobody = kept();
+    pki(&stack, &["revoke", "gateway-gw1"]);
+    let channels = |stack: &Stack| stack.connector_status()["instances"][0]["channels"].clone();
+    assert!(eventually_within(CUT_WITHIN, || channels(&stack) == 0), "{}", stack.connector_status());
+    eventually("the other one is kept", || kept() != of_nobody);
+    let lists = |stack: &Stack| stack.connector_status()["internal"]["lists"].clone();
+    let before = lists(&stack);
+    assert_eq!(before[0]["entries"], 1);
+    drop(stack.connector.take());
+    drop(issuer);
+
+    stack.start_connector();
+    eventually("it says how it is", || ask_admin(stack.connector_admin(), "/healthz").is_some());
+    eventually("the issuer is missed", || {
+        stack.connector_status()["internal"]["trouble"].to_string().contains("the issuer")
+    });
+    assert_eq!(lists(&stack)[0]["number"], before[0]["number"], "it has what was kept");
+    assert!(!eventually_within(Duration::from_secs(3), || channels(&stack) != 0));
+    eventually("it says why", || {
+        stack.connector_status()["instances"][0]["trouble"].to_string().contains("Revoked")
+    });
+}
+
+#[test]
 fn an_issuer_that_is_to_end_while_it_starts_waits_for_nobody() {
     let stack = Setup::new("http://127.0.0.1:1").prepare();
     // Somebody changes the folder, and takes his time.
