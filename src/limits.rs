@@ -88,8 +88,11 @@ pub const RENEWAL_NAMES_MAX: usize = 16;
 pub const RENEWAL_WITHIN: Duration = Duration::from_secs(300);
 /// Bytes of one publication (settings of a site with its trust anchors).
 pub const SETTINGS_SIZE_MAX: usize = 1024 * 1024;
-/// Silence on a channel after which a ping is sent.
-pub const PING_AFTER: Duration = Duration::from_secs(5);
+/// Silence on a channel after which a connector pings.
+pub const CONNECTOR_PING_AFTER: Duration = Duration::from_secs(4);
+/// Silence after which a gateway does: later by more than a round trip, so that on a channel at rest one of them asks,
+/// and its pings and their answers tell both.
+pub const GATEWAY_PING_AFTER: Duration = Duration::from_secs(5);
 /// A gateway that opened a stream and hears nothing at all on its channel for so long pings it: a request alone on a
 /// quiet channel, whose origin takes its time, costs one more frame.
 pub const PROBE_AFTER: Duration = Duration::from_secs(1);
@@ -118,13 +121,13 @@ pub const HTTPS_WAYS_MAX: usize = 4;
 pub const FALL_BACK_WITHIN: Duration = Duration::from_secs(10);
 /// Noticed by the last ping that has no answer; two ways may be dropped before one leads there.
 const _: () = assert!(
-    PING_AFTER.as_millis()
+    CONNECTOR_PING_AFTER.as_millis()
         + STALLED_AFTER.as_millis()
         + SILENCE_FIRST.as_millis() * 3 / 2
         + 2 * WAY_HEAD_START.as_millis()
         < FALL_BACK_WITHIN.as_millis()
 );
-/// Where what the gateway sends still comes, while requests run: it has the channel stall first, and says nothing more.
+/// Where what the gateway sends still comes, while requests run: it has the channel stall first, and opens nothing more.
 const _: () = assert!(
     2 * (PROBE_AFTER.as_millis() + STALLED_AFTER.as_millis())
         + SILENCE_FIRST.as_millis() * 3 / 2
@@ -479,8 +482,11 @@ pub const CERTIFICATE_FILES_EVERY: Duration = Duration::from_secs(1);
 pub const INTERNAL_FILES_EVERY: Duration = Duration::from_secs(1);
 /// The issuer is asked for the list so often, where one is named.
 pub const INTERNAL_LIST_ASKED_EVERY: Duration = Duration::from_secs(2);
+/// Lists of revoked internal certificates of one connection point that wait to be judged, and as many that begin in the
+/// future: the one before and the new one, of each of two processes while one takes the other's place.
+pub const INTERNAL_LISTS_HEARD_MAX: usize = 4;
 /// A list that came over a channel and begins in the future by the gateway's clock is judged again so often, for that
-/// may be put right at any time: one signature for each connection point.
+/// may be put right at any time: a few signatures for each connection point.
 pub const INTERNAL_LIST_JUDGED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// For an answer of the issuer, from the name to the last byte.
 pub const ISSUER_ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -515,8 +521,8 @@ pub const RENEWALS_REMEMBERED_MAX: usize = 1_024;
 /// Connections with the issuer of one identity: its question for the list, its own renewal, and those it carries.
 pub const ISSUER_CONNECTIONS_EACH_MAX: usize = 8;
 const _: () = assert!(ISSUER_CONNECTIONS_EACH_MAX >= RENEWALS_CARRIED_MAX + 2);
-/// Handshakes with the issuer under way from one address, or one network of /64: a quarter of all, for several connection
-/// points on it.
+/// Handshakes with the issuer under way from one address: a quarter of all, for several connection points on it. A network
+/// of IPv6 has half of all, for any of its addresses may be one machine's.
 pub const ISSUER_HANDSHAKES_EACH_MAX: usize = INSIDE_HANDSHAKES_MAX / 4;
 /// The whole life of a connection with the issuer, which is for one question. Whoever asks waits no longer.
 pub const ISSUER_CONNECTION_WITHIN: Duration = Duration::from_secs(15);

@@ -9,7 +9,10 @@
 use std::time::{Duration, Instant};
 
 use super::error::ChannelError;
-use crate::limits::{CHANNEL_LOST_AFTER, PING_AFTER, PROBE_AFTER, ROUND_TRIP_EVERY, STALLED_AFTER};
+use crate::limits::{
+    CHANNEL_LOST_AFTER, CONNECTOR_PING_AFTER, GATEWAY_PING_AFTER, PROBE_AFTER, ROUND_TRIP_EVERY,
+    STALLED_AFTER,
+};
 
 /// Silence, pings and the round trip of one channel.
 #[derive(Debug)]
@@ -143,22 +146,24 @@ impl Pulse {
         if now < self.check_at && !is_probe {
             return Ok(None);
         }
-        // One ping has no answer yet. Were there more, a peer that hears us, and whom we do not hear, would take them for a
-        // sign that all is well.
+        // Who is to see within seconds that it is not heard asks itself, also one that is asked.
+        let (last, ping_after) = match self.is_watchful {
+            true => (self.answered, CONNECTOR_PING_AFTER),
+            false => (self.heard, GATEWAY_PING_AFTER),
+        };
+        // One ping has no answer yet, and more would say no more.
         if self.is_stalled() {
-            self.check_at = now + PING_AFTER;
+            self.check_at = now + ping_after;
             return Ok(None);
         }
         let is_stale = self.pinged.is_none_or(|pinged| now >= pinged + ROUND_TRIP_EVERY);
-        // Who is to see within seconds that it is not heard asks itself, also one that is asked.
-        let last = if self.is_watchful { self.answered } else { self.heard };
-        let is_quiet = now >= last + PING_AFTER || queued == self.queued;
+        let is_quiet = now >= last + ping_after || queued == self.queued;
         self.queued = queued;
         if !is_stale && !is_quiet && !is_probe {
-            self.check_at = last + PING_AFTER;
+            self.check_at = last + ping_after;
             return Ok(None);
         }
-        self.check_at = now + PING_AFTER;
+        self.check_at = now + ping_after;
         self.pinged = Some(now);
         self.unanswered += 1;
         if self.is_watchful && self.expects == Expects::Nothing && now > self.answered {

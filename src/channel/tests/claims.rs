@@ -1,11 +1,13 @@
 //! What a channel promises, one claim each.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::channel::*;
 use crate::limits::{
-    CHANNEL_LOST_AFTER, CHANNEL_OUT_SIZE_HARD_MAX, CHANNEL_OUT_SIZE_MAX, CHANNEL_WINDOW, INTERIM_COUNT_MAX,
-    PING_AFTER, PROBE_AFTER, STALLED_AFTER, STREAM_WINDOW_INITIAL, STREAM_WINDOW_MAX,
+    CHANNEL_LOST_AFTER, CHANNEL_OUT_SIZE_HARD_MAX, CHANNEL_OUT_SIZE_MAX, CHANNEL_WINDOW,
+    CONNECTOR_PING_AFTER, GATEWAY_PING_AFTER, INTERIM_COUNT_MAX, PROBE_AFTER, ROUND_TRIP_EVERY,
+    STALLED_AFTER, STREAM_WINDOW_INITIAL, STREAM_WINDOW_MAX,
 };
 use crate::refusal::Refusal;
 
@@ -452,7 +454,7 @@ fn a_connector_whose_ping_has_no_answer_sees_that_the_channel_stalls() {
         channel.handle_timeout(at).unwrap();
         channel.transmitted(channel.transmit_len());
     }
-    assert_eq!(at - start, PING_AFTER + STALLED_AFTER);
+    assert_eq!(at - start, CONNECTOR_PING_AFTER + STALLED_AFTER);
     channel.handle_frame(&peers_ping(), at).unwrap();
     assert!(channel.is_stalled());
     channel.handle_frame(&nothing(), at).unwrap();
@@ -483,7 +485,7 @@ fn a_connector_at_rest_whose_frames_do_not_arrive_sees_that_the_channel_stalls()
             pair.reach_connector();
         }
         let noticed = pair.now - blocked.expect("it does not stall before");
-        assert!(noticed <= PING_AFTER + STALLED_AFTER, "{noticed:?} after {after:?}");
+        assert!(noticed <= CONNECTOR_PING_AFTER + STALLED_AFTER, "{noticed:?} after {after:?}");
     }
 }
 
@@ -556,14 +558,57 @@ fn two_idle_ends_keep_each_other_alive_with_few_frames() {
     while pair.now < begin + Duration::from_secs(600) {
         pair.now = pair.gateway.poll_timeout().unwrap().min(pair.connector.poll_timeout().unwrap());
         pair.gateway.handle_timeout(pair.now).unwrap();
-        frames += pair.gateway.transmit_len() / 16;
-        pair.reach_connector();
         pair.connector.handle_timeout(pair.now).unwrap();
-        frames += pair.connector.transmit_len() / 16;
-        pair.reach_gateway();
+        // What answers arrives before time passes.
+        while pair.gateway.transmit_len() + pair.connector.transmit_len() > 0 {
+            frames += pair.gateway.transmit_len() / 16;
+            pair.reach_connector();
+            frames += pair.connector.transmit_len() / 16;
+            pair.reach_gateway();
+        }
     }
-    let turns = 600 / PING_AFTER.as_secs() as usize;
+    let turns = 600 / GATEWAY_PING_AFTER.as_secs() as usize;
     assert!((turns..=3 * turns).contains(&frames), "{frames}");
+}
+
+#[test]
+fn of_two_idle_ends_far_from_each_other_one_asks() {
+    const LATENCY: Duration = Duration::from_millis(150);
+    let start = Instant::now();
+    let mut ends = [Channel::new(Side::Gateway, start), Channel::new(Side::Connector, start)];
+    let (mut now, mut asked) = (start, [0; 2]);
+    let mut on_the_way: VecDeque<(Instant, usize, Vec<u8>)> = VecDeque::new();
+    while now < start + Duration::from_secs(600) {
+        let due = ends.iter().filter_map(Channel::poll_timeout).min().unwrap();
+        now = on_the_way.front().map_or(due, |(arrives, ..)| due.min(*arrives)).max(now);
+        while on_the_way.front().is_some_and(|(arrives, ..)| *arrives <= now) {
+            let (_, to, bytes) = on_the_way.pop_front().unwrap();
+            let mut rest = &bytes[..];
+            while let Some((size, _)) = ends[to].handle_frame(rest, now).unwrap() {
+                rest = &rest[size..];
+            }
+            assert!(rest.is_empty());
+        }
+        for from in [0, 1] {
+            ends[from].handle_timeout(now).unwrap();
+            let bytes = ends[from].transmit().to_vec();
+            ends[from].transmitted(ends[from].transmit_len());
+            let mut rest = &bytes[..];
+            while let Some((frame, size)) = frame::take(rest).unwrap() {
+                asked[from] += u32::from(frame.kind == frame::FrameKind::Ping);
+                rest = &rest[size..];
+            }
+            if !bytes.is_empty() {
+                on_the_way.push_back((now + LATENCY, 1 - from, bytes));
+            }
+        }
+        assert!(ends.iter().all(|end| !end.is_stalled()));
+    }
+    let every = |period: Duration| (600 / period.as_secs()) as u32;
+    let [gateway, connector] = asked;
+    // It measures the round trip, and asks once more where that makes the other one later.
+    assert!(gateway <= 2 * every(ROUND_TRIP_EVERY), "{asked:?}");
+    assert!((every(GATEWAY_PING_AFTER)..=every(CONNECTOR_PING_AFTER) + 1).contains(&connector), "{asked:?}");
 }
 
 #[test]
@@ -602,7 +647,7 @@ fn an_hour_of_silence_costs_less_than_200_kilobytes_each_way() {
     }
     println!("octets in an hour, of gateway and connection point: {octets:?}");
     assert!(octets.iter().all(|octets| *octets < 200_000), "{octets:?}");
-    let least = 3_600 / PING_AFTER.as_secs() as usize * (16 + RECORD + HEADERS);
+    let least = 3_600 / GATEWAY_PING_AFTER.as_secs() as usize * (16 + RECORD + HEADERS);
     assert!(octets.iter().all(|octets| *octets >= least), "{octets:?}");
 }
 
