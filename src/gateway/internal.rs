@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::gate::{Common, Gate};
 use crate::auth::ListFault;
 use crate::channel::{Publication, RenewalAnswer as Answer};
-use crate::limits::{INTERNAL_LIST_JUDGED_AGAIN_AFTER, RENEWAL_ANSWER_WITHIN};
+use crate::limits::{INTERNAL_LIST_JUDGED_AGAIN_AFTER, INTERNAL_LISTS_HEARD_MAX, RENEWAL_ANSWER_WITHIN};
 use crate::logs;
 use crate::renewal::{Carries, KeptList, NotCarried};
 use crate::review::list_text;
@@ -154,11 +154,11 @@ pub struct Heard(Mutex<Lists>);
 
 #[derive(Default)]
 struct Lists {
-    /// Of each channel, by its shard and link, the last: one that says another each time has no more judged than the
-    /// others, and what a connection point says by one takes nothing away from what it says by another.
-    new: HashMap<(usize, u64), (Point, Publication)>,
-    /// Of each connection point the last to begin of those that this clock says begin in the future.
-    early: HashMap<Point, Early>,
+    /// Of each connection point the latest: who says another each time, and by each channel, has no more judged than the
+    /// others.
+    new: HashMap<Point, Vec<Publication>>,
+    /// Those of each connection point that this clock says begin in the future.
+    early: HashMap<Point, Vec<Early>>,
     /// When these were judged.
     judged: Option<Instant>,
 }
@@ -175,9 +175,10 @@ impl Heard {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One came from a connection point, by this link of that shard.
-    pub fn hear(&self, point: Point, shard: usize, link: u64, list: Publication) {
-        self.lists().new.insert((shard, link), (point, list));
+    /// One came from a connection point, perhaps what it said by another channel.
+    pub fn hear(&self, point: Point, list: Publication) {
+        let mut lists = self.lists();
+        keep_latest(lists.new.entry(point).or_default(), list, |held, list| held.bytes == list.bytes);
     }
 
     /// Offers each that is due to `take`. One that begins in the future stays, for it is the clock here that may be
@@ -190,11 +191,13 @@ impl Heard {
         let mut due = Vec::new();
         {
             let mut lists = self.lists();
-            due.extend(std::mem::take(&mut lists.new).into_values());
+            let new = std::mem::take(&mut lists.new).into_iter();
+            due.extend(new.flat_map(|(point, all)| all.into_iter().map(move |list| (point.clone(), list))));
             if lists.judged.is_none_or(|at| now.duration_since(at) >= INTERNAL_LIST_JUDGED_AGAIN_AFTER) {
                 lists.judged = Some(now);
-                let early = std::mem::take(&mut lists.early);
-                due.extend(early.into_iter().map(|(point, early)| (point, early.list)));
+                for (point, early) in std::mem::take(&mut lists.early) {
+                    due.extend(early.into_iter().map(|early| (point.clone(), early.list)));
+                }
             }
         }
         let mut early = Vec::new();
@@ -205,12 +208,21 @@ impl Heard {
         }
         let mut lists = self.lists();
         for (point, one) in early {
-            if lists.early.get(&point).is_none_or(|held| held.begins <= one.begins) {
-                lists.early.insert(point, one);
-            }
+            let held = lists.early.entry(point).or_default();
+            keep_latest(held, one, |held, one| held.list.bytes == one.list.bytes);
         }
-        lists.early.values().max_by_key(|one| one.begins).map(|one| one.text.clone())
+        lists.early.values().flatten().max_by_key(|one| one.begins).map(|one| one.text.clone())
     }
+}
+
+/// Puts `one` behind those that are held, in the place of the same, or of the oldest if there are too many.
+fn keep_latest<T>(held: &mut Vec<T>, one: T, is_same: impl Fn(&T, &T) -> bool) {
+    if let Some(at) = held.iter().position(|other| is_same(other, &one)) {
+        held.remove(at);
+    } else if held.len() >= INTERNAL_LISTS_HEARD_MAX {
+        held.remove(0);
+    }
+    held.push(one);
 }
 
 fn early_text(fault: &ListFault) -> String {
@@ -308,7 +320,10 @@ mod tests {
     }
 
     fn list(serial: u64) -> Publication {
-        Publication { revision: RevisionTag { serial, sha256: [0; 32] }, bytes: Vec::new() }
+        Publication {
+            revision: RevisionTag { serial, sha256: [0; 32] },
+            bytes: serial.to_be_bytes().to_vec(),
+        }
     }
 
     /// A clock by which lists begin in the future whose serial is above `now`.
@@ -318,10 +333,10 @@ mod tests {
     }
 
     #[test]
-    fn what_one_channel_says_takes_nothing_from_another_of_the_same_connection_point() {
+    fn what_a_connection_point_says_by_many_channels_is_judged_once_and_a_few_at_most() {
         let (heard, point): (_, Point) = (Heard::default(), (0, "1".into()));
-        for (shard, link, serial) in [(0, 7, 1), (0, 7, 3), (0, 8, 2), (1, 7, 1)] {
-            heard.hear(point.clone(), shard, link, list(serial));
+        for serial in [2, 3, 2, 1, 3, 2] {
+            heard.hear(point.clone(), list(serial));
         }
         let mut judged = Vec::new();
         let said = heard.judge(Instant::now(), |_, list| {
@@ -331,21 +346,31 @@ mod tests {
         judged.sort_unstable();
         assert_eq!((judged, said), (vec![1, 2, 3], None));
         assert_eq!(heard.judge(Instant::now(), |_, _| panic!("nothing came since")), None);
+        // The latest count.
+        for serial in 1..=100 {
+            heard.hear(point.clone(), list(serial));
+        }
+        let mut judged = Vec::new();
+        heard.judge(Instant::now(), |_, list| {
+            judged.push(list.revision.serial as usize);
+            Ok(())
+        });
+        assert!(judged.into_iter().eq(101 - INTERNAL_LISTS_HEARD_MAX..=100));
     }
 
     #[test]
     fn a_list_from_the_future_is_told_of_and_judged_again_until_it_is_taken() {
         let (heard, now) = (Heard::default(), Instant::now());
         let (point, other): (Point, Point) = ((0, "1".into()), (0, "2".into()));
-        heard.hear(other.clone(), 0, 1, list(4));
-        heard.hear(point.clone(), 0, 2, list(10));
-        heard.hear(point.clone(), 0, 3, list(9));
+        heard.hear(other.clone(), list(4));
+        heard.hear(point.clone(), list(10));
+        heard.hear(point.clone(), list(9));
         let said = heard.judge(now, |_, list| clock(5, list)).unwrap();
         assert!(said.contains("begins only at 1970-01-01T00:00:10Z; is the clock right?"), "{said}");
-        // The one that begins last is kept of each, and what it is about is still told.
+        // They are kept, and the one that begins last is still told of.
         let soon = now + INTERNAL_LIST_JUDGED_AGAIN_AFTER / 2;
         assert_eq!(heard.judge(soon, |_, _| panic!("not so soon")).as_ref(), Some(&said));
-        heard.hear(other, 0, 1, list(6));
+        heard.hear(other, list(6));
         assert_eq!(heard.judge(soon, |_, list| clock(5, list)).as_ref(), Some(&said));
         let mut judged = Vec::new();
         let said = heard.judge(now + INTERNAL_LIST_JUDGED_AGAIN_AFTER, |(_, point), list| {
@@ -353,7 +378,8 @@ mod tests {
             clock(10, list)
         });
         judged.sort();
-        assert_eq!((judged, said), (vec![("1".to_owned(), 10), ("2".to_owned(), 6)], None));
+        let [one, two] = ["1", "2"].map(str::to_owned);
+        assert_eq!((judged, said), (vec![(one.clone(), 9), (one, 10), (two, 6)], None));
         let later = now + 9 * INTERNAL_LIST_JUDGED_AGAIN_AFTER;
         assert_eq!(heard.judge(later, |_, _| panic!("they are in force")), None);
     }
