@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -69,7 +69,7 @@ pub trait Service: Send + Sync + 'static {
 pub struct Bounds {
     /// Connections of one name at once.
     pub connections_each: usize,
-    /// Handshakes under way at once from one address, of IPv6 from one network of /64.
+    /// Handshakes under way at once from one address; from one network of IPv6, of /64, twice as many.
     pub handshakes_each: usize,
     /// A connection's whole life, which is then for one question; `None`: as many as come, each within its time.
     pub connection_within: Option<Duration>,
@@ -166,7 +166,7 @@ async fn accept(
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let handshakes = Arc::new(Semaphore::new(INSIDE_HANDSHAKES_MAX));
     let places = Arc::new(Semaphore::new(INSIDE_CONNECTIONS_MAX));
-    let (of_address, of_name) = (Shares::new(bounds.handshakes_each), Shares::new(bounds.connections_each));
+    let (of_whence, of_name) = (Places::new(bounds.handshakes_each), Shares::new(bounds.connections_each));
     let mut connections = JoinSet::new();
     loop {
         let next = async {
@@ -186,8 +186,8 @@ async fn accept(
                 continue;
             }
         };
-        let Some(share) = of_address.take(whence(from)) else {
-            service.stranger(from, "too many handshakes at once from this address".to_owned());
+        let Some(share) = of_whence.take(from.ip()) else {
+            service.stranger(from, "too many handshakes at once from this address or network".to_owned());
             continue;
         };
         let (tls, service, places, stop) = (tls.clone(), service.clone(), places.clone(), stop.clone());
@@ -281,9 +281,22 @@ async fn converse(
     ended.map_err(io::Error::other)
 }
 
-/// Who has a share of the handshakes: whoever has one address of IPv6 can choose any of its network.
-fn whence(from: SocketAddr) -> Neighbourhood {
-    from.ip().into()
+/// The handshakes of each address, and of each network of IPv6: whoever has one address can choose any of its network,
+/// and shall leave something to its neighbours there.
+struct Places {
+    of_address: Arc<Shares<IpAddr>>,
+    of_network: Arc<Shares<Neighbourhood>>,
+}
+
+impl Places {
+    fn new(each: usize) -> Places {
+        Places { of_address: Shares::new(each), of_network: Shares::new(2 * each) }
+    }
+
+    /// As [`Shares::take`].
+    fn take(&self, from: IpAddr) -> Option<(Share<IpAddr>, Share<Neighbourhood>)> {
+        Some((self.of_address.take(from.to_canonical())?, self.of_network.take(from.into())?))
+    }
 }
 
 /// How much each has of something that nobody may have all of.
@@ -345,14 +358,17 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_a_network_has_one_share() {
-        let shares = Shares::new(1);
-        let from = |text: &str| whence(SocketAddr::new(text.parse().unwrap(), 9444));
-        let _held = shares.take(from("2001:db8::1")).unwrap();
-        assert!(shares.take(from("2001:db8::ffff:0:0:2")).is_none(), "any of a /64 is his to choose");
-        assert!(shares.take(from("2001:db8:0:1::1")).is_some());
-        let _held = shares.take(from("192.0.2.7")).unwrap();
-        assert!(shares.take(from("::ffff:192.0.2.7")).is_none(), "it is the same however it is written");
-        assert!(shares.take(from("192.0.2.8")).is_some());
+    fn an_address_leaves_its_network_something_and_a_network_the_others() {
+        let places = Places::new(1);
+        let from = |text: &str| text.parse::<IpAddr>().unwrap();
+        let _held = places.take(from("2001:db8::1")).unwrap();
+        assert!(places.take(from("2001:db8::1")).is_none());
+        let _held = places.take(from("2001:db8::2")).expect("its neighbour has a place");
+        assert!(places.take(from("2001:db8::ffff:0:0:3")).is_none(), "any of a /64 is his to choose");
+        assert!(places.of_address.had.lock().unwrap().len() == 2, "who has no place costs nothing");
+        assert!(places.take(from("2001:db8:0:1::1")).is_some());
+        let _held = places.take(from("192.0.2.7")).unwrap();
+        assert!(places.take(from("::ffff:192.0.2.7")).is_none(), "it is the same however it is written");
+        assert!(places.take(from("192.0.2.8")).is_some());
     }
 }
