@@ -40,7 +40,7 @@ impl KeptList {
         if bytes.is_empty() {
             // Of before such a file was removed. It may be another process's that is about to write there.
             tracing::info!(file = %file.display(), "the file is empty: no list was in force when it was written");
-        } else if let Err(error) = internal.take_lists(&bytes) {
+        } else if let Err(error) = internal.take_kept(&bytes) {
             tracing::warn!(file = %file.display(), %error, "the list that was kept cannot be used");
         }
     }
@@ -88,10 +88,14 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
+    use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, SerialNumber};
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+    use time::OffsetDateTime;
+
     use super::*;
+    use crate::auth::ListFault;
     use crate::pki::Pki;
     use crate::transport::tls_config::Credential;
 
@@ -127,6 +131,30 @@ mod tests {
             assert!(waited.is_ok(), "neither for who reads nor for who writes");
         });
         assert!(kept.file().ends_with("elsewhere"));
+    }
+
+    #[test]
+    fn what_was_kept_counts_by_a_late_clock_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let internal = internal(&Pki::open(folder.path()).unwrap());
+        let read = |name| fs::read_to_string(folder.path().join(name)).unwrap();
+        let key = KeyPair::from_pem(&read("internal-ca.key")).unwrap();
+        let begin = OffsetDateTime::now_utc() + Duration::from_secs(30 * 86_400);
+        let list = CertificateRevocationListParams {
+            this_update: begin,
+            next_update: begin + Duration::from_secs(86_400),
+            crl_number: SerialNumber::from(7),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let issuer = Issuer::from_ca_cert_pem(&read("internal-ca.pem"), key).unwrap();
+        let list = list.signed_by(&issuer).unwrap();
+        assert!(matches!(internal.take_lists(list.der()), Err(ListFault::Future { .. })));
+        let kept = KeptList::new(folder.path().join("internal.crl"));
+        fs::write(kept.file(), list.der()).unwrap();
+        kept.load(&internal);
+        assert_eq!(internal.listed().bytes, list.der().as_ref());
     }
 
     #[test]

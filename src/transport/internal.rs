@@ -133,8 +133,9 @@ impl Internal {
         }
         let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
         let held = self.listed();
-        // What another authority signed is not taken. Nobody believes the revoked in between.
-        let Judged { trust, bytes, lists, .. } = judge(&read.trust(), &read.listed(), &held.bytes);
+        // What another authority signed is not taken, and what was in force stays whatever the clock says. Nobody believes
+        // the revoked in between.
+        let Judged { trust, bytes, lists, .. } = judge(&read.trust(), &read.listed(), &held.bytes, u64::MAX);
         self.authority.store(read.authority.load_full());
         self.listed.store(Arc::new(Listed { bytes, lists, serial: held.serial + 1 }));
         self.trust.store(Arc::new(trust));
@@ -161,6 +162,20 @@ impl Internal {
     /// # Errors
     /// What is wrong with the first that is not taken; the others are.
     pub fn take_lists(&self, bytes: &[u8]) -> Result<bool, ListFault> {
+        self.take(bytes, UnixTime::now().as_secs())
+    }
+
+    /// The same of lists that were in force here before: when they begin is no matter, for if that is in the future the
+    /// clock here is late, and nobody comes back by that.
+    ///
+    /// # Errors
+    /// As [`Internal::take_lists`].
+    pub fn take_kept(&self, bytes: &[u8]) -> Result<bool, ListFault> {
+        self.take(bytes, u64::MAX)
+    }
+
+    /// Takes lists at `now`, in seconds since 1970.
+    fn take(&self, bytes: &[u8], now: u64) -> Result<bool, ListFault> {
         let too_long = |size| Err(ListFault::TooLong { size, size_max: limits::INTERNAL_LIST_SIZE_MAX });
         // PEM is longer by a third.
         if bytes.len() > limits::INTERNAL_LIST_SIZE_MAX * 3 / 2 {
@@ -168,7 +183,7 @@ impl Internal {
         }
         let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
         let held = self.listed();
-        let Judged { trust, bytes, lists, is_new, fault } = judge(&self.trust.load(), &held, bytes);
+        let Judged { trust, bytes, lists, is_new, fault } = judge(&self.trust.load(), &held, bytes, now);
         if is_new {
             if bytes.len() > limits::INTERNAL_LIST_SIZE_MAX {
                 return too_long(bytes.len());
@@ -212,8 +227,7 @@ struct Judged {
     fault: Option<ListFault>,
 }
 
-fn judge(trust: &Trust, held: &Listed, bytes: &[u8]) -> Judged {
-    let now = UnixTime::now().as_secs();
+fn judge(trust: &Trust, held: &Listed, bytes: &[u8], now: u64) -> Judged {
     let (mut trust, mut is_new, mut fault) = (Trust::clone(trust), false, None);
     let hashed = |der: Vec<u8>| {
         let sha256 = <[u8; 32]>::try_from(digest::digest(&digest::SHA256, &der).as_ref()).ok()?;
