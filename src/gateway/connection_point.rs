@@ -453,9 +453,9 @@ impl LinkEvents for Events {
         self.gate.port.send(0, GatewayMessage::Tokens { site, point, publication });
     }
 
-    fn revoked(&self, _link: &Rc<Link>, list: Publication) {
+    fn revoked(&self, link: &Rc<Link>, list: Publication) {
         let point = (self.site, self.point.clone());
-        self.gate.common.heard.hear(point, list);
+        self.gate.common.heard.hear(point, self.gate.shard.index, link.id, list);
     }
 
     fn renewal(&self, link: &Rc<Link>, bytes: &[u8]) {

@@ -4,7 +4,9 @@
 //! The list counts because the internal authority signed it, whoever brings it. What is asked is signed with the
 //! instance's key, so that who carries it can neither change it nor ask in its place.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +16,10 @@ use std::time::{Duration, Instant};
 use super::gate::{Common, Gate};
 use crate::auth::ListFault;
 use crate::channel::{Publication, RenewalAnswer as Answer};
-use crate::limits::{INTERNAL_LIST_JUDGED_AGAIN_AFTER, INTERNAL_LISTS_HEARD_MAX, RENEWAL_ANSWER_WITHIN};
+use crate::limits::{
+    INTERNAL_LIST_JUDGED_AGAIN_AFTER, INTERNAL_LISTS_EARLY_MAX, INTERNAL_LISTS_JUDGED_MAX,
+    RENEWAL_ANSWER_WITHIN,
+};
 use crate::logs;
 use crate::renewal::{Carries, KeptList, NotCarried};
 use crate::review::list_text;
@@ -150,17 +155,30 @@ impl Carries for ByChannel {
 
 /// Lists that came over channels and are still to be judged.
 #[derive(Default)]
-pub struct Heard(Mutex<Lists>);
+pub struct Heard {
+    lists: Mutex<Lists>,
+    hashes: RandomState,
+}
 
 #[derive(Default)]
 struct Lists {
-    /// Of each connection point the latest: who says another each time, and by each channel, has no more judged than the
-    /// others.
-    new: HashMap<Point, Vec<Publication>>,
-    /// Those of each connection point that this clock says begin in the future.
+    /// In their turn. Of each channel the last, for whoever has the key of a connection point, and channels of his own in
+    /// its name, takes away nothing of what it says by others; and once what it says by many.
+    new: VecDeque<Waits>,
+    /// Those of each connection point that this clock says begin in the future, the last to begin.
     early: HashMap<Point, Vec<Early>>,
     /// When these were judged.
     judged: Option<Instant>,
+}
+
+/// A list that is to be judged.
+struct Waits {
+    point: Point,
+    /// Shard and number of its channel.
+    channel: (usize, u64),
+    /// Of its bytes, so that few are compared.
+    hash: u64,
+    list: Publication,
 }
 
 /// A list that the internal authority signed and that begins in the future.
@@ -172,13 +190,22 @@ struct Early {
 
 impl Heard {
     fn lists(&self) -> MutexGuard<'_, Lists> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One came from a connection point, perhaps what it said by another channel.
-    pub fn hear(&self, point: Point, list: Publication) {
+    /// One came from a connection point, by a channel of this shard.
+    pub fn hear(&self, point: Point, shard: usize, link: u64, list: Publication) {
+        let (channel, hash) = ((shard, link), self.hashes.hash_one(&list.bytes));
         let mut lists = self.lists();
-        keep_latest(lists.new.entry(point).or_default(), list, |held, list| held.bytes == list.bytes);
+        let is_same =
+            |held: &Waits| held.hash == hash && held.list.bytes == list.bytes && held.point == point;
+        if lists.new.iter().any(is_same) {
+            return;
+        }
+        match lists.new.iter_mut().find(|held| held.channel == channel) {
+            Some(held) => *held = Waits { point, channel, hash, list },
+            None => lists.new.push_back(Waits { point, channel, hash, list }),
+        }
     }
 
     /// Offers each that is due to `take`. One that begins in the future stays, for it is the clock here that may be
@@ -191,8 +218,15 @@ impl Heard {
         let mut due = Vec::new();
         {
             let mut lists = self.lists();
-            let new = std::mem::take(&mut lists.new).into_iter();
-            due.extend(new.flat_map(|(point, all)| all.into_iter().map(move |list| (point.clone(), list))));
+            let mut judged: HashMap<Point, usize> = HashMap::new();
+            for waits in std::mem::take(&mut lists.new) {
+                let count = judged.entry(waits.point.clone()).or_default();
+                *count += 1;
+                match *count <= INTERNAL_LISTS_JUDGED_MAX {
+                    true => due.push((waits.point, waits.list)),
+                    false => lists.new.push_back(waits),
+                }
+            }
             if lists.judged.is_none_or(|at| now.duration_since(at) >= INTERNAL_LIST_JUDGED_AGAIN_AFTER) {
                 lists.judged = Some(now);
                 for (point, early) in std::mem::take(&mut lists.early) {
@@ -209,20 +243,14 @@ impl Heard {
         let mut lists = self.lists();
         for (point, one) in early {
             let held = lists.early.entry(point).or_default();
-            keep_latest(held, one, |held, one| held.list.bytes == one.list.bytes);
+            held.retain(|other| other.list.bytes != one.list.bytes);
+            held.push(one);
+            // The authority has signed them, so that what they say of themselves is true.
+            held.sort_by_key(|one| Reverse(one.begins));
+            held.truncate(INTERNAL_LISTS_EARLY_MAX);
         }
         lists.early.values().flatten().max_by_key(|one| one.begins).map(|one| one.text.clone())
     }
-}
-
-/// Puts `one` behind those that are held, in the place of the same, or of the oldest if there are too many.
-fn keep_latest<T>(held: &mut Vec<T>, one: T, is_same: impl Fn(&T, &T) -> bool) {
-    if let Some(at) = held.iter().position(|other| is_same(other, &one)) {
-        held.remove(at);
-    } else if held.len() >= INTERNAL_LISTS_HEARD_MAX {
-        held.remove(0);
-    }
-    held.push(one);
 }
 
 fn early_text(fault: &ListFault) -> String {
@@ -332,45 +360,85 @@ mod tests {
         if at > now { Err(ListFault::Future { issuer: "CA".to_owned(), at }) } else { Ok(()) }
     }
 
-    #[test]
-    fn what_a_connection_point_says_by_many_channels_is_judged_once_and_a_few_at_most() {
-        let (heard, point): (_, Point) = (Heard::default(), (0, "1".into()));
-        for serial in [2, 3, 2, 1, 3, 2] {
-            heard.hear(point.clone(), list(serial));
-        }
+    fn judged(heard: &Heard) -> Vec<u64> {
         let mut judged = Vec::new();
         let said = heard.judge(Instant::now(), |_, list| {
             judged.push(list.revision.serial);
             Ok(())
         });
-        judged.sort_unstable();
-        assert_eq!((judged, said), (vec![1, 2, 3], None));
-        assert_eq!(heard.judge(Instant::now(), |_, _| panic!("nothing came since")), None);
-        // The latest count.
-        for serial in 1..=100 {
-            heard.hear(point.clone(), list(serial));
+        assert_eq!(said, None);
+        judged
+    }
+
+    #[test]
+    fn what_a_connection_point_says_by_many_channels_is_judged_once() {
+        let (heard, point): (_, Point) = (Heard::default(), (0, "1".into()));
+        for (shard, link, serial) in [(0, 7, 1), (0, 8, 1), (1, 7, 1), (0, 9, 2), (0, 8, 2)] {
+            heard.hear(point.clone(), shard, link, list(serial));
+        }
+        heard.hear((0, "2".into()), 0, 10, list(1));
+        assert_eq!(judged(&heard), [1, 2, 1]);
+        assert!(judged(&heard).is_empty());
+    }
+
+    #[test]
+    fn whoever_has_channels_in_the_name_of_another_takes_none_of_his_lists_away() {
+        let (heard, point, other): (_, Point, Point) = (Heard::default(), (0, "1".into()), (0, "2".into()));
+        let (count, of_his) = (10 * INTERNAL_LISTS_JUDGED_MAX as u64, 1_000_000);
+        for serial in 0..2 * count {
+            heard.hear(point.clone(), 0, serial % count, list(serial));
+        }
+        heard.hear(point.clone(), 1, 0, list(of_his));
+        heard.hear(other, 1, 1, list(7));
+        let mut turns = 0;
+        loop {
+            // He goes on, and does not come before who waits.
+            for link in 0..count {
+                heard.hear(point.clone(), 0, link, list(2 * count + turns * count + link));
+            }
+            let judged = judged(&heard);
+            assert_eq!(judged.contains(&7), turns == 0, "another waits for nobody");
+            assert!(judged.len() <= INTERNAL_LISTS_JUDGED_MAX + 1);
+            turns += 1;
+            if judged.contains(&of_his) {
+                break;
+            }
+            assert!(turns <= 11);
+        }
+        assert!(heard.lists().new.len() <= count as usize);
+    }
+
+    #[test]
+    fn of_many_lists_from_the_future_the_last_to_begin_are_kept() {
+        let (heard, now, point): (_, _, Point) = (Heard::default(), Instant::now(), (0, "1".into()));
+        let mut later = now;
+        for serial in [19, 20, 11, 12, 13, 14] {
+            heard.hear(point.clone(), 0, serial, list(serial));
+            heard.judge(later, |_, list| clock(5, list));
+            later += INTERNAL_LIST_JUDGED_AGAIN_AFTER;
         }
         let mut judged = Vec::new();
-        heard.judge(Instant::now(), |_, list| {
-            judged.push(list.revision.serial as usize);
+        heard.judge(later, |_, list| {
+            judged.push(list.revision.serial);
             Ok(())
         });
-        assert!(judged.into_iter().eq(101 - INTERNAL_LISTS_HEARD_MAX..=100));
+        assert_eq!(judged, [20, 19, 14, 13]);
+        assert_eq!(INTERNAL_LISTS_EARLY_MAX, judged.len());
     }
 
     #[test]
     fn a_list_from_the_future_is_told_of_and_judged_again_until_it_is_taken() {
         let (heard, now) = (Heard::default(), Instant::now());
         let (point, other): (Point, Point) = ((0, "1".into()), (0, "2".into()));
-        heard.hear(other.clone(), list(4));
-        heard.hear(point.clone(), list(10));
-        heard.hear(point.clone(), list(9));
+        heard.hear(other.clone(), 0, 1, list(4));
+        heard.hear(point.clone(), 0, 2, list(10));
+        heard.hear(point.clone(), 0, 3, list(9));
         let said = heard.judge(now, |_, list| clock(5, list)).unwrap();
         assert!(said.contains("begins only at 1970-01-01T00:00:10Z; is the clock right?"), "{said}");
         // They are kept, and the one that begins last is still told of.
         let soon = now + INTERNAL_LIST_JUDGED_AGAIN_AFTER / 2;
         assert_eq!(heard.judge(soon, |_, _| panic!("not so soon")).as_ref(), Some(&said));
-        heard.hear(other, list(6));
+        heard.hear(other, 0, 1, list(6));
         assert_eq!(heard.judge(soon, |_, list| clock(5, list)).as_ref(), Some(&said));
         let mut judged = Vec::new();
         let said = heard.judge(now + INTERNAL_LIST_JUDGED_AGAIN_AFTER, |(_, point), list| {
