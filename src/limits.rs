@@ -483,8 +483,7 @@ pub const INTERNAL_FILES_EVERY: Duration = Duration::from_secs(1);
 /// The issuer is asked for the list so often, where one is named.
 pub const INTERNAL_LIST_ASKED_EVERY: Duration = Duration::from_secs(2);
 /// Lists of revoked internal certificates of one connection point that are judged at once, a quarter of a second apart;
-/// the others wait their turn. So all that its channels may say has been after four seconds, and reading takes a shard's
-/// time for milliseconds.
+/// the others wait their turn. So all that its channels may say has been after four seconds.
 pub const INTERNAL_LISTS_JUDGED_MAX: usize = 32;
 /// Lists of one connection point that are kept although they begin in the future: the one before and the new one, of each
 /// of two processes while one takes the other's place.

@@ -425,6 +425,7 @@ impl Drop for Attached {
     fn drop(&mut self) {
         self.gate.detach(self.site, &self.link);
         self.gate.channel_down(&self.link);
+        self.gate.common.heard.forget(self.gate.shard.index, self.link.id);
         self.gate.port.send(0, GatewayMessage::Left(self.seat));
     }
 }

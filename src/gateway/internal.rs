@@ -162,8 +162,8 @@ pub struct Heard {
 
 #[derive(Default)]
 struct Lists {
-    /// In their turn. Of each channel the last, for whoever has the key of a connection point, and channels of his own in
-    /// its name, takes away nothing of what it says by others; and once what it says by many.
+    /// In their turn. Of each channel that stands the last, so that there are no more than channels: whoever has the key of
+    /// a connection point, and channels of his own in its name, takes away nothing of what it says by others.
     new: VecDeque<Waits>,
     /// Those of each connection point that this clock says begin in the future, the last to begin.
     early: HashMap<Point, Vec<Early>>,
@@ -176,7 +176,7 @@ struct Waits {
     point: Point,
     /// Shard and number of its channel.
     channel: (usize, u64),
-    /// Of its bytes, so that few are compared.
+    /// Of its bytes, by a key of this process: nobody can make two that have the same.
     hash: u64,
     list: Publication,
 }
@@ -196,16 +196,17 @@ impl Heard {
     /// One came from a connection point, by a channel of this shard.
     pub fn hear(&self, point: Point, shard: usize, link: u64, list: Publication) {
         let (channel, hash) = ((shard, link), self.hashes.hash_one(&list.bytes));
+        let waits = Waits { point, channel, hash, list };
         let mut lists = self.lists();
-        let is_same =
-            |held: &Waits| held.hash == hash && held.list.bytes == list.bytes && held.point == point;
-        if lists.new.iter().any(is_same) {
-            return;
-        }
         match lists.new.iter_mut().find(|held| held.channel == channel) {
-            Some(held) => *held = Waits { point, channel, hash, list },
-            None => lists.new.push_back(Waits { point, channel, hash, list }),
+            Some(held) => *held = waits,
+            None => lists.new.push_back(waits),
         }
+    }
+
+    /// A channel ended: by the next one its connection point says again what counts.
+    pub fn forget(&self, shard: usize, link: u64) {
+        self.lists().new.retain(|held| held.channel != (shard, link));
     }
 
     /// Offers each that is due to `take`. One that begins in the future stays, for it is the clock here that may be
@@ -218,14 +219,19 @@ impl Heard {
         let mut due = Vec::new();
         {
             let mut lists = self.lists();
-            let mut judged: HashMap<Point, usize> = HashMap::new();
+            // What a connection point says by many channels is judged once.
+            let mut judged: HashMap<Point, HashSet<u64>> = HashMap::new();
             for waits in std::mem::take(&mut lists.new) {
-                let count = judged.entry(waits.point.clone()).or_default();
-                *count += 1;
-                match *count <= INTERNAL_LISTS_JUDGED_MAX {
-                    true => due.push((waits.point, waits.list)),
-                    false => lists.new.push_back(waits),
+                let hashes = judged.entry(waits.point.clone()).or_default();
+                if hashes.contains(&waits.hash) {
+                    continue;
                 }
+                if hashes.len() >= INTERNAL_LISTS_JUDGED_MAX {
+                    lists.new.push_back(waits);
+                    continue;
+                }
+                hashes.insert(waits.hash);
+                due.push((waits.point, waits.list));
             }
             if lists.judged.is_none_or(|at| now.duration_since(at) >= INTERNAL_LIST_JUDGED_AGAIN_AFTER) {
                 lists.judged = Some(now);
@@ -379,6 +385,19 @@ mod tests {
         heard.hear((0, "2".into()), 0, 10, list(1));
         assert_eq!(judged(&heard), [1, 2, 1]);
         assert!(judged(&heard).is_empty());
+    }
+
+    #[test]
+    fn a_channel_that_ended_leaves_nothing_and_takes_nothing_from_another() {
+        let (heard, point): (_, Point) = (Heard::default(), (0, "1".into()));
+        for link in 0..1_000 {
+            heard.hear(point.clone(), 0, link, list(link));
+            // It says the same as one that stands.
+            heard.hear(point.clone(), 1, 1_000, list(link));
+            heard.forget(0, link);
+        }
+        assert_eq!(heard.lists().new.len(), 1);
+        assert_eq!(judged(&heard), [999]);
     }
 
     #[test]
